@@ -1,0 +1,65 @@
+# `make help` lists the targets. Nothing here depends on what happens to be
+# installed: tools come from go.mod's tool lines and internal/tools/go.mod.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+GO        ?= go
+TAGS      := grpcnotrace
+BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w"
+BUF       := $(CURDIR)/bin/buf
+FUZZTIME  ?= 5s
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.PHONY: build
+build: ## build bin/host-ctl and bin/guest-agent, static and stripped
+	$(BUILD) -o bin/ ./cmd/host-ctl ./cmd/guest-agent
+
+.PHONY: test
+test: build lint check-generate unit fuzz cross lab bench-smoke ## run everything that CI runs
+	@echo "make test: all passed"
+
+.PHONY: unit
+unit: ## unit tests, with -race where a C compiler can be had, in random order
+	@if .ci/need-cc; then race=-race; else race=; echo "SKIP: -race (no C compiler)"; fi; \
+	set -x; $(GO) test $$race -shuffle=on -timeout 15m ./...
+	$(GO) -C internal/bench test ./...
+
+.PHONY: lint
+lint: $(BUF) ## gofmt, vet, staticcheck, buf lint, buf breaking
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt-ed: $$out" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(BUF) lint
+	@if git cat-file -e origin/main:buf.yaml 2>/dev/null; then set -x; $(BUF) breaking --against '.git#branch=origin/main'; \
+	else echo "SKIP: buf breaking (no origin/main to compare with)"; fi
+
+.PHONY: generate
+generate: $(BUF) ## generate the protobuf code
+	$(BUF) generate
+
+.PHONY: check-generate
+check-generate: generate ## fail if the committed generated code is not current
+	@git diff --exit-code --stat -- proto || { echo "generated code is not current: run 'make generate' and commit" >&2; exit 1; }
+
+# buf is a module of its own: it would raise the main module's requirements.
+$(BUF): internal/tools/go.mod internal/tools/go.sum
+	$(GO) -C internal/tools build -o $@ github.com/bufbuild/buf/cmd/buf
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (5s)
+	.ci/fuzz $(FUZZTIME)
+
+.PHONY: cross
+cross: ## compile for the other systems
+	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 $(GO) build -tags $(TAGS) ./...
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) build -tags $(TAGS) ./transport/... ./rpc/... ./guest/... ./cmd/host-ctl
+	GOOS=windows CGO_ENABLED=0 $(GO) build -tags $(TAGS) ./transport/... ./rpc/... ./guest/... ./cmd/host-ctl
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
