@@ -730,9 +730,13 @@ type Open struct {
 	AgentId string `protobuf:"bytes,10,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
 	// So many bytes before the end of each stream's output so far, in place of
 	// the offsets. Attach only.
-	TailBytes     *uint64 `protobuf:"varint,11,opt,name=tail_bytes,json=tailBytes,proto3,oneof" json:"tail_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	TailBytes *uint64 `protobuf:"varint,11,opt,name=tail_bytes,json=tailBytes,proto3,oneof" json:"tail_bytes,omitempty"`
+	// The client answers exit with leave. The agent waits for that before it ends
+	// the stream, and then forgets the session; without it the result is kept
+	// for its retention time.
+	AcknowledgesExit bool `protobuf:"varint,12,opt,name=acknowledges_exit,json=acknowledgesExit,proto3" json:"acknowledges_exit,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Open) Reset() {
@@ -840,6 +844,13 @@ func (x *Open) GetTailBytes() uint64 {
 		return *x.TailBytes
 	}
 	return 0
+}
+
+func (x *Open) GetAcknowledgesExit() bool {
+	if x != nil {
+		return x.AcknowledgesExit
+	}
+	return false
 }
 
 // Opened is the first response.
@@ -1095,7 +1106,10 @@ func (x *Output) GetLost() uint64 {
 }
 
 // FlowControl acknowledges what was consumed of a stream, which frees it at the
-// sender, and says how much more may come.
+// sender, and says how much more may come. Of stdin, consumed means that the
+// agent has it: a client that was cut off sends on from there. A client that has
+// closed its side of the call can acknowledge nothing more, so that from then
+// on whatever is sent counts as consumed.
 type FlowControl struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Stream Stream                 `protobuf:"varint,1,opt,name=stream,proto3,enum=guest.v1.Stream" json:"stream,omitempty"`
@@ -1702,7 +1716,7 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\x06Rlimit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04soft\x18\x02 \x01(\x04R\x04soft\x12\x12\n" +
-	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xf6\x02\n" +
+	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xa3\x03\n" +
 	"\x04Open\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12)\n" +
@@ -1718,7 +1732,8 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\bagent_id\x18\n" +
 	" \x01(\tR\aagentId\x12\"\n" +
 	"\n" +
-	"tail_bytes\x18\v \x01(\x04H\x00R\ttailBytes\x88\x01\x01B\r\n" +
+	"tail_bytes\x18\v \x01(\x04H\x00R\ttailBytes\x88\x01\x01\x12+\n" +
+	"\x11acknowledges_exit\x18\f \x01(\bR\x10acknowledgesExitB\r\n" +
 	"\v_tail_bytes\"\x9d\x02\n" +
 	"\x06Opened\x12/\n" +
 	"\asession\x18\x01 \x01(\v2\x15.guest.v1.SessionInfoR\asession\x12#\n" +
