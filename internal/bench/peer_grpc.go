@@ -18,14 +18,13 @@ const (
 // grpcPeer is grpc-go as quick as its options make it.
 var grpcPeer = &peer{
 	name:  "grpc",
-	about: "grpc-go: static windows of 16 MiB, buffers of 64 KiB, shared write buffers, 128 stream workers; service config, retry and health check off",
+	about: "grpc-go: static windows of 16 MiB, buffers of 64 KiB (shared by default), 128 stream workers; service config, retry and health check off",
 	serve: func(l net.Listener) error {
 		s := grpc.NewServer(
 			grpc.StaticStreamWindowSize(grpcWindow),
 			grpc.StaticConnWindowSize(grpcWindow),
 			grpc.ReadBufferSize(grpcBuffer),
 			grpc.WriteBufferSize(grpcBuffer),
-			grpc.SharedWriteBuffer(true),
 			grpc.NumStreamWorkers(128),
 		)
 		benchpb.RegisterBenchServer(s, service{})
@@ -41,7 +40,6 @@ var grpcPeer = &peer{
 			grpc.WithStaticConnWindowSize(grpcWindow),
 			grpc.WithReadBufferSize(grpcBuffer),
 			grpc.WithWriteBufferSize(grpcBuffer),
-			grpc.WithSharedWriteBuffer(true),
 			grpc.WithDisableServiceConfig(),
 			grpc.WithDisableRetry(),
 			grpc.WithDisableHealthCheck(),

@@ -127,7 +127,7 @@ func (r report) writeOverview(w io.Writer) {
 	for _, s := range scenarios {
 		m := s.load.Kind.main()
 		limit := r.results.values(s.name, s.limit, m)
-		fmt.Fprintf(w, "| %s: %s | %s", s.name, m.name, summarize(limit))
+		fmt.Fprintf(w, "| %s: %s | %s", s.name, m.title(), summarize(limit))
 		for _, name := range columns {
 			v := r.results.values(s.name, name, m)
 			if len(v) == 0 {
@@ -144,9 +144,9 @@ func (r report) writeOverview(w io.Writer) {
 // writeDetails prints everything else that was measured of calls and streams.
 func (r report) writeDetails(w io.Writer) {
 	columns := []metric{p50, p99, cpuCall, allocsC, allocsS, writesC, writesS}
-	fmt.Fprint(w, "| work | peer | × limit | spread")
+	fmt.Fprint(w, "| work (per call or message) | peer | × limit | spread")
 	for _, m := range columns {
-		fmt.Fprintf(w, " | %s%s", m.name, strings.TrimSuffix(","+m.unit, ","))
+		fmt.Fprintf(w, " | %s", m.title())
 	}
 	fmt.Fprintf(w, " |\n|---|---|---|---|%s\n", strings.Repeat("---|", len(columns)))
 	for _, s := range scenarios {
@@ -180,7 +180,7 @@ func (r report) writeIdle(w io.Writer) {
 	columns := []metric{memoryS, memoryC, routineS, routineC}
 	fmt.Fprint(w, "| idle connection")
 	for _, m := range columns {
-		fmt.Fprintf(w, " | %s%s", m.name, strings.TrimSuffix(","+m.unit, ","))
+		fmt.Fprintf(w, " | %s", m.title())
 	}
 	fmt.Fprintf(w, " |\n|---|%s\n", strings.Repeat("---|", len(columns)))
 	for _, name := range scenarioByName(idleConns).allPeers() {

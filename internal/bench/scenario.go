@@ -86,33 +86,41 @@ func scenarioByName(name string) scenario {
 // A metric is one number of a result.
 type metric struct {
 	name string
-	unit string
+	unit string // empty if the name says it
 	of   func(load, result) float64
 }
 
-func perCall(r result, total float64) float64 { return total / float64(r.Calls) }
+// title is the name and the unit.
+func (m metric) title() string {
+	if m.unit == "" {
+		return m.name
+	}
+	return m.name + ", " + m.unit
+}
+
+func perCall(r result, total float64) float64 { return total / float64(r.Calls+r.BigCalls) }
 
 var (
-	rate = metric{"calls/s", "/s", func(_ load, r result) float64 {
+	rate = metric{"calls/s", "", func(_ load, r result) float64 {
 		return float64(r.Calls) / r.Elapsed.Seconds()
 	}}
-	throughput = metric{"MiB/s", " MiB/s", func(l load, r result) float64 {
+	throughput = metric{"MiB/s", "", func(l load, r result) float64 {
 		if l.Kind == mixed {
 			return float64(r.BigCalls) * mixedSize / (1 << 20) / r.Elapsed.Seconds()
 		}
 		return float64(r.Calls) * float64(l.Size) / (1 << 20) / r.Elapsed.Seconds()
 	}}
-	p50     = metric{"p50", " µs", func(_ load, r result) float64 { return float64(r.P50.Nanoseconds()) / 1e3 }}
-	p99     = metric{"p99", " µs", func(_ load, r result) float64 { return float64(r.P99.Nanoseconds()) / 1e3 }}
-	cpuCall = metric{"CPU per call", " µs", func(_ load, r result) float64 {
+	p50     = metric{"p50", "µs", func(_ load, r result) float64 { return float64(r.P50.Nanoseconds()) / 1e3 }}
+	p99     = metric{"p99", "µs", func(_ load, r result) float64 { return float64(r.P99.Nanoseconds()) / 1e3 }}
+	cpuCall = metric{"CPU per call", "µs", func(_ load, r result) float64 {
 		return perCall(r, float64((r.Client.CPU+r.Server.CPU).Nanoseconds())/1e3)
 	}}
 	allocsC  = metric{"allocations, client", "", func(_ load, r result) float64 { return perCall(r, float64(r.Client.Allocs)) }}
 	allocsS  = metric{"allocations, server", "", func(_ load, r result) float64 { return perCall(r, float64(r.Server.Allocs)) }}
 	writesC  = metric{"writes, client", "", func(_ load, r result) float64 { return perCall(r, float64(r.Client.Writes)) }}
 	writesS  = metric{"writes, server", "", func(_ load, r result) float64 { return perCall(r, float64(r.Server.Writes)) }}
-	memoryC  = metric{"heap+stack, client", " KiB", func(_ load, r result) float64 { return perCall(r, float64(r.Client.Memory)/1024) }}
-	memoryS  = metric{"heap+stack, server", " KiB", func(_ load, r result) float64 { return perCall(r, float64(r.Server.Memory)/1024) }}
+	memoryC  = metric{"heap+stack, client", "KiB", func(_ load, r result) float64 { return perCall(r, float64(r.Client.Memory)/1024) }}
+	memoryS  = metric{"heap+stack, server", "KiB", func(_ load, r result) float64 { return perCall(r, float64(r.Server.Memory)/1024) }}
 	routineC = metric{"goroutines, client", "", func(_ load, r result) float64 { return perCall(r, float64(r.Client.Routine)) }}
 	routineS = metric{"goroutines, server", "", func(_ load, r result) float64 { return perCall(r, float64(r.Server.Routine)) }}
 )
