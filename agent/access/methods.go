@@ -1,0 +1,56 @@
+package access
+
+// Class says what a method asks of its caller.
+type Class int
+
+const (
+	// Trusted methods answer trusted callers only. Every method that nobody
+	// has decided on is Trusted.
+	Trusted Class = iota
+	// Reduced methods answer everybody, and leave out what concerns the guest
+	// if the caller is not trusted. They look at the Decision themselves.
+	Reduced
+	// Open methods answer everybody.
+	Open
+)
+
+// String returns "trusted", "reduced" or "open".
+func (c Class) String() string {
+	switch c {
+	case Reduced:
+		return "reduced"
+	case Open:
+		return "open"
+	}
+	return "trusted"
+}
+
+// ClassOf returns the class of a method, named as gRPC does:
+// "/package.Service/Method".
+func ClassOf(fullMethod string) Class { return methods[fullMethod] }
+
+// methods holds the decision on each method of the services that the agent
+// has. A test over the descriptors fails for a method that is missing here.
+var methods = map[string]Class{
+	// Whether the agent is there and well is no secret from those who can
+	// connect: doctor and wait need it.
+	"/grpc.health.v1.Health/Check": Open,
+	"/grpc.health.v1.Health/List":  Open,
+	"/grpc.health.v1.Health/Watch": Open,
+
+	// Versions, and why the caller is refused.
+	"/guest.v1.AgentService/Info": Reduced,
+
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      Trusted,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Trusted,
+
+	"/guest.v1.ProcessService/Exec":          Trusted,
+	"/guest.v1.ProcessService/Attach":        Trusted,
+	"/guest.v1.ProcessService/Start":         Trusted,
+	"/guest.v1.ProcessService/Signal":        Trusted,
+	"/guest.v1.ProcessService/Wait":          Trusted,
+	"/guest.v1.ProcessService/Remove":        Trusted,
+	"/guest.v1.ProcessService/ListSessions":  Trusted,
+	"/guest.v1.ProcessService/ListProcesses": Trusted,
+	"/guest.v1.ProcessService/WatchSessions": Trusted,
+}

@@ -1,0 +1,69 @@
+package access
+
+import (
+	"strings"
+	"testing"
+
+	_ "google.golang.org/grpc/health/grpc_health_v1"
+	_ "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	_ "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	_ "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// TestEveryMethodIsDecided goes through the descriptors: a method that is new
+// in the proto files fails here until somebody decides who may call it.
+func TestEveryMethodIsDecided(t *testing.T) {
+	described := make(map[string]bool)
+	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			service := f.Services().Get(i)
+			for j := range service.Methods().Len() {
+				name := "/" + string(service.FullName()) + "/" + string(service.Methods().Get(j).Name())
+				described[name] = true
+				if _, ok := methods[name]; !ok {
+					t.Errorf("nobody has decided who may call %s: add it to methods.go", name)
+				}
+			}
+		}
+		return true
+	})
+	if len(described) == 0 {
+		t.Fatal("no services found")
+	}
+	for name := range methods {
+		if !described[name] {
+			t.Errorf("%s is decided, but there is no such method", name)
+		}
+	}
+}
+
+// TestOpenMethods names the only methods that answer just anybody. Who adds
+// one changes the threat model, and this test.
+func TestOpenMethods(t *testing.T) {
+	for name, class := range methods {
+		var want Class
+		switch {
+		case strings.HasPrefix(name, "/grpc.health.v1.Health/"):
+			want = Open
+		case name == "/guest.v1.AgentService/Info":
+			want = Reduced
+		}
+		if class != want {
+			t.Errorf("%s is %v, want %v", name, class, want)
+		}
+	}
+}
+
+func TestUnknownMethodsNeedTrust(t *testing.T) {
+	for _, name := range []string{
+		"", "/", "/guest.v1.AgentService/", "/guest.v1.AgentService/info", "guest.v1.AgentService/Info",
+		"/guest.v1.AgentService/Info/", "/grpc.health.v1.Health/Check2", "/other.Service/Method",
+	} {
+		if c := ClassOf(name); c != Trusted {
+			t.Errorf("%q is %v", name, c)
+		}
+	}
+}
