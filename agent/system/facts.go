@@ -1,0 +1,90 @@
+//go:build linux
+
+package system
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Facts are what does not change while the guest runs, but for its host name.
+type Facts struct {
+	BootID    string // the kernel's, a UUID with dashes
+	MachineID string // systemd's, 32 hexadecimal digits
+	Hostname  []byte
+	// Of uname(2).
+	KernelName, KernelRelease, KernelVersion, Architecture string
+	OS                                                     OSRelease
+}
+
+// Read reads the facts of the machine whose file system root is given, usually
+// "/". What comes from the kernel by system call is that of this machine.
+func Read(root string) Facts {
+	f := Facts{
+		BootID:    firstLine(filepath.Join(root, "proc/sys/kernel/random/boot_id")),
+		MachineID: machineID(root),
+		OS:        readOSRelease(root),
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		f.Hostname = bytes.Clone(cString(u.Nodename[:]))
+		f.KernelName = text(cString(u.Sysname[:]))
+		f.KernelRelease = text(cString(u.Release[:]))
+		f.KernelVersion = text(cString(u.Version[:]))
+		f.Architecture = text(cString(u.Machine[:]))
+	}
+	return f
+}
+
+// Uptime returns the time since boot, suspended time included.
+func Uptime() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// machineID returns the id of machine-id(5), or "" if there is none yet.
+func machineID(root string) string {
+	id := firstLine(filepath.Join(root, "etc/machine-id"))
+	if len(id) != 32 || strings.Trim(id, "0123456789abcdef") != "" {
+		return "" // "uninitialized" in the first boot of an image
+	}
+	return id
+}
+
+// maxFile bounds what is read of a file; all of them are much smaller.
+const maxFile = 64 << 10
+
+func readFile(path string) []byte {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+func firstLine(path string) string {
+	line, _, _ := bytes.Cut(readFile(path), []byte("\n"))
+	return text(line)
+}
+
+func cString(b []byte) []byte {
+	s, _, _ := bytes.Cut(b, []byte{0})
+	return s
+}
+
+// text makes b fit for a protobuf string.
+func text(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
