@@ -1,0 +1,10 @@
+//go:build !windows
+
+package transport
+
+import "syscall"
+
+const (
+	wsaEADDRINUSE   = syscall.EADDRINUSE
+	wsaECONNREFUSED = syscall.ECONNREFUSED
+)
