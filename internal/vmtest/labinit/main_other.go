@@ -1,0 +1,5 @@
+//go:build !linux
+
+package main
+
+func main() { panic("labinit: only for Linux") }
