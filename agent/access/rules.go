@@ -21,8 +21,8 @@ const (
 	// right where the host's end is a Unix socket with permissions of its own.
 	ModeHost Mode = "host"
 	// ModeAuto is ModeHost where the firmware surely says that vsock is always
-	// such a socket, and ModeHostRoot elsewhere. Detect resolves it; Rules
-	// treats it as ModeHostRoot.
+	// such a socket, and ModeHostRoot elsewhere. Resolve tells which; Rules
+	// takes it for ModeHostRoot.
 	ModeAuto Mode = "auto"
 	// ModeEmbedded trusts everybody on any network. It is for an agent that
 	// serves only connections which its own process makes.

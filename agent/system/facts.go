@@ -4,8 +4,6 @@ package system
 
 import (
 	"bytes"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -60,22 +58,6 @@ func machineID(root string) string {
 	return id
 }
 
-// maxFile bounds what is read of a file; all of them are much smaller.
-const maxFile = 64 << 10
-
-func readFile(path string) []byte {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil {
-		return nil
-	}
-	return b
-}
-
 func firstLine(path string) string {
 	line, _, _ := bytes.Cut(readFile(path), []byte("\n"))
 	return text(line)
@@ -85,6 +67,3 @@ func cString(b []byte) []byte {
 	s, _, _ := bytes.Cut(b, []byte{0})
 	return s
 }
-
-// text makes b fit for a protobuf string.
-func text(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
