@@ -53,4 +53,8 @@ var methods = map[string]Class{
 	"/guest.v1.ProcessService/ListSessions":  Trusted,
 	"/guest.v1.ProcessService/ListProcesses": Trusted,
 	"/guest.v1.ProcessService/WatchSessions": Trusted,
+
+	"/guest.v1.ForwardService/Dial":   Trusted,
+	"/guest.v1.ForwardService/Listen": Trusted,
+	"/guest.v1.ForwardService/Accept": Trusted,
 }
