@@ -519,9 +519,7 @@ type Segment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	// No more follows in this direction.
-	End bool `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
-	// The connection broke; data is empty.
-	Reset_        bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
+	End           bool `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -566,13 +564,6 @@ func (x *Segment) GetData() []byte {
 func (x *Segment) GetEnd() bool {
 	if x != nil {
 		return x.End
-	}
-	return false
-}
-
-func (x *Segment) GetReset_() bool {
-	if x != nil {
-		return x.Reset_
 	}
 	return false
 }
@@ -734,11 +725,10 @@ const file_guest_v1_forward_proto_rawDesc = "" +
 	"\rconnection_id\x18\x01 \x01(\fR\fconnectionId\"Z\n" +
 	"\fTunnelOpened\x12#\n" +
 	"\rlocal_address\x18\x01 \x01(\fR\flocalAddress\x12%\n" +
-	"\x0eremote_address\x18\x02 \x01(\fR\rremoteAddress\"E\n" +
+	"\x0eremote_address\x18\x02 \x01(\fR\rremoteAddress\"/\n" +
 	"\aSegment\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\bR\x03end\x12\x14\n" +
-	"\x05reset\x18\x03 \x01(\bR\x05reset\"]\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end\"]\n" +
 	"\rListenRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x18\n" +

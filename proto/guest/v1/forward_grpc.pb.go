@@ -33,8 +33,9 @@ const (
 // Dial and Accept carry one connection each, as a stream of segments both ways.
 // The wire's flow control of that stream is the connection's: one that nobody
 // reads stops itself and no other. Either side ends its direction with a
-// segment that says so (a FIN); a reset says that the connection broke (a RST).
-// The call ends when both directions have ended, or at a reset.
+// segment that says so (a FIN); the call ends when both have. A call that ends
+// before that is a broken connection (a RST): a client cancels, and the agent
+// answers Aborted, reason "connection-reset".
 type ForwardServiceClient interface {
 	// Dial connects to an address from inside the guest.
 	Dial(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[DialRequest, DialResponse], error)
@@ -108,8 +109,9 @@ type ForwardService_AcceptClient = grpc.BidiStreamingClient[AcceptRequest, Accep
 // Dial and Accept carry one connection each, as a stream of segments both ways.
 // The wire's flow control of that stream is the connection's: one that nobody
 // reads stops itself and no other. Either side ends its direction with a
-// segment that says so (a FIN); a reset says that the connection broke (a RST).
-// The call ends when both directions have ended, or at a reset.
+// segment that says so (a FIN); the call ends when both have. A call that ends
+// before that is a broken connection (a RST): a client cancels, and the agent
+// answers Aborted, reason "connection-reset".
 type ForwardServiceServer interface {
 	// Dial connects to an address from inside the guest.
 	Dial(grpc.BidiStreamingServer[DialRequest, DialResponse]) error
