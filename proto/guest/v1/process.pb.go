@@ -31,6 +31,7 @@ type ExecRequest struct {
 	//	*ExecRequest_Signal
 	//	*ExecRequest_WindowSize
 	//	*ExecRequest_Leave
+	//	*ExecRequest_CloseOutput
 	Message       isExecRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -127,6 +128,15 @@ func (x *ExecRequest) GetLeave() *Leave {
 	return nil
 }
 
+func (x *ExecRequest) GetCloseOutput() *CloseOutput {
+	if x != nil {
+		if x, ok := x.Message.(*ExecRequest_CloseOutput); ok {
+			return x.CloseOutput
+		}
+	}
+	return nil
+}
+
 type isExecRequest_Message interface {
 	isExecRequest_Message()
 }
@@ -155,6 +165,10 @@ type ExecRequest_Leave struct {
 	Leave *Leave `protobuf:"bytes,6,opt,name=leave,proto3,oneof"`
 }
 
+type ExecRequest_CloseOutput struct {
+	CloseOutput *CloseOutput `protobuf:"bytes,7,opt,name=close_output,json=closeOutput,proto3,oneof"`
+}
+
 func (*ExecRequest_Open) isExecRequest_Message() {}
 
 func (*ExecRequest_Input) isExecRequest_Message() {}
@@ -166,6 +180,8 @@ func (*ExecRequest_Signal) isExecRequest_Message() {}
 func (*ExecRequest_WindowSize) isExecRequest_Message() {}
 
 func (*ExecRequest_Leave) isExecRequest_Message() {}
+
+func (*ExecRequest_CloseOutput) isExecRequest_Message() {}
 
 type ExecResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -292,6 +308,7 @@ type AttachRequest struct {
 	//	*AttachRequest_Signal
 	//	*AttachRequest_WindowSize
 	//	*AttachRequest_Leave
+	//	*AttachRequest_CloseOutput
 	Message       isAttachRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -388,6 +405,15 @@ func (x *AttachRequest) GetLeave() *Leave {
 	return nil
 }
 
+func (x *AttachRequest) GetCloseOutput() *CloseOutput {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_CloseOutput); ok {
+			return x.CloseOutput
+		}
+	}
+	return nil
+}
+
 type isAttachRequest_Message interface {
 	isAttachRequest_Message()
 }
@@ -416,6 +442,10 @@ type AttachRequest_Leave struct {
 	Leave *Leave `protobuf:"bytes,6,opt,name=leave,proto3,oneof"`
 }
 
+type AttachRequest_CloseOutput struct {
+	CloseOutput *CloseOutput `protobuf:"bytes,7,opt,name=close_output,json=closeOutput,proto3,oneof"`
+}
+
 func (*AttachRequest_Open) isAttachRequest_Message() {}
 
 func (*AttachRequest_Input) isAttachRequest_Message() {}
@@ -427,6 +457,8 @@ func (*AttachRequest_Signal) isAttachRequest_Message() {}
 func (*AttachRequest_WindowSize) isAttachRequest_Message() {}
 
 func (*AttachRequest_Leave) isAttachRequest_Message() {}
+
+func (*AttachRequest_CloseOutput) isAttachRequest_Message() {}
 
 type AttachResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1454,7 +1486,7 @@ var File_guest_v1_process_proto protoreflect.FileDescriptor
 
 const file_guest_v1_process_proto_rawDesc = "" +
 	"\n" +
-	"\x16guest/v1/process.proto\x12\bguest.v1\x1a\x16guest/v1/session.proto\"\xb5\x02\n" +
+	"\x16guest/v1/process.proto\x12\bguest.v1\x1a\x16guest/v1/session.proto\"\xf1\x02\n" +
 	"\vExecRequest\x12$\n" +
 	"\x04open\x18\x01 \x01(\v2\x0e.guest.v1.OpenH\x00R\x04open\x12'\n" +
 	"\x05input\x18\x02 \x01(\v2\x0f.guest.v1.InputH\x00R\x05input\x12:\n" +
@@ -1462,14 +1494,15 @@ const file_guest_v1_process_proto_rawDesc = "" +
 	"\x06signal\x18\x04 \x01(\v2\x14.guest.v1.SendSignalH\x00R\x06signal\x127\n" +
 	"\vwindow_size\x18\x05 \x01(\v2\x14.guest.v1.WindowSizeH\x00R\n" +
 	"windowSize\x12'\n" +
-	"\x05leave\x18\x06 \x01(\v2\x0f.guest.v1.LeaveH\x00R\x05leaveB\t\n" +
+	"\x05leave\x18\x06 \x01(\v2\x0f.guest.v1.LeaveH\x00R\x05leave\x12:\n" +
+	"\fclose_output\x18\a \x01(\v2\x15.guest.v1.CloseOutputH\x00R\vcloseOutputB\t\n" +
 	"\amessage\"\xd3\x01\n" +
 	"\fExecResponse\x12*\n" +
 	"\x06opened\x18\x01 \x01(\v2\x10.guest.v1.OpenedH\x00R\x06opened\x12*\n" +
 	"\x06output\x18\x02 \x01(\v2\x10.guest.v1.OutputH\x00R\x06output\x12:\n" +
 	"\fflow_control\x18\x03 \x01(\v2\x15.guest.v1.FlowControlH\x00R\vflowControl\x12$\n" +
 	"\x04exit\x18\x04 \x01(\v2\x0e.guest.v1.ExitH\x00R\x04exitB\t\n" +
-	"\amessage\"\xb7\x02\n" +
+	"\amessage\"\xf3\x02\n" +
 	"\rAttachRequest\x12$\n" +
 	"\x04open\x18\x01 \x01(\v2\x0e.guest.v1.OpenH\x00R\x04open\x12'\n" +
 	"\x05input\x18\x02 \x01(\v2\x0f.guest.v1.InputH\x00R\x05input\x12:\n" +
@@ -1477,7 +1510,8 @@ const file_guest_v1_process_proto_rawDesc = "" +
 	"\x06signal\x18\x04 \x01(\v2\x14.guest.v1.SendSignalH\x00R\x06signal\x127\n" +
 	"\vwindow_size\x18\x05 \x01(\v2\x14.guest.v1.WindowSizeH\x00R\n" +
 	"windowSize\x12'\n" +
-	"\x05leave\x18\x06 \x01(\v2\x0f.guest.v1.LeaveH\x00R\x05leaveB\t\n" +
+	"\x05leave\x18\x06 \x01(\v2\x0f.guest.v1.LeaveH\x00R\x05leave\x12:\n" +
+	"\fclose_output\x18\a \x01(\v2\x15.guest.v1.CloseOutputH\x00R\vcloseOutputB\t\n" +
 	"\amessage\"\xd5\x01\n" +
 	"\x0eAttachResponse\x12*\n" +
 	"\x06opened\x18\x01 \x01(\v2\x10.guest.v1.OpenedH\x00R\x06opened\x12*\n" +
@@ -1597,11 +1631,12 @@ var file_guest_v1_process_proto_goTypes = []any{
 	(*SendSignal)(nil),            // 22: guest.v1.SendSignal
 	(*WindowSize)(nil),            // 23: guest.v1.WindowSize
 	(*Leave)(nil),                 // 24: guest.v1.Leave
-	(*Opened)(nil),                // 25: guest.v1.Opened
-	(*Output)(nil),                // 26: guest.v1.Output
-	(*Exit)(nil),                  // 27: guest.v1.Exit
-	(*SessionSpec)(nil),           // 28: guest.v1.SessionSpec
-	(*SessionInfo)(nil),           // 29: guest.v1.SessionInfo
+	(*CloseOutput)(nil),           // 25: guest.v1.CloseOutput
+	(*Opened)(nil),                // 26: guest.v1.Opened
+	(*Output)(nil),                // 27: guest.v1.Output
+	(*Exit)(nil),                  // 28: guest.v1.Exit
+	(*SessionSpec)(nil),           // 29: guest.v1.SessionSpec
+	(*SessionInfo)(nil),           // 30: guest.v1.SessionInfo
 }
 var file_guest_v1_process_proto_depIdxs = []int32{
 	19, // 0: guest.v1.ExecRequest.open:type_name -> guest.v1.Open
@@ -1610,51 +1645,53 @@ var file_guest_v1_process_proto_depIdxs = []int32{
 	22, // 3: guest.v1.ExecRequest.signal:type_name -> guest.v1.SendSignal
 	23, // 4: guest.v1.ExecRequest.window_size:type_name -> guest.v1.WindowSize
 	24, // 5: guest.v1.ExecRequest.leave:type_name -> guest.v1.Leave
-	25, // 6: guest.v1.ExecResponse.opened:type_name -> guest.v1.Opened
-	26, // 7: guest.v1.ExecResponse.output:type_name -> guest.v1.Output
-	21, // 8: guest.v1.ExecResponse.flow_control:type_name -> guest.v1.FlowControl
-	27, // 9: guest.v1.ExecResponse.exit:type_name -> guest.v1.Exit
-	19, // 10: guest.v1.AttachRequest.open:type_name -> guest.v1.Open
-	20, // 11: guest.v1.AttachRequest.input:type_name -> guest.v1.Input
-	21, // 12: guest.v1.AttachRequest.flow_control:type_name -> guest.v1.FlowControl
-	22, // 13: guest.v1.AttachRequest.signal:type_name -> guest.v1.SendSignal
-	23, // 14: guest.v1.AttachRequest.window_size:type_name -> guest.v1.WindowSize
-	24, // 15: guest.v1.AttachRequest.leave:type_name -> guest.v1.Leave
-	25, // 16: guest.v1.AttachResponse.opened:type_name -> guest.v1.Opened
-	26, // 17: guest.v1.AttachResponse.output:type_name -> guest.v1.Output
-	21, // 18: guest.v1.AttachResponse.flow_control:type_name -> guest.v1.FlowControl
-	27, // 19: guest.v1.AttachResponse.exit:type_name -> guest.v1.Exit
-	28, // 20: guest.v1.StartRequest.spec:type_name -> guest.v1.SessionSpec
-	29, // 21: guest.v1.StartResponse.session:type_name -> guest.v1.SessionInfo
-	27, // 22: guest.v1.WaitResponse.exit:type_name -> guest.v1.Exit
-	29, // 23: guest.v1.ListSessionsResponse.sessions:type_name -> guest.v1.SessionInfo
-	16, // 24: guest.v1.ListProcessesResponse.processes:type_name -> guest.v1.ProcessInfo
-	29, // 25: guest.v1.WatchSessionsResponse.started:type_name -> guest.v1.SessionInfo
-	29, // 26: guest.v1.WatchSessionsResponse.exited:type_name -> guest.v1.SessionInfo
-	29, // 27: guest.v1.WatchSessionsResponse.oom_killed:type_name -> guest.v1.SessionInfo
-	0,  // 28: guest.v1.ProcessService.Exec:input_type -> guest.v1.ExecRequest
-	2,  // 29: guest.v1.ProcessService.Attach:input_type -> guest.v1.AttachRequest
-	4,  // 30: guest.v1.ProcessService.Start:input_type -> guest.v1.StartRequest
-	6,  // 31: guest.v1.ProcessService.Signal:input_type -> guest.v1.SignalRequest
-	8,  // 32: guest.v1.ProcessService.Wait:input_type -> guest.v1.WaitRequest
-	10, // 33: guest.v1.ProcessService.Remove:input_type -> guest.v1.RemoveRequest
-	12, // 34: guest.v1.ProcessService.ListSessions:input_type -> guest.v1.ListSessionsRequest
-	14, // 35: guest.v1.ProcessService.ListProcesses:input_type -> guest.v1.ListProcessesRequest
-	17, // 36: guest.v1.ProcessService.WatchSessions:input_type -> guest.v1.WatchSessionsRequest
-	1,  // 37: guest.v1.ProcessService.Exec:output_type -> guest.v1.ExecResponse
-	3,  // 38: guest.v1.ProcessService.Attach:output_type -> guest.v1.AttachResponse
-	5,  // 39: guest.v1.ProcessService.Start:output_type -> guest.v1.StartResponse
-	7,  // 40: guest.v1.ProcessService.Signal:output_type -> guest.v1.SignalResponse
-	9,  // 41: guest.v1.ProcessService.Wait:output_type -> guest.v1.WaitResponse
-	11, // 42: guest.v1.ProcessService.Remove:output_type -> guest.v1.RemoveResponse
-	13, // 43: guest.v1.ProcessService.ListSessions:output_type -> guest.v1.ListSessionsResponse
-	15, // 44: guest.v1.ProcessService.ListProcesses:output_type -> guest.v1.ListProcessesResponse
-	18, // 45: guest.v1.ProcessService.WatchSessions:output_type -> guest.v1.WatchSessionsResponse
-	37, // [37:46] is the sub-list for method output_type
-	28, // [28:37] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	25, // 6: guest.v1.ExecRequest.close_output:type_name -> guest.v1.CloseOutput
+	26, // 7: guest.v1.ExecResponse.opened:type_name -> guest.v1.Opened
+	27, // 8: guest.v1.ExecResponse.output:type_name -> guest.v1.Output
+	21, // 9: guest.v1.ExecResponse.flow_control:type_name -> guest.v1.FlowControl
+	28, // 10: guest.v1.ExecResponse.exit:type_name -> guest.v1.Exit
+	19, // 11: guest.v1.AttachRequest.open:type_name -> guest.v1.Open
+	20, // 12: guest.v1.AttachRequest.input:type_name -> guest.v1.Input
+	21, // 13: guest.v1.AttachRequest.flow_control:type_name -> guest.v1.FlowControl
+	22, // 14: guest.v1.AttachRequest.signal:type_name -> guest.v1.SendSignal
+	23, // 15: guest.v1.AttachRequest.window_size:type_name -> guest.v1.WindowSize
+	24, // 16: guest.v1.AttachRequest.leave:type_name -> guest.v1.Leave
+	25, // 17: guest.v1.AttachRequest.close_output:type_name -> guest.v1.CloseOutput
+	26, // 18: guest.v1.AttachResponse.opened:type_name -> guest.v1.Opened
+	27, // 19: guest.v1.AttachResponse.output:type_name -> guest.v1.Output
+	21, // 20: guest.v1.AttachResponse.flow_control:type_name -> guest.v1.FlowControl
+	28, // 21: guest.v1.AttachResponse.exit:type_name -> guest.v1.Exit
+	29, // 22: guest.v1.StartRequest.spec:type_name -> guest.v1.SessionSpec
+	30, // 23: guest.v1.StartResponse.session:type_name -> guest.v1.SessionInfo
+	28, // 24: guest.v1.WaitResponse.exit:type_name -> guest.v1.Exit
+	30, // 25: guest.v1.ListSessionsResponse.sessions:type_name -> guest.v1.SessionInfo
+	16, // 26: guest.v1.ListProcessesResponse.processes:type_name -> guest.v1.ProcessInfo
+	30, // 27: guest.v1.WatchSessionsResponse.started:type_name -> guest.v1.SessionInfo
+	30, // 28: guest.v1.WatchSessionsResponse.exited:type_name -> guest.v1.SessionInfo
+	30, // 29: guest.v1.WatchSessionsResponse.oom_killed:type_name -> guest.v1.SessionInfo
+	0,  // 30: guest.v1.ProcessService.Exec:input_type -> guest.v1.ExecRequest
+	2,  // 31: guest.v1.ProcessService.Attach:input_type -> guest.v1.AttachRequest
+	4,  // 32: guest.v1.ProcessService.Start:input_type -> guest.v1.StartRequest
+	6,  // 33: guest.v1.ProcessService.Signal:input_type -> guest.v1.SignalRequest
+	8,  // 34: guest.v1.ProcessService.Wait:input_type -> guest.v1.WaitRequest
+	10, // 35: guest.v1.ProcessService.Remove:input_type -> guest.v1.RemoveRequest
+	12, // 36: guest.v1.ProcessService.ListSessions:input_type -> guest.v1.ListSessionsRequest
+	14, // 37: guest.v1.ProcessService.ListProcesses:input_type -> guest.v1.ListProcessesRequest
+	17, // 38: guest.v1.ProcessService.WatchSessions:input_type -> guest.v1.WatchSessionsRequest
+	1,  // 39: guest.v1.ProcessService.Exec:output_type -> guest.v1.ExecResponse
+	3,  // 40: guest.v1.ProcessService.Attach:output_type -> guest.v1.AttachResponse
+	5,  // 41: guest.v1.ProcessService.Start:output_type -> guest.v1.StartResponse
+	7,  // 42: guest.v1.ProcessService.Signal:output_type -> guest.v1.SignalResponse
+	9,  // 43: guest.v1.ProcessService.Wait:output_type -> guest.v1.WaitResponse
+	11, // 44: guest.v1.ProcessService.Remove:output_type -> guest.v1.RemoveResponse
+	13, // 45: guest.v1.ProcessService.ListSessions:output_type -> guest.v1.ListSessionsResponse
+	15, // 46: guest.v1.ProcessService.ListProcesses:output_type -> guest.v1.ListProcessesResponse
+	18, // 47: guest.v1.ProcessService.WatchSessions:output_type -> guest.v1.WatchSessionsResponse
+	39, // [39:48] is the sub-list for method output_type
+	30, // [30:39] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_guest_v1_process_proto_init() }
@@ -1670,6 +1707,7 @@ func file_guest_v1_process_proto_init() {
 		(*ExecRequest_Signal)(nil),
 		(*ExecRequest_WindowSize)(nil),
 		(*ExecRequest_Leave)(nil),
+		(*ExecRequest_CloseOutput)(nil),
 	}
 	file_guest_v1_process_proto_msgTypes[1].OneofWrappers = []any{
 		(*ExecResponse_Opened)(nil),
@@ -1684,6 +1722,7 @@ func file_guest_v1_process_proto_init() {
 		(*AttachRequest_Signal)(nil),
 		(*AttachRequest_WindowSize)(nil),
 		(*AttachRequest_Leave)(nil),
+		(*AttachRequest_CloseOutput)(nil),
 	}
 	file_guest_v1_process_proto_msgTypes[3].OneofWrappers = []any{
 		(*AttachResponse_Opened)(nil),

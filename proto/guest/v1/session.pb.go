@@ -272,9 +272,12 @@ type SessionSpec struct {
 	Arg0 []byte `protobuf:"bytes,17,opt,name=arg0,proto3,oneof" json:"arg0,omitempty"`
 	// Run the user's login shell: args are its arguments, arg0 has a leading
 	// dash.
-	LoginShell    bool `protobuf:"varint,18,opt,name=login_shell,json=loginShell,proto3" json:"login_shell,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LoginShell bool `protobuf:"varint,18,opt,name=login_shell,json=loginShell,proto3" json:"login_shell,omitempty"`
+	// Give the process the same pipe as stdout and stderr, so that what it
+	// writes to either keeps its order. The stream of stderr is empty then.
+	StderrToStdout bool `protobuf:"varint,19,opt,name=stderr_to_stdout,json=stderrToStdout,proto3" json:"stderr_to_stdout,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SessionSpec) Reset() {
@@ -429,6 +432,13 @@ func (x *SessionSpec) GetArg0() []byte {
 func (x *SessionSpec) GetLoginShell() bool {
 	if x != nil {
 		return x.LoginShell
+	}
+	return false
+}
+
+func (x *SessionSpec) GetStderrToStdout() bool {
+	if x != nil {
+		return x.StderrToStdout
 	}
 	return false
 }
@@ -1227,6 +1237,54 @@ func (x *SendSignal) GetProcessOnly() bool {
 	return false
 }
 
+// CloseOutput says that the owner wants no more of an output stream: the agent
+// closes its end of the pipe, so that a process which goes on writing gets
+// SIGPIPE, and ends the stream. Not for terminals. An agent that does this has
+// the capability "close-output".
+type CloseOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        Stream                 `protobuf:"varint,1,opt,name=stream,proto3,enum=guest.v1.Stream" json:"stream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseOutput) Reset() {
+	*x = CloseOutput{}
+	mi := &file_guest_v1_session_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseOutput) ProtoMessage() {}
+
+func (x *CloseOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_v1_session_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseOutput.ProtoReflect.Descriptor instead.
+func (*CloseOutput) Descriptor() ([]byte, []int) {
+	return file_guest_v1_session_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CloseOutput) GetStream() Stream {
+	if x != nil {
+		return x.Stream
+	}
+	return Stream_STREAM_UNSPECIFIED
+}
+
 // Leave says that the client goes on purpose.
 type Leave struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1238,7 +1296,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_guest_v1_session_proto_msgTypes[11]
+	mi := &file_guest_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1308,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_v1_session_proto_msgTypes[11]
+	mi := &file_guest_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1321,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_guest_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_guest_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Leave) GetKeep() bool {
@@ -1303,7 +1361,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_guest_v1_session_proto_msgTypes[12]
+	mi := &file_guest_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1373,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_v1_session_proto_msgTypes[12]
+	mi := &file_guest_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1386,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_guest_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_guest_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Exit) GetCode() uint32 {
@@ -1435,7 +1493,7 @@ type ResourceUsage struct {
 
 func (x *ResourceUsage) Reset() {
 	*x = ResourceUsage{}
-	mi := &file_guest_v1_session_proto_msgTypes[13]
+	mi := &file_guest_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1505,7 @@ func (x *ResourceUsage) String() string {
 func (*ResourceUsage) ProtoMessage() {}
 
 func (x *ResourceUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_v1_session_proto_msgTypes[13]
+	mi := &file_guest_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1518,7 @@ func (x *ResourceUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceUsage.ProtoReflect.Descriptor instead.
 func (*ResourceUsage) Descriptor() ([]byte, []int) {
-	return file_guest_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_guest_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResourceUsage) GetUserMicros() uint64 {
@@ -1512,7 +1570,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_guest_v1_session_proto_msgTypes[14]
+	mi := &file_guest_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1582,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_v1_session_proto_msgTypes[14]
+	mi := &file_guest_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1595,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_guest_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_guest_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SessionInfo) GetSessionId() []byte {
@@ -1663,7 +1721,7 @@ var File_guest_v1_session_proto protoreflect.FileDescriptor
 
 const file_guest_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x16guest/v1/session.proto\x12\bguest.v1\"\x95\x05\n" +
+	"\x16guest/v1/session.proto\x12\bguest.v1\"\xbf\x05\n" +
 	"\vSessionSpec\x12\x12\n" +
 	"\x04args\x18\x01 \x03(\fR\x04args\x12\x10\n" +
 	"\x03env\x18\x02 \x03(\fR\x03env\x12\x1b\n" +
@@ -1686,7 +1744,8 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\x06limits\x18\x10 \x01(\v2\x18.guest.v1.ResourceLimitsR\x06limits\x12\x17\n" +
 	"\x04arg0\x18\x11 \x01(\fH\x02R\x04arg0\x88\x01\x01\x12\x1f\n" +
 	"\vlogin_shell\x18\x12 \x01(\bR\n" +
-	"loginShellB\x15\n" +
+	"loginShell\x12(\n" +
+	"\x10stderr_to_stdout\x18\x13 \x01(\bR\x0estderrToStdoutB\x15\n" +
 	"\x13_owner_grace_millisB\x13\n" +
 	"\x11_retention_millisB\a\n" +
 	"\x05_arg0\"H\n" +
@@ -1761,7 +1820,9 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"SendSignal\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\rR\x06signal\x12!\n" +
-	"\fprocess_only\x18\x02 \x01(\bR\vprocessOnly\"\x1b\n" +
+	"\fprocess_only\x18\x02 \x01(\bR\vprocessOnly\"7\n" +
+	"\vCloseOutput\x12(\n" +
+	"\x06stream\x18\x01 \x01(\x0e2\x10.guest.v1.StreamR\x06stream\"\x1b\n" +
 	"\x05Leave\x12\x12\n" +
 	"\x04keep\x18\x01 \x01(\bR\x04keep\"\xc5\x03\n" +
 	"\x04Exit\x12\x17\n" +
@@ -1843,7 +1904,7 @@ func file_guest_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_guest_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_guest_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_guest_v1_session_proto_goTypes = []any{
 	(OwnerGone)(0),         // 0: guest.v1.OwnerGone
 	(RingFull)(0),          // 1: guest.v1.RingFull
@@ -1860,10 +1921,11 @@ var file_guest_v1_session_proto_goTypes = []any{
 	(*Output)(nil),         // 12: guest.v1.Output
 	(*FlowControl)(nil),    // 13: guest.v1.FlowControl
 	(*SendSignal)(nil),     // 14: guest.v1.SendSignal
-	(*Leave)(nil),          // 15: guest.v1.Leave
-	(*Exit)(nil),           // 16: guest.v1.Exit
-	(*ResourceUsage)(nil),  // 17: guest.v1.ResourceUsage
-	(*SessionInfo)(nil),    // 18: guest.v1.SessionInfo
+	(*CloseOutput)(nil),    // 15: guest.v1.CloseOutput
+	(*Leave)(nil),          // 16: guest.v1.Leave
+	(*Exit)(nil),           // 17: guest.v1.Exit
+	(*ResourceUsage)(nil),  // 18: guest.v1.ResourceUsage
+	(*SessionInfo)(nil),    // 19: guest.v1.SessionInfo
 }
 var file_guest_v1_session_proto_depIdxs = []int32{
 	5,  // 0: guest.v1.SessionSpec.terminal:type_name -> guest.v1.Terminal
@@ -1874,17 +1936,18 @@ var file_guest_v1_session_proto_depIdxs = []int32{
 	8,  // 5: guest.v1.ResourceLimits.rlimits:type_name -> guest.v1.Rlimit
 	4,  // 6: guest.v1.Open.spec:type_name -> guest.v1.SessionSpec
 	3,  // 7: guest.v1.Open.role:type_name -> guest.v1.Role
-	18, // 8: guest.v1.Opened.session:type_name -> guest.v1.SessionInfo
+	19, // 8: guest.v1.Opened.session:type_name -> guest.v1.SessionInfo
 	2,  // 9: guest.v1.Output.stream:type_name -> guest.v1.Stream
 	2,  // 10: guest.v1.FlowControl.stream:type_name -> guest.v1.Stream
-	17, // 11: guest.v1.Exit.usage:type_name -> guest.v1.ResourceUsage
-	16, // 12: guest.v1.SessionInfo.exit:type_name -> guest.v1.Exit
-	0,  // 13: guest.v1.SessionInfo.owner_gone:type_name -> guest.v1.OwnerGone
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	2,  // 11: guest.v1.CloseOutput.stream:type_name -> guest.v1.Stream
+	18, // 12: guest.v1.Exit.usage:type_name -> guest.v1.ResourceUsage
+	17, // 13: guest.v1.SessionInfo.exit:type_name -> guest.v1.Exit
+	0,  // 14: guest.v1.SessionInfo.owner_gone:type_name -> guest.v1.OwnerGone
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_guest_v1_session_proto_init() }
@@ -1895,14 +1958,14 @@ func file_guest_v1_session_proto_init() {
 	file_guest_v1_session_proto_msgTypes[0].OneofWrappers = []any{}
 	file_guest_v1_session_proto_msgTypes[3].OneofWrappers = []any{}
 	file_guest_v1_session_proto_msgTypes[5].OneofWrappers = []any{}
-	file_guest_v1_session_proto_msgTypes[12].OneofWrappers = []any{}
+	file_guest_v1_session_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_v1_session_proto_rawDesc), len(file_guest_v1_session_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
