@@ -1,0 +1,222 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/agent/process"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/transport"
+)
+
+// ProtocolVersion is InfoResponse.protocol_version: it grows by one with each
+// change of the protocol that a caller may need to know of.
+const ProtocolVersion = 1
+
+// Config says how an agent is. The zero value of every field is its default.
+type Config struct {
+	// Version is the software version that Info tells. Default: that of the
+	// module in the program's build information.
+	Version string
+	// Logger gets the agent's records. Default: slog.Default().
+	Logger *slog.Logger
+	// Access says who may call. The zero value is the strictest: the host's
+	// root on vsock, root on Unix sockets.
+	Access access.Rules
+	// Process configures the process service. Its AgentID is set by New, its
+	// Logger if it has none.
+	Process *process.Config
+}
+
+// Agent is a set of services and who may call them. It is made by New; its
+// methods are safe for concurrent use, but services have to be registered
+// before the first Serve.
+type Agent struct {
+	id      string
+	version string
+	log     *slog.Logger
+	rules   access.Rules
+	server  *grpc.Server
+	health  *health.Server
+	process *process.Server
+	guard   *guard
+
+	mu           sync.Mutex
+	capabilities []*guestv1.Capability
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var _ reflection.GRPCServer = (*Agent)(nil)
+
+// New makes an agent with all services of this module. A nil cfg means the
+// defaults. The caller must end it with Shutdown or Close.
+func New(cfg *Config) (*Agent, error) {
+	if cfg == nil {
+		cfg = &Config{}
+	}
+	a := &Agent{
+		version: cfg.Version,
+		log:     cfg.Logger,
+		rules:   cfg.Access,
+		health:  health.NewServer(),
+	}
+	if a.version == "" {
+		a.version = BuildVersion()
+	}
+	if a.log == nil {
+		a.log = slog.Default()
+	}
+	var id [16]byte
+	rand.Read(id[:])
+	a.id = hex.EncodeToString(id[:])
+
+	a.guard = newGuard(a.rules, a.log)
+	a.server = newServer(a.guard)
+
+	pc := process.Config{}
+	if cfg.Process != nil {
+		pc = *cfg.Process
+	}
+	pc.AgentID = a.id
+	if pc.Logger == nil {
+		pc.Logger = a.log
+	}
+	a.process = process.NewServer(&pc)
+
+	a.AddCapability(&guestv1.Capability{Name: "exec", Enabled: true})
+	a.AddCapability(&guestv1.Capability{Name: "sessions", Enabled: true})
+	guestv1.RegisterAgentServiceServer(a, &infoService{agent: a})
+	guestv1.RegisterProcessServiceServer(a, a.process)
+	healthv1.RegisterHealthServer(a, a.health)
+	reflection.Register(a)
+	return a, nil
+}
+
+// ID returns the random id of this run of the agent.
+func (a *Agent) ID() string { return a.id }
+
+// Version returns the software version that Info tells.
+func (a *Agent) Version() string { return a.version }
+
+// RegisterService adds a service, which is what the Register functions of
+// generated code call. It must not be called after the first Serve. Only
+// trusted callers reach the service. Health tells that it is serving.
+func (a *Agent) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	a.server.RegisterService(desc, impl)
+	a.health.SetServingStatus(desc.ServiceName, healthv1.HealthCheckResponse_SERVING)
+}
+
+// GetServiceInfo returns the registered services by name.
+func (a *Agent) GetServiceInfo() map[string]grpc.ServiceInfo { return a.server.GetServiceInfo() }
+
+// SetServing says whether a service that was registered works, for those who
+// ask its health. A new service does.
+func (a *Agent) SetServing(service string, serving bool) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if serving {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	a.health.SetServingStatus(service, status)
+}
+
+// AddCapability adds to, or replaces in, what Info tells that the agent can do.
+// The agent keeps c, which must not be changed afterwards.
+func (a *Agent) AddCapability(c *guestv1.Capability) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, old := range a.capabilities {
+		if old.GetName() == c.GetName() {
+			a.capabilities[i] = c
+			return
+		}
+	}
+	a.capabilities = append(a.capabilities, c)
+}
+
+// Serve answers calls on connections of l until l fails or the agent ends, and
+// closes l. It may be called for several listeners at a time. Connections of
+// peers that may not call at all are closed as they come.
+//
+// The error is nil after Shutdown or Close.
+func (a *Agent) Serve(l net.Listener) error {
+	err := a.server.Serve(&guardedListener{Listener: l, guard: a.guard})
+	if err == nil || errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return fmt.Errorf("serve %s: %w", l.Addr(), err)
+}
+
+// Shutdown ends the agent in order: no more calls, those that are open may end
+// by themselves until ctx is done. Then it closes. Health says NOT_SERVING from
+// the start. It returns the error of ctx if that cut calls off.
+func (a *Agent) Shutdown(ctx context.Context) error {
+	a.health.Shutdown()
+	done := make(chan struct{})
+	go func() {
+		a.server.GracefulStop()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	return errors.Join(err, a.Close())
+}
+
+// Close ends the agent at once: open calls fail with Unavailable, sessions are
+// ended. It returns when all processes of the sessions are gone. Calls after
+// the first wait for it and return the same error.
+func (a *Agent) Close() error {
+	a.closeOnce.Do(func() {
+		a.health.Shutdown()
+		a.server.Stop()
+		a.closeErr = a.process.Close()
+	})
+	return a.closeErr
+}
+
+// newServer makes the server that all services run on.
+func newServer(g *guard) *grpc.Server {
+	return grpc.NewServer(
+		grpc.Creds(transport.NewCredentials()),
+		grpc.ChainUnaryInterceptor(g.unary),
+		grpc.ChainStreamInterceptor(g.stream),
+	)
+}
+
+// Alive reports whether the agent still gets through its own locks: it returns
+// nil if the health and process services answered before ctx was done. It is
+// for watchdogs.
+func (a *Agent) Alive(ctx context.Context) error {
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		// Whatever they answer.
+		_, _ = a.health.Check(ctx, &healthv1.HealthCheckRequest{})
+		_, _ = a.process.ListSessions(ctx, &guestv1.ListSessionsRequest{})
+	}()
+	select {
+	case <-answered:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
