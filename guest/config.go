@@ -1,0 +1,76 @@
+package guest
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// DefaultReconnect is how long a lost connection is tried to be had back.
+const DefaultReconnect = 60 * time.Second
+
+// Wire is the protocol spoken with the agent. Both have the same services on
+// the same port.
+type Wire string
+
+// The wires.
+const (
+	WireNative Wire = "native" // that of package rpc; the default
+	WireGRPC   Wire = "grpc"   // stock gRPC over HTTP/2
+)
+
+// PrivilegedPort says whether to dial native vsock from a port below 1024,
+// which shows the agent that this is a process of the host's root. An agent's
+// default is to serve no other.
+type PrivilegedPort int
+
+// The values of PrivilegedPort.
+const (
+	PrivilegedPortAuto   PrivilegedPort = iota // where this process may: the default
+	PrivilegedPortNever                        // from an ordinary port
+	PrivilegedPortAlways                       // or fail
+)
+
+// Config holds the options of Dial. The zero value, or a nil pointer, is the
+// default. It is not changed, and must not be while the Guest is in use.
+type Config struct {
+	// File holds the guests that a target can name. If it is nil, the user's
+	// own file (DefaultFile) is read when the target is a name.
+	File *File
+
+	// Dialer, if not nil, makes the connections, each call a new one; the
+	// target is then only a label.
+	Dialer func(ctx context.Context) (net.Conn, error)
+
+	// Wire is the protocol; empty means WireNative.
+	Wire Wire
+
+	// PrivilegedPort says which vsock port to dial from.
+	PrivilegedPort PrivilegedPort
+
+	// Reconnect is how long a command whose connection was lost tries to go
+	// on; 0 means DefaultReconnect, less than 0 not at all.
+	Reconnect time.Duration
+
+	// Logger, if not nil, is told of every dial and every lost connection, at
+	// debug level.
+	Logger *slog.Logger
+}
+
+func (c *Config) reconnect() time.Duration {
+	switch {
+	case c.Reconnect == 0:
+		return DefaultReconnect
+	case c.Reconnect < 0:
+		return 0
+	}
+	return c.Reconnect
+}
+
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}

@@ -1,0 +1,226 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/transport"
+)
+
+// Reasons that this package makes itself. Those of the agent and those of
+// package transport are passed on; docs/errors.md lists all.
+const (
+	ReasonNotAnAgent  = "not-an-agent"  // something answers there, but not a guest-agent
+	ReasonAgentTooOld = "agent-too-old" // the agent lacks a method
+	ReasonSessionLost = "session-lost"  // the agent was restarted, or has forgotten the session
+	ReasonUnreachable = "unreachable"   // the connection was lost and did not come back in time
+	ReasonProtocol    = "protocol"      // the guest broke the protocol
+	ReasonOutputLost  = "output-lost"   // output is gone that was not to be dropped
+	ReasonBadTarget   = "bad-target"    // the target is no address and no known name
+	ReasonLeft        = "left"          // Process.Release or Process.HangUp was called
+	ReasonClosed      = "closed"        // Guest.Close was called
+)
+
+// Reasons of the agent that this package gives a meaning to.
+const (
+	reasonNotFound      = "not-found"
+	reasonNotExecutable = "not-executable"
+
+	reasonAgentRestarted = "agent-restarted"
+	reasonAgentStopping  = "agent-stopping"
+	reasonNoSession      = "no-session"
+	reasonSessionGone    = "session-gone"
+)
+
+// Error is a failure of a call to a guest. errors.Is works with the errors of
+// packages io/fs, os/exec and context where the failure is one of those, with
+// syscall.Errno on Linux, and errors.As finds a *transport.Error behind it.
+type Error struct {
+	Op     string     // what was tried, such as "dial", "exec", "list sessions"
+	Guest  string     // the target as given to Dial
+	Code   codes.Code // the gRPC code
+	Reason string     // a stable word, or empty if the guest gave none
+	Remedy string     // what to do about it, for people; may be empty
+
+	// The following are of the agent, and empty if it said nothing.
+
+	Operation string // the operation that failed in the guest, such as "open"
+	Path      []byte // what it failed on
+	Errno     uint32 // the guest kernel's errno (Linux's numbers), or 0
+
+	message string
+	err     error
+}
+
+// Error says what was tried, on which guest, and what happened. It does not
+// include the remedy. The text may come from the guest and hold any character.
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.Op != "" {
+		b.WriteString(e.Op + ": ")
+	}
+	if e.Guest != "" {
+		b.WriteString("guest " + e.Guest + ": ")
+	}
+	b.WriteString(e.message)
+	return b.String()
+}
+
+// Message returns what happened, without Op and Guest.
+func (e *Error) Message() string { return e.message }
+
+// Unwrap returns the cause, or the errno where it has the guest's meaning.
+func (e *Error) Unwrap() []error {
+	var causes []error
+	if e.err != nil {
+		causes = append(causes, e.err)
+	}
+	if e.Errno != 0 && errnoIsLinux {
+		causes = append(causes, syscall.Errno(e.Errno))
+	}
+	return causes
+}
+
+// Linux's numbers of the errors that package io/fs has values for.
+const (
+	linuxEPERM  = 1
+	linuxENOENT = 2
+	linuxEACCES = 13
+	linuxEEXIST = 17
+	linuxEINVAL = 22
+)
+
+// Is gives the failures that other packages have values for their meaning.
+func (e *Error) Is(target error) bool {
+	switch target {
+	case exec.ErrNotFound:
+		return e.Reason == reasonNotFound && (e.Operation == "" || e.Operation == "exec")
+	case fs.ErrNotExist:
+		return e.Errno == linuxENOENT || e.Reason == reasonNotFound
+	case fs.ErrPermission:
+		return e.Errno == linuxEACCES || e.Errno == linuxEPERM || e.Reason == reasonNotExecutable
+	case fs.ErrExist:
+		return e.Errno == linuxEEXIST
+	case os.ErrDeadlineExceeded, context.DeadlineExceeded:
+		return e.Code == codes.DeadlineExceeded
+	case context.Canceled:
+		return e.Code == codes.Canceled && e.Reason == ""
+	}
+	return false
+}
+
+// GRPCStatus lets status.FromError and status.Code see the error.
+func (e *Error) GRPCStatus() *status.Status { return status.New(e.Code, e.Error()) }
+
+// newError makes an error of this side.
+func (g *Guest) newError(op string, code codes.Code, reason, message string) *Error {
+	return &Error{Op: op, Guest: g.target, Code: code, Reason: reason, message: message}
+}
+
+// protocolError says that the guest broke the protocol.
+func protocolError(format string, args ...any) *Error {
+	return &Error{Code: codes.DataLoss, Reason: ReasonProtocol, message: "the guest broke the protocol: " + fmt.Sprintf(format, args...),
+		Remedy: "the agent has a fault or is hostile; compare its version with this program's"}
+}
+
+// wrap turns what a call returned into an *Error. It returns nil for nil.
+func (g *Guest) wrap(op, method string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var own *Error
+	if errors.As(err, &own) {
+		if own.Op == "" || own.Guest == "" {
+			filled := *own
+			filled.Op, filled.Guest = op, g.target
+			return &filled
+		}
+		return own
+	}
+	e := &Error{Op: op, Guest: g.target}
+	var te *transport.Error
+	st, ok := status.FromError(err)
+	switch {
+	case errors.As(err, &te):
+		return e.fromTransport(te)
+	case !ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		e.Code, e.message, e.err = status.FromContextError(err).Code(), err.Error(), err
+		return e
+	}
+	e.Code, e.message, e.err = st.Code(), st.Message(), err
+	for _, d := range st.Details() {
+		if d, ok := d.(*guestv1.ErrorDetail); ok {
+			e.Reason, e.Remedy, e.Errno, e.Operation, e.Path = d.Reason, d.Remedy, d.Errno, d.Operation, d.Path
+		}
+	}
+	if e.Reason != "" {
+		return e
+	}
+	switch e.Code {
+	case codes.Unavailable:
+		// The RPC layer has only the text of what the dialer said.
+		if te := g.dialer.lastError(); te != nil {
+			return e.fromTransport(te)
+		}
+		e.Reason = ReasonUnreachable
+	case codes.Unimplemented:
+		e.tooOld(method, g.cachedInfo())
+	}
+	return e
+}
+
+func (e *Error) fromTransport(te *transport.Error) *Error {
+	e.Code, e.Reason, e.err = te.Status().Code(), te.Kind.String(), te
+	e.message = te.Error()
+	return e
+}
+
+// features says what each method of the agent is for, and the version of the
+// protocol that has it, for agents that lack it.
+var features = map[string]struct {
+	name  string
+	since uint32
+}{
+	guestv1.AgentService_Info_FullMethodName:            {"info", 1},
+	guestv1.ProcessService_Exec_FullMethodName:          {"exec", 1},
+	guestv1.ProcessService_Attach_FullMethodName:        {"attach", 1},
+	guestv1.ProcessService_Start_FullMethodName:         {"detached sessions", 1},
+	guestv1.ProcessService_Signal_FullMethodName:        {"signals", 1},
+	guestv1.ProcessService_Wait_FullMethodName:          {"waiting for a session", 1},
+	guestv1.ProcessService_Remove_FullMethodName:        {"removing sessions", 1},
+	guestv1.ProcessService_ListSessions_FullMethodName:  {"listing sessions", 1},
+	guestv1.ProcessService_ListProcesses_FullMethodName: {"listing processes", 1},
+	guestv1.ProcessService_WatchSessions_FullMethodName: {"watching sessions", 1},
+}
+
+// tooOld fills e in for an agent that lacks method.
+func (e *Error) tooOld(method string, info *guestv1.InfoResponse) {
+	f, known := features[method]
+	if !known {
+		f.name, f.since = strings.TrimPrefix(method, "/"), 1
+	}
+	if method == guestv1.AgentService_Info_FullMethodName {
+		e.Reason = ReasonNotAnAgent
+		e.message = "what answers there is not a guest-agent: " + e.message
+		e.Remedy = "check the port, and that guest-agent listens on it"
+		return
+	}
+	e.Reason = ReasonAgentTooOld
+	version := info.GetVersion()
+	if version == "" {
+		version = "unknown"
+	}
+	e.message = fmt.Sprintf("agent too old for %s (agent version %s, protocol %d; needs protocol %d)",
+		f.name, version, info.GetProtocolVersion(), f.since)
+	e.Remedy = "update guest-agent in the guest"
+}

@@ -1,0 +1,4 @@
+package guest
+
+// errnoIsLinux says whether syscall.Errno has the numbers of a Linux guest.
+const errnoIsLinux = true

@@ -1,0 +1,247 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/transport"
+)
+
+// Guest is a guest whose agent has answered. Its methods may be called
+// concurrently. It keeps one connection, which is made anew when it is lost.
+type Guest struct {
+	target    string
+	user      string
+	dialer    *dialer
+	conn      clientConn
+	agent     guestv1.AgentServiceClient
+	process   guestv1.ProcessServiceClient
+	reconnect time.Duration
+	log       *slog.Logger
+	closed    chan struct{}
+	closeOnce sync.Once
+
+	mu   sync.Mutex
+	info *guestv1.InfoResponse // the last
+	live map[*session]bool     // whose run has not returned
+}
+
+// clientConn is what both wires have.
+type clientConn interface {
+	grpc.ClientConnInterface
+	Close() error
+}
+
+// Dial connects to the agent of a guest and returns when it has answered. A nil
+// cfg means the defaults. The target is one of
+//
+//	vsock:CID:PORT         native vsock; without :PORT the agent's own port
+//	CID                    a number, short for vsock:CID
+//	vsock-mux:/path:PORT   the Unix socket of a VMM
+//	unix:/path             a Unix socket
+//	NAME                   a guest of the configuration file
+//
+// It makes one attempt, which ctx bounds: a program that waits for a guest to
+// boot calls it again while [Temporary] says that this may help. An agent that
+// does not trust this caller answers all the same; [Guest.Info] says so.
+//
+// The error is an [*Error]. The caller must Close the guest.
+func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
+	if cfg == nil {
+		cfg = &Config{}
+	}
+	g := &Guest{target: target, reconnect: cfg.reconnect(), log: cfg.logger(), closed: make(chan struct{})}
+	g.dialer = &dialer{config: cfg, log: g.log.With("guest", target)}
+	if cfg.Dialer == nil {
+		addr, user, err := Resolve(target, cfg.File)
+		if err != nil {
+			return nil, &Error{Op: "dial", Guest: target, Code: codes.InvalidArgument, Reason: ReasonBadTarget, message: err.Error(), err: err}
+		}
+		g.dialer.addr, g.user = addr, user
+	}
+	conn, err := connect(cfg.Wire, g.dialer)
+	if err != nil {
+		return nil, &Error{Op: "dial", Guest: target, Code: codes.InvalidArgument, Reason: ReasonBadTarget, message: err.Error(), err: err}
+	}
+	g.conn = conn
+	g.agent = guestv1.NewAgentServiceClient(conn)
+	g.process = guestv1.NewProcessServiceClient(conn)
+	if _, err := g.Info(ctx); err != nil {
+		conn.Close()
+		var e *Error
+		if errors.As(err, &e) {
+			e.Op = "dial"
+		}
+		return nil, err
+	}
+	return g, nil
+}
+
+// Resolve returns the address that a target of Dial stands for, and the user
+// that the configuration file gives for it. A nil file means the user's own,
+// which is read only if target is a name.
+func Resolve(target string, file *File) (transport.Addr, string, error) {
+	if checkName(target) != nil {
+		addr, err := parseTarget(target, 0)
+		return addr, "", err
+	}
+	if file == nil {
+		var err error
+		if file, err = ReadFile(""); err != nil {
+			return transport.Addr{}, "", err
+		}
+	}
+	e, ok := file.Lookup(target)
+	if !ok {
+		return transport.Addr{}, "", fmt.Errorf("no guest is called %q: give an address such as 3, vsock:3:1000, vsock-mux:/path:1000 or unix:/path, or name it in the configuration file", target)
+	}
+	addr, err := parseTarget(e.Target, e.Port)
+	return addr, e.User, err
+}
+
+// Temporary reports whether an error of Dial may go away by itself, as while a
+// guest boots: the same call may succeed later.
+func Temporary(err error) bool {
+	if te, ok := errors.AsType[*transport.Error](err); ok {
+		return te.Temporary()
+	}
+	e, ok := errors.AsType[*Error](err)
+	return ok && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded)
+}
+
+// Target returns the target given to Dial.
+func (g *Guest) Target() string { return g.target }
+
+// Conn returns the connection, for the generated clients of the agent's
+// services and of services of others on the agent's port. It is closed by
+// Close.
+func (g *Guest) Conn() grpc.ClientConnInterface { return g.conn }
+
+// Info asks the agent for its description. A caller that the agent does not
+// trust gets the versions and the Access only.
+func (g *Guest) Info(ctx context.Context) (*guestv1.InfoResponse, error) {
+	info, err := g.agent.Info(ctx, &guestv1.InfoRequest{})
+	if err != nil {
+		return nil, g.wrap("info", guestv1.AgentService_Info_FullMethodName, err)
+	}
+	g.mu.Lock()
+	g.info = info
+	g.mu.Unlock()
+	return info, nil
+}
+
+// cachedInfo returns the last description of the agent, or nil.
+func (g *Guest) cachedInfo() *guestv1.InfoResponse {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.info
+}
+
+// Close closes the connection. Commands that run end with an error on this
+// side; in the guest their sessions end as if the connection had been lost.
+// Close may be called more than once.
+func (g *Guest) Close() error {
+	var err error
+	g.closeOnce.Do(func() {
+		g.settle()
+		close(g.closed)
+		err = g.conn.Close()
+	})
+	return err
+}
+
+func (g *Guest) track(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.live == nil {
+		g.live = make(map[*session]bool)
+	}
+	g.live[s] = true
+}
+
+func (g *Guest) untrack(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.live, s)
+}
+
+// settle waits until the agent knows of the ends that this side has consumed,
+// so that it need not keep them, or until that takes too long.
+func (g *Guest) settle() {
+	g.mu.Lock()
+	var ending []*session
+	for s := range g.live {
+		if s.consumed() {
+			ending = append(ending, s)
+		}
+	}
+	g.mu.Unlock()
+	timeout := time.NewTimer(leaveTimeout)
+	defer timeout.Stop()
+	for _, s := range ending {
+		select {
+		case <-s.settled:
+		case <-timeout.C:
+			return
+		}
+	}
+}
+
+// dialer makes the connections of a guest and keeps the last failure, of which
+// the RPC layer passes on the text alone.
+type dialer struct {
+	config *Config
+	addr   transport.Addr
+	log    *slog.Logger
+
+	mu  sync.Mutex
+	err *transport.Error
+}
+
+func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
+	start := time.Now()
+	conn, err := d.connect(ctx)
+	d.mu.Lock()
+	d.err = nil
+	errors.As(err, &d.err)
+	d.mu.Unlock()
+	if err != nil {
+		d.log.Debug("dial failed", "address", d.addr, "after", time.Since(start).Round(time.Millisecond), "error", err)
+		return nil, err
+	}
+	d.log.Debug("connected", "address", d.addr, "after", time.Since(start).Round(time.Microsecond))
+	return conn, nil
+}
+
+func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
+	if d.config.Dialer != nil {
+		return d.config.Dialer(ctx)
+	}
+	d.log.Debug("dialing", "address", d.addr)
+	privileged := d.addr.Net == transport.NetworkVsock && d.config.PrivilegedPort != PrivilegedPortNever
+	conn, err := transport.Dial(ctx, d.addr, &transport.DialConfig{PrivilegedPort: privileged})
+	if err != nil && privileged && d.config.PrivilegedPort == PrivilegedPortAuto && errors.Is(err, transport.ErrPermission) {
+		d.log.Debug("no privilege for a port below 1024: dialing from an ordinary one", "address", d.addr)
+		conn, err = transport.Dial(ctx, d.addr, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// lastError returns why the last dial failed, or nil if it did not.
+func (d *dialer) lastError() *transport.Error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.err
+}

@@ -1,0 +1,524 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+const (
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = time.Second
+
+	// leaveTimeout bounds how long an end that was made known to the agent is
+	// waited to arrive there.
+	leaveTimeout = time.Second
+
+	// maxUnknown bounds the messages of kinds that a newer agent may send.
+	maxUnknown = 1000
+)
+
+// streamDesc describes Exec and Attach, whose streams have the same messages.
+var streamDesc = grpc.StreamDesc{StreamName: "Exec", ServerStreams: true, ClientStreams: true}
+
+type stream = grpc.BidiStreamingClient[guestv1.ExecRequest, guestv1.ExecResponse]
+
+// session is this side of an attachment to a session of the agent. It outlives
+// connections: run attaches again, at the offsets reached.
+type session struct {
+	g      *Guest
+	op     string        // for errors
+	method string        // of Exec or Attach
+	first  *guestv1.Open // what the first attachment asks for
+
+	ctx  context.Context // of the streams
+	stop context.CancelCauseFunc
+
+	wake   chan struct{} // has one element if the sender may have something to do
+	opened chan struct{} // closed when the first attachment stands, or with done
+	done   chan struct{} // closed when exit or err is set
+	// settled is closed when run returns: after the end was made known to the
+	// agent, so that it can forget the session.
+	settled chan struct{}
+
+	mu       *sync.Mutex // guards what follows
+	outs     [2]*output  // stdout, stderr
+	in       *input      // nil if stdin is not connected here
+	size     *guestv1.WindowSize
+	kill     *guestv1.SendSignal
+	leave    *guestv1.Leave
+	isOpen   bool
+	agentID  string
+	info     *guestv1.SessionInfo
+	exit     *guestv1.Exit
+	err      error
+	progress bool // something came since the last attachment
+	unknown  int
+}
+
+// newSession makes a session that run attaches. The streams' context has the
+// values of ctx and not its end.
+func (g *Guest) newSession(ctx context.Context, op, method string, first *guestv1.Open, sio *stdio) *session {
+	s := &session{
+		g: g, op: op, method: method, first: first, agentID: g.cachedInfo().GetAgentId(),
+		wake: make(chan struct{}, 1), opened: make(chan struct{}), done: make(chan struct{}), settled: make(chan struct{}),
+		mu: &sio.mu, outs: sio.out, in: sio.in,
+	}
+	first.Window = defaultWindow
+	s.ctx, s.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	for _, o := range s.outs {
+		o.ack = s.poke
+		o.mayLose = first.Role == guestv1.Role_ROLE_OBSERVER || first.Spec.GetRingFull() == guestv1.RingFull_RING_FULL_DROP_OLDEST
+	}
+	if s.in != nil {
+		s.in.wake = s.poke
+	}
+	g.track(s)
+	return s
+}
+
+// poke tells the sender to look.
+func (s *session) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run attaches, and again after each lost connection, until the session has
+// ended or is lost. It returns after the end was made known to the agent.
+func (s *session) run() {
+	defer s.g.untrack(s)
+	defer close(s.settled)
+	defer s.stop(nil)
+	delay := firstRetry
+	var lostAt time.Time
+	for try := 1; ; try++ {
+		limit := s.g.reconnect
+		if !lostAt.IsZero() {
+			limit -= time.Since(lostAt)
+		}
+		attached, err := s.attach(limit)
+		if s.ended() {
+			return
+		}
+		if try == 1 && s.renewed(err) {
+			continue
+		}
+		if attached || lostAt.IsZero() {
+			lostAt = time.Now()
+		}
+		if s.takeProgress() {
+			delay = firstRetry
+		}
+		if !s.mayRetry(err) || time.Since(lostAt)+delay > s.g.reconnect {
+			s.finish(nil, s.final(err))
+			return
+		}
+		s.g.log.Info("connection lost: attaching again", "session", s.op, "in", delay, "error", err)
+		select {
+		case <-time.After(delay):
+		case <-s.ctx.Done():
+		case <-s.g.closed:
+		}
+		delay = min(2*delay, lastRetry)
+	}
+}
+
+// attach attaches on one connection and stays until that is lost or the session
+// has ended. It reports whether the agent took the attachment. Unless it has by
+// then, attach gives up after limit, if there is one.
+func (s *session) attach(limit time.Duration) (bool, error) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	giveUp := time.AfterFunc(limit, cancel)
+	if s.g.reconnect == 0 {
+		giveUp.Stop()
+	}
+	st, opened, err := s.open(ctx)
+	if !giveUp.Stop() && s.g.reconnect > 0 && s.ctx.Err() == nil {
+		return false, status.Error(codes.DeadlineExceeded, "no answer")
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := s.accept(opened); err != nil {
+		return true, err
+	}
+	quit, sent := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(sent)
+		if s.send(st, quit) {
+			// The agent ends the stream now, unless it is gone.
+			defer time.AfterFunc(leaveTimeout, cancel).Stop()
+			<-quit
+		}
+	}()
+	err = s.receive(st)
+	cancel()
+	close(quit)
+	<-sent
+	return true, err
+}
+
+// open makes a stream and exchanges the first messages.
+func (s *session) open(ctx context.Context) (stream, *guestv1.Opened, error) {
+	cs, err := s.g.conn.NewStream(ctx, &streamDesc, s.method)
+	if err != nil {
+		return nil, nil, err
+	}
+	st := &grpc.GenericClientStream[guestv1.ExecRequest, guestv1.ExecResponse]{ClientStream: cs}
+	// A failed Send says io.EOF; Recv has the reason.
+	if err := st.Send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Open{Open: s.request()}}); err != nil && err != io.EOF {
+		return nil, nil, err
+	}
+	m, err := st.Recv()
+	if err != nil {
+		return nil, nil, noEnd(err)
+	}
+	return st, m.GetOpened(), nil
+}
+
+// renewed reports whether err only says that the agent was restarted some time
+// before this session, and takes the new agent for the one to start it.
+func (s *session) renewed(err error) bool {
+	e, ok := errors.AsType[*Error](s.g.wrap(s.op, s.method, err))
+	if !ok || e.Reason != reasonAgentRestarted {
+		return false
+	}
+	info, err := s.g.Info(s.ctx)
+	if err != nil {
+		return false
+	}
+	s.update(func() { s.agentID = info.AgentId })
+	return true
+}
+
+// noEnd makes an error of a stream that ends well and too early.
+func noEnd(err error) error {
+	if err == io.EOF {
+		return protocolError("the stream ended without an exit")
+	}
+	return err
+}
+
+// request returns the first message of an attachment.
+func (s *session) request() *guestv1.Open {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	open := proto.CloneOf(s.first)
+	open.AgentId = s.agentID
+	if s.isOpen {
+		// From now on the session is to be found, never to be started.
+		open.Spec, open.FromOldest, open.TailBytes, open.TakeOver = nil, false, nil, false
+		open.SessionId, open.Name = s.info.SessionId, ""
+	}
+	for _, o := range s.outs {
+		if s.isOpen {
+			o.rewind()
+		}
+	}
+	open.StdoutOffset, open.StderrOffset = s.outs[0].taken, s.outs[1].taken
+	return open
+}
+
+// accept takes in the first message of the agent.
+func (s *session) accept(m *guestv1.Opened) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m == nil {
+		return protocolError("the first message does not open the session")
+	}
+	id := m.GetSession().GetSessionId()
+	want := s.first.SessionId
+	if s.isOpen {
+		want = s.info.SessionId
+	}
+	if len(id) != len(SessionID{}) || len(want) > 0 && string(id) != string(want) {
+		return protocolError("the agent opened another session")
+	}
+	choose := !s.isOpen && (s.first.FromOldest || s.first.TailBytes != nil)
+	for i, offset := range []uint64{m.StdoutOffset, m.StderrOffset} {
+		if err := s.outs[i].opened(offset, choose); err != nil {
+			return err
+		}
+	}
+	if s.in != nil {
+		if !s.isOpen && s.first.Spec == nil {
+			s.in.joined(m)
+		}
+		if err := s.in.opened(m); err != nil {
+			return err
+		}
+	}
+	s.info, s.agentID = m.Session, m.AgentId
+	if !s.isOpen {
+		s.isOpen = true
+		close(s.opened)
+	} else {
+		s.g.log.Info("attached again", "session", s.op, "stdout", m.StdoutOffset, "stderr", m.StderrOffset, "stdin", m.StdinOffset)
+	}
+	s.poke()
+	return nil
+}
+
+// receive takes in what the agent sends until the stream ends.
+func (s *session) receive(st stream) error {
+	for {
+		m, err := st.Recv()
+		if err != nil {
+			return noEnd(err)
+		}
+		if err := s.take(m); err != nil {
+			return err
+		}
+	}
+}
+
+// take takes in one message of the agent.
+func (s *session) take(m *guestv1.ExecResponse) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.progress = true
+	if s.exit != nil {
+		return protocolError("a message after the exit")
+	}
+	switch m := m.Message.(type) {
+	case *guestv1.ExecResponse_Output:
+		switch m.Output.GetStream() {
+		case guestv1.Stream_STREAM_STDOUT:
+			return s.outs[0].accept(m.Output)
+		case guestv1.Stream_STREAM_STDERR:
+			return s.outs[1].accept(m.Output)
+		}
+		return protocolError("output of %v", m.Output.GetStream())
+	case *guestv1.ExecResponse_FlowControl:
+		if s.in == nil || m.FlowControl.GetStream() != guestv1.Stream_STREAM_STDIN {
+			return protocolError("flow control of %v", m.FlowControl.GetStream())
+		}
+		if err := s.in.taken(m.FlowControl.ConsumedOffset, m.FlowControl.Window); err != nil {
+			return err
+		}
+		s.poke()
+		return nil
+	case *guestv1.ExecResponse_Exit:
+		return s.takeExit(m.Exit)
+	}
+	if s.unknown++; s.unknown > maxUnknown {
+		return protocolError("more than %d messages of unknown kinds", maxUnknown)
+	}
+	return nil
+}
+
+func (s *session) takeExit(exit *guestv1.Exit) error {
+	if exit == nil || exit.Code == nil && exit.Signal == 0 {
+		return protocolError("an exit with neither a code nor a signal")
+	}
+	for i, total := range []uint64{exit.StdoutBytes, exit.StderrBytes} {
+		if o := s.outs[i]; total > o.received {
+			return protocolError("the exit says %d bytes of %s, only %d came", total, o.name(), o.received)
+		}
+	}
+	s.finishLocked(exit, nil)
+	return nil
+}
+
+// send sends what there is to send until quit is closed. It reports true when
+// the agent was told that this side leaves.
+func (s *session) send(st stream, quit <-chan struct{}) bool {
+	for {
+		m, last := s.message()
+		if m == nil {
+			select {
+			case <-s.wake:
+				continue
+			case <-quit:
+				return false
+			}
+		}
+		if st.Send(m) != nil {
+			return false
+		}
+		if last {
+			return st.CloseSend() == nil
+		}
+	}
+}
+
+// message returns what is to be sent next, or nil; last says that nothing may
+// follow.
+func (s *session) message() (m *guestv1.ExecRequest, last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m = &guestv1.ExecRequest{}
+	drained := true
+	for _, o := range s.outs {
+		if f := o.flowControl(); f != nil {
+			m.Message = &guestv1.ExecRequest_FlowControl{FlowControl: f}
+			return m, false
+		}
+		drained = drained && o.consumed == o.received
+	}
+	switch {
+	case s.leave != nil:
+		m.Message = &guestv1.ExecRequest_Leave{Leave: s.leave}
+		return m, true
+	case s.exit != nil && drained:
+		// All is consumed: the agent may forget the session.
+		m.Message = &guestv1.ExecRequest_Leave{Leave: &guestv1.Leave{}}
+		return m, true
+	case s.exit != nil:
+		return nil, false
+	case s.kill != nil:
+		m.Message = &guestv1.ExecRequest_Signal{Signal: s.kill}
+		s.kill = nil
+		return m, false
+	case s.size != nil:
+		m.Message = &guestv1.ExecRequest_WindowSize{WindowSize: s.size}
+		s.size = nil
+		return m, false
+	case s.in != nil:
+		if in := s.in.message(); in != nil {
+			m.Message = &guestv1.ExecRequest_Input{Input: in}
+			return m, false
+		}
+	}
+	return nil, false
+}
+
+// update changes what is to be sent, and wakes the sender.
+func (s *session) update(change func()) {
+	s.mu.Lock()
+	change()
+	s.mu.Unlock()
+	s.poke()
+}
+
+// consumed reports whether the session has ended and all of it was consumed.
+func (s *session) consumed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.outs {
+		if o.consumed != o.received {
+			return false
+		}
+	}
+	return s.exit != nil
+}
+
+func (s *session) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *session) takeProgress() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.progress
+	s.progress = false
+	return p
+}
+
+// finish ends the session here: with its exit, or with err.
+func (s *session) finish(exit *guestv1.Exit, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finishLocked(exit, err)
+}
+
+func (s *session) finishLocked(exit *guestv1.Exit, err error) {
+	if s.exit != nil || s.err != nil {
+		return
+	}
+	s.exit, s.err = exit, err
+	for _, o := range s.outs {
+		o.finish(err)
+	}
+	if s.in != nil {
+		s.in.finish(errPipe)
+	}
+	if !s.isOpen {
+		close(s.opened)
+	}
+	close(s.done)
+	s.poke()
+}
+
+// mayRetry reports whether attaching again may help after err.
+func (s *session) mayRetry(err error) bool {
+	select {
+	case <-s.g.closed:
+		return false
+	case <-s.ctx.Done():
+		return false
+	default:
+	}
+	s.mu.Lock()
+	leaving := s.leave != nil
+	s.mu.Unlock()
+	if leaving || s.g.reconnect == 0 {
+		return false
+	}
+	var own *Error
+	if errors.As(err, &own) {
+		return false
+	}
+	e, ok := s.g.wrap(s.op, s.method, err).(*Error)
+	if !ok || e.Code != codes.Unavailable {
+		return false
+	}
+	if te := s.g.dialer.lastError(); te != nil {
+		return te.Temporary()
+	}
+	return e.Reason == ReasonUnreachable
+}
+
+// final returns the error that the session ends with after err.
+func (s *session) final(err error) error {
+	select {
+	case <-s.g.closed:
+		return s.g.newError(s.op, codes.Canceled, ReasonClosed, "the guest was closed")
+	default:
+	}
+	if cause := context.Cause(s.ctx); cause != nil {
+		return s.g.wrap(s.op, s.method, cause)
+	}
+	s.mu.Lock()
+	leave, isOpen := s.leave, s.isOpen
+	s.mu.Unlock()
+	if leave != nil {
+		return s.g.newError(s.op, codes.Canceled, ReasonLeft, "left")
+	}
+	wrapped := s.g.wrap(s.op, s.method, err)
+	var e *Error
+	if !errors.As(wrapped, &e) {
+		return wrapped
+	}
+	lost := *e
+	switch {
+	case e.Reason == reasonAgentRestarted || isOpen && (e.Reason == reasonNoSession || e.Reason == reasonAgentStopping || e.Reason == reasonSessionGone):
+		lost.Reason, lost.Code = ReasonSessionLost, codes.Unavailable
+		lost.message = "session lost: " + e.message
+		lost.Remedy = "sessions end with the agent; run the command again if that does no harm"
+	case status.Code(err) == codes.DeadlineExceeded || e.Code == codes.DeadlineExceeded || e.Reason == ReasonUnreachable:
+		lost.Reason, lost.Code = ReasonUnreachable, codes.Unavailable
+		lost.message = "connection lost, and not had back for " + s.g.reconnect.String() + ": " + e.message
+		lost.Remedy = "see host-ctl doctor; the session may still run in the guest"
+	default:
+		return e
+	}
+	return &lost
+}

@@ -1,0 +1,169 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// maxProcesses bounds how many processes a guest may claim to have: Linux's
+// largest pid_max.
+const maxProcesses = 1 << 22
+
+const reasonNoProcess = "no-process"
+
+// Sessions returns the sessions that the agent has, oldest first.
+func (g *Guest) Sessions(ctx context.Context) ([]*guestv1.SessionInfo, error) {
+	resp, err := g.process.ListSessions(ctx, &guestv1.ListSessionsRequest{})
+	if err != nil {
+		return nil, g.wrap("list sessions", guestv1.ProcessService_ListSessions_FullMethodName, err)
+	}
+	return resp.GetSessions(), nil
+}
+
+// Processes iterates over the processes of the guest, by pid. After an error,
+// which is the last element, the iteration ends.
+func (g *Guest) Processes(ctx context.Context) iter.Seq2[*guestv1.ProcessInfo, error] {
+	return func(yield func(*guestv1.ProcessInfo, error) bool) {
+		fail := func(err error) {
+			yield(nil, g.wrap("list processes", guestv1.ProcessService_ListProcesses_FullMethodName, err))
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		st, err := g.process.ListProcesses(ctx, &guestv1.ListProcessesRequest{})
+		if err != nil {
+			fail(err)
+			return
+		}
+		for n := 0; ; {
+			resp, err := st.Recv()
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				fail(err)
+				return
+			}
+			// A message counts too, so that empty ones do not go on for ever.
+			if n += 1 + len(resp.GetProcesses()); n > 2*maxProcesses {
+				fail(protocolError("more than %d processes", maxProcesses))
+				return
+			}
+			for _, p := range resp.GetProcesses() {
+				if !yield(p, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// SignalSession sends a signal to a session's process, or to its process group.
+func (g *Guest) SignalSession(ctx context.Context, id SessionID, sig Signal, group bool) error {
+	return g.sendSignal(ctx, &guestv1.SignalRequest{
+		Target: &guestv1.SignalRequest_SessionId{SessionId: id[:]}, Signal: uint32(sig), Group: group})
+}
+
+// SignalProcess sends a signal to a process of the guest, or to its process
+// group. If startTicks is not 0, it must be the process's
+// guestv1.ProcessInfo.StartTicks: then another process that has got the same
+// pid is not hit.
+func (g *Guest) SignalProcess(ctx context.Context, pid uint32, sig Signal, group bool, startTicks uint64) error {
+	return g.sendSignal(ctx, &guestv1.SignalRequest{
+		Target: &guestv1.SignalRequest_Pid{Pid: pid}, Signal: uint32(sig), Group: group, StartTicks: startTicks})
+}
+
+func (g *Guest) sendSignal(ctx context.Context, req *guestv1.SignalRequest) error {
+	_, err := g.process.Signal(ctx, req)
+	return g.wrap("signal", guestv1.ProcessService_Signal_FullMethodName, err)
+}
+
+// WaitSession waits for the end of a session, across lost connections. The
+// answer is the same each time, for as long as the agent keeps it.
+func (g *Guest) WaitSession(ctx context.Context, id SessionID) (*ProcessState, error) {
+	var exit *guestv1.Exit
+	err := g.persist(ctx, "wait", guestv1.ProcessService_Wait_FullMethodName, func() error {
+		resp, err := g.process.Wait(ctx, &guestv1.WaitRequest{SessionId: id[:]})
+		exit = resp.GetExit()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if exit == nil || exit.Code == nil && exit.Signal == 0 {
+		return nil, g.wrap("wait", "", protocolError("an exit with neither a code nor a signal"))
+	}
+	return &ProcessState{exit: exit}, nil
+}
+
+// RemoveSession has the agent forget a session. One that runs is ended if force
+// is set, and left alone otherwise, with an error.
+func (g *Guest) RemoveSession(ctx context.Context, id SessionID, force bool) error {
+	_, err := g.process.Remove(ctx, &guestv1.RemoveRequest{SessionId: id[:], Force: force})
+	return g.wrap("remove session", guestv1.ProcessService_Remove_FullMethodName, err)
+}
+
+// WatchSessions iterates over the starts and ends of sessions from now on. It
+// ends with an error, which is the last element, or when ctx is done.
+func (g *Guest) WatchSessions(ctx context.Context) iter.Seq2[*guestv1.WatchSessionsResponse, error] {
+	return func(yield func(*guestv1.WatchSessionsResponse, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		st, err := g.process.WatchSessions(ctx, &guestv1.WatchSessionsRequest{})
+		for err == nil {
+			var ev *guestv1.WatchSessionsResponse
+			if ev, err = st.Recv(); err == nil && !yield(ev, nil) {
+				return
+			}
+		}
+		yield(nil, g.wrap("watch sessions", guestv1.ProcessService_WatchSessions_FullMethodName, err))
+	}
+}
+
+// startSession starts a session with nobody attached, across lost connections:
+// a start that is repeated with the same id starts nothing.
+func (g *Guest) startSession(ctx context.Context, id SessionID, spec *guestv1.SessionSpec) (*guestv1.SessionInfo, error) {
+	var info *guestv1.SessionInfo
+	err := g.persist(ctx, "exec", guestv1.ProcessService_Start_FullMethodName, func() error {
+		resp, err := g.process.Start(ctx, &guestv1.StartRequest{SessionId: id[:], Spec: spec})
+		info = resp.GetSession()
+		return err
+	})
+	return info, err
+}
+
+// persist makes a call that may be repeated, until it is answered or the
+// connection is not had back in time.
+func (g *Guest) persist(ctx context.Context, op, method string, call func() error) error {
+	delay := firstRetry
+	var lostAt time.Time
+	for {
+		began := time.Now()
+		err := g.wrap(op, method, call())
+		e, ok := errors.AsType[*Error](err)
+		if !ok || e.Code != codes.Unavailable || !Temporary(err) || ctx.Err() != nil {
+			return err
+		}
+		// A call that lasted was not one of a series of failures.
+		if lostAt.IsZero() || time.Since(began) > lastRetry {
+			lostAt, delay = time.Now(), firstRetry
+		}
+		if time.Since(lostAt)+delay > g.reconnect {
+			return err
+		}
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return err
+		case <-g.closed:
+			return err
+		}
+		delay = min(2*delay, lastRetry)
+	}
+}
