@@ -1,0 +1,180 @@
+package rpc
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"math"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/stats"
+)
+
+// Defaults of ServerConfig and ClientConfig.
+const (
+	DefaultMaxConcurrentStreams      = 256             // per native connection
+	DefaultMaxConcurrentStreamsHTTP2 = 100             // per HTTP/2 connection
+	DefaultMaxRecvMsgSize            = 4 << 20         // bytes, as in gRPC
+	DefaultMaxSendMsgSize            = math.MaxInt32   // bytes, as in gRPC
+	DefaultMaxHeaderBytes            = 16 << 10        // metadata of one direction of a call
+	DefaultStreamWindow              = 256 << 10       // bytes a peer may send ahead on one stream
+	DefaultConnWindow                = 16 << 20        // bytes a peer may send ahead on one connection
+	DefaultServerBudget              = 64 << 20        // bytes received and not consumed, of all connections
+	DefaultHandshakeTimeout          = 5 * time.Second // from accept to the first valid bytes
+	DefaultMaxHandshakes             = 64              // connections before their first valid bytes
+	DefaultKeepaliveTime             = 10 * time.Second
+	DefaultKeepaliveTimeout          = 10 * time.Second
+	DefaultSpin                      = 20 * time.Microsecond
+)
+
+// HelloInfo is what a side says about itself when a connection begins. All of it
+// is optional and shown to the peer as it is: trust it no more than the peer.
+type HelloInfo struct {
+	// Software is a name and version, such as "guest-agent/1.2.0"; at most 128
+	// bytes are sent.
+	Software string
+	// BootID tells one boot of the machine from the next; at most 64 bytes are sent.
+	BootID string
+	// Generation tells a machine from its copies and its own earlier snapshots
+	// (the VM generation ID, for instance); at most 64 bytes are sent.
+	Generation string
+}
+
+// Keepalive says when a connection is asked for a sign of life, and how long the
+// answer may take. A vsock finds a dead peer in no other way.
+type Keepalive struct {
+	// Time is how long nothing may arrive before a ping is sent. 0 means
+	// DefaultKeepaliveTime, negative never. Less than 10 ms counts as 10 ms.
+	Time time.Duration
+	// Timeout is how long the answer may take before the connection is closed
+	// and its calls end with codes.Unavailable. 0 means DefaultKeepaliveTimeout.
+	Timeout time.Duration
+}
+
+// ServerConfig configures a Server. The zero value, and nil, are ready to use.
+// NewServer copies it; what its pointers refer to must not change afterwards.
+type ServerConfig struct {
+	// TLS, if not nil, is required of every connection. The server adds its ALPN
+	// names to a copy of it. Handlers find the state as AuthInfo.TLS.
+	TLS *tls.Config
+
+	UnaryInterceptor   grpc.UnaryServerInterceptor
+	StreamInterceptor  grpc.StreamServerInterceptor
+	StatsHandlers      []stats.Handler
+
+	// UnknownServiceHandler, if not nil, gets the calls of methods that are not
+	// registered; without it they end with codes.Unimplemented.
+	UnknownServiceHandler grpc.StreamHandler
+
+	// MaxConcurrentStreams bounds the calls of one connection whose handlers
+	// run; more wait. 0 means 256 on the native wire and 100 on HTTP/2.
+	MaxConcurrentStreams uint32
+	// MaxRecvMsgSize and MaxSendMsgSize bound one message, in bytes. A message
+	// beyond them ends its call with codes.ResourceExhausted. 0 means gRPC's
+	// defaults, 4 MiB and 2 GiB - 1.
+	MaxRecvMsgSize int
+	MaxSendMsgSize int
+	// MaxHeaderBytes bounds the metadata that a call may bring or take, in bytes.
+	// 0 means 16 KiB; more than 60 KiB counts as 60 KiB.
+	MaxHeaderBytes int
+
+	// StreamWindow is how many bytes a client may send ahead of the handler on
+	// one native stream. 0 means 256 KiB; the range is 64 KiB to 16 MiB.
+	StreamWindow int
+	// ConnWindow is the same for all streams of one native connection together:
+	// what one connection may make the server hold. 0 means 16 MiB; the range is
+	// 1 MiB to 1 GiB.
+	ConnWindow int
+	// Budget bounds what all native connections together may make the server
+	// hold. A stream that would go beyond it ends with codes.ResourceExhausted.
+	// 0 means 64 MiB.
+	Budget int64
+
+	// HandshakeTimeout is how long a connection may take to send its first valid
+	// bytes (and to finish TLS). 0 means 5 s.
+	HandshakeTimeout time.Duration
+	// MaxHandshakes bounds the connections that have not sent them yet; more
+	// wait in the listener's queue. 0 means 64.
+	MaxHandshakes int
+	// MaxConnections bounds the connections in all; more are closed at once. 0
+	// means no bound.
+	MaxConnections int
+
+	Keepalive Keepalive
+	// IdleTimeout, if positive, closes a connection that had no call for so long.
+	IdleTimeout time.Duration
+	// MaxConnectionAge, if positive, asks a connection of that age to end: calls
+	// in flight finish, new ones go to a new connection. After another
+	// MaxConnectionAgeGrace, if positive, it is closed.
+	MaxConnectionAge      time.Duration
+	MaxConnectionAgeGrace time.Duration
+
+	// Hello is what clients on the native wire are told.
+	Hello HelloInfo
+
+	// Spin is how long the goroutine that reads a connection looks for the next
+	// request before it sleeps, when one call at a time is in flight, there is
+	// more than one CPU, and it has paid off lately. 0 means 20 µs, negative never.
+	Spin time.Duration
+	// HandlersApart starts every unary handler on a goroutine of its own. Without
+	// it, handlers that have proved to be quick run on the goroutine that reads
+	// the connection, which another takes over if one of them is slow after all.
+	HandlersApart bool
+
+	// Logger gets what concerns no single call: handshakes that failed, panics of
+	// handlers. nil means slog.Default.
+	Logger *slog.Logger
+}
+
+// ClientConfig configures a Client. The zero value, and nil, are ready to use.
+// NewClient copies it; what its pointers refer to must not change afterwards.
+type ClientConfig struct {
+	// TLS, if not nil, is spoken on every connection. ServerName, or
+	// InsecureSkipVerify with VerifyConnection, must be set in it.
+	TLS *tls.Config
+
+	// The interceptors get nil for their *grpc.ClientConn, as there is none.
+	UnaryInterceptor   grpc.UnaryClientInterceptor
+	StreamInterceptor  grpc.StreamClientInterceptor
+	StatsHandlers      []stats.Handler
+	DefaultCallOptions []grpc.CallOption
+	PerRPCCredentials  credentials.PerRPCCredentials
+
+	// Authority is the :authority that servers see and that per-call credentials
+	// are made for. "" means TLS's ServerName, else "localhost".
+	Authority string
+	// UserAgent is sent with each connection as metadata "user-agent".
+	UserAgent string
+
+	// Backoff spaces the attempts to connect. The zero value means 50 ms growing
+	// by 1.6 to 5 s, each ±20 %.
+	Backoff backoff.Config
+	// ConnectTimeout bounds one attempt: dial, TLS, and the first answer. 0 means 20 s.
+	ConnectTimeout time.Duration
+
+	// MaxHeaderBytes is as in ServerConfig.
+	MaxHeaderBytes int
+	// StreamWindow and ConnWindow are as in ServerConfig.
+	StreamWindow int
+	ConnWindow   int
+
+	Keepalive Keepalive
+	// IdleTimeout, if positive, closes the connection when no call was made for
+	// so long. The next call connects again.
+	IdleTimeout time.Duration
+
+	// Hello is what the server is told.
+	Hello HelloInfo
+
+	// Spin is as in ServerConfig, for a caller that waits for its answer.
+	Spin time.Duration
+
+	// Logger gets what concerns no single call. nil means slog.Default.
+	Logger *slog.Logger
+}
+
+// defaultBackoff is for peers on the same machine: an agent that boots, or a
+// connection that a restore has cut.
+var defaultBackoff = backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}
