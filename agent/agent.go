@@ -167,6 +167,7 @@ func (a *Agent) Serve(l net.Listener) error {
 // the start. It returns the error of ctx if that cut calls off.
 func (a *Agent) Shutdown(ctx context.Context) error {
 	a.health.Shutdown()
+	a.guard.stop()
 	done := make(chan struct{})
 	go func() {
 		a.server.GracefulStop()
@@ -187,6 +188,7 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 func (a *Agent) Close() error {
 	a.closeOnce.Do(func() {
 		a.health.Shutdown()
+		a.guard.stop()
 		a.server.Stop()
 		a.closeErr = a.process.Close()
 	})

@@ -29,6 +29,10 @@ type guard struct {
 	// open counts the streams of callers who are not trusted. Health.Watch
 	// never ends by itself, so they are bounded.
 	open atomic.Int32
+	// stopping ends the streams of Open methods when the agent shuts down: no
+	// work is lost with them, and it would wait for them in vain.
+	stopping context.Context
+	stop     context.CancelFunc
 
 	refusals refusalLog
 }
@@ -38,7 +42,9 @@ type guard struct {
 const maxUntrustedStreams = 64
 
 func newGuard(rules access.Rules, log *slog.Logger) *guard {
-	return &guard{rules: rules, log: log}
+	g := &guard{rules: rules, log: log}
+	g.stopping, g.stop = context.WithCancel(context.Background())
+	return g
 }
 
 // decide returns the decision on the caller of ctx, and who it is.
@@ -104,7 +110,17 @@ func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 			return status.Errorf(codes.ResourceExhausted, "callers who are not trusted have %d streams open already", maxUntrustedStreams)
 		}
 	}
-	return handler(srv, &guardedStream{ServerStream: ss, ctx: ctx})
+	if access.ClassOf(info.FullMethod) == access.Open {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(g.stopping, cancel)()
+	}
+	err = handler(srv, &guardedStream{ServerStream: ss, ctx: ctx})
+	if err != nil && ctx.Err() != nil && ss.Context().Err() == nil {
+		return status.Error(codes.Unavailable, "the guest's agent is shutting down")
+	}
+	return err
 }
 
 // guardedStream has the decision in its context.

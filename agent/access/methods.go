@@ -58,3 +58,9 @@ var methods = map[string]Class{
 	"/guest.v1.ForwardService/Listen": Trusted,
 	"/guest.v1.ForwardService/Accept": Trusted,
 }
+
+// Decided reports whether the class of a method is a decision, not the default.
+func Decided(fullMethod string) bool {
+	_, ok := methods[fullMethod]
+	return ok
+}
