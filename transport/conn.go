@@ -54,12 +54,20 @@ func (c *Conn) Write(b []byte) (int, error) { return c.stream.Write(b) }
 // know this type. It consumes bufs as far as it has written. The bytes of one
 // call are not interleaved with those of another write.
 func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
+	dropEmpty(bufs)
 	if s, ok := c.stream.(interface {
 		writeBuffers(*net.Buffers) (int64, error)
 	}); ok {
 		return s.writeBuffers(bufs)
 	}
 	return bufs.WriteTo(c.stream)
+}
+
+// dropEmpty takes empty buffers off the front of bufs.
+func dropEmpty(bufs *net.Buffers) {
+	for len(*bufs) > 0 && len((*bufs)[0]) == 0 {
+		*bufs = (*bufs)[1:]
+	}
 }
 
 // Close closes the connection, both ways. It ends calls that are blocked on

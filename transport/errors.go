@@ -144,10 +144,11 @@ func (e *Error) Temporary() bool {
 	return e.Kind >= 0 && int(e.Kind) < len(kinds) && kinds[e.Kind].temporary
 }
 
-// GRPCStatus lets status.FromError and status.Code see the error as a gRPC
-// status. The status has an ErrorInfo detail with the kind's word as its
-// reason.
-func (e *Error) GRPCStatus() *status.Status {
+// Status returns the error as a gRPC status, with an ErrorInfo detail that has
+// the kind's word as its reason. The method is not called GRPCStatus, by which
+// grpc-go would find it by itself: a dialer's error that has a status of its
+// own ends even those calls that are to wait until the guest is ready.
+func (e *Error) Status() *status.Status {
 	code := kinds[KindOther].code
 	if e.Kind >= 0 && int(e.Kind) < len(kinds) {
 		code = kinds[e.Kind].code

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"syscall"
 	"time"
 )
@@ -49,6 +50,10 @@ func (e *Error) explain() string {
 			return "this machine does not have this CID: listen on vsock:any"
 		}
 		return "this machine has no CID: it has no vsock device, or its module is not loaded yet"
+	case KindBadAddress:
+		if errors.Is(e.Err, syscall.EINVAL) {
+			return "the path is too long for a Unix socket: the limit is about 107 bytes"
+		}
 	case KindCanceled:
 		return "canceled"
 	case KindTimeout:
@@ -81,14 +86,18 @@ func kindOf(op string, a Addr, err error) Kind {
 		}
 		return false
 	}
+	onPath := a.Net == NetworkMux || a.Net == NetworkUnix
 	switch {
-	case is(syscall.EAFNOSUPPORT, syscall.EPROTONOSUPPORT, errors.ErrUnsupported):
+	case !onPath && is(syscall.EAFNOSUPPORT, syscall.EPROTONOSUPPORT, errors.ErrUnsupported):
 		return KindNoVsock
 	case is(syscall.EACCES, syscall.EPERM, fs.ErrPermission):
 		return KindPermission
 	case is(syscall.EADDRINUSE, wsaEADDRINUSE):
 		return KindAddrInUse
 	case is(syscall.EADDRNOTAVAIL):
+		if op == "dial" {
+			return KindAddrInUse // no local port left
+		}
 		return KindAddrNotAvail
 	case a.Net == NetworkVsock && op == "dial":
 		switch {
@@ -104,8 +113,8 @@ func kindOf(op string, a Addr, err error) Kind {
 			return KindNoVMM
 		}
 		return KindNotListening
-	case is(syscall.EINVAL) && len(a.Path) > 100:
-		return KindBadAddress // a socket path has room for about 107 bytes
+	case onPath && is(syscall.EINVAL):
+		return KindBadAddress // what the kernel says to a path that is too long
 	}
 	return KindOther
 }
@@ -132,7 +141,11 @@ func opError(ctx context.Context, op string, a Addr, waiting bool, err error) er
 		}
 		return &Error{Op: op, Kind: kind, Addr: a, Err: withCause(ctx, context.DeadlineExceeded)}
 	}
-	return &Error{Op: op, Kind: kindOf(op, a, err), Addr: a, Err: err}
+	kind := kindOf(op, a, err)
+	if oe, ok := errors.AsType[*net.OpError](err); ok {
+		err = oe.Err // the rest of it says again what Error says
+	}
+	return &Error{Op: op, Kind: kind, Addr: a, Err: err}
 }
 
 // withCause adds the cause of ctx to its error, if somebody gave it one.

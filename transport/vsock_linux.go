@@ -96,13 +96,6 @@ func (c *vsockConn) writeBuffers(bufs *net.Buffers) (int64, error) {
 	return total, c.opError("writev", err)
 }
 
-// dropEmpty takes empty buffers off the front of bufs.
-func dropEmpty(bufs *net.Buffers) {
-	for len(*bufs) > 0 && len((*bufs)[0]) == 0 {
-		*bufs = (*bufs)[1:]
-	}
-}
-
 // consume takes the first n bytes off bufs.
 func consume(bufs *net.Buffers, n int) {
 	for n > 0 {
