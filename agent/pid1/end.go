@@ -112,6 +112,11 @@ func EndMachine(how How, log *slog.Logger) error {
 	if err := releaseDisks(); err != nil {
 		log.Warn("release file systems", "err", err)
 	}
+	return reboot(how)
+}
+
+// reboot ends the machine; in a pid namespace, which is no machine, all of it.
+func reboot(how How) error {
 	cmd := unix.LINUX_REBOOT_CMD_POWER_OFF
 	if how == Reboot {
 		cmd = unix.LINUX_REBOOT_CMD_RESTART

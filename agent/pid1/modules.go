@@ -72,10 +72,14 @@ func findModules(dir, release string) []module {
 	return found
 }
 
-// moduleName returns the name of the module in a file, or "" if it is none.
+// moduleName returns the name of the module in a file, or "" if it is none. A
+// number with a dash in front, which orders files, is not part of the name.
 func moduleName(file string) string {
 	for _, ext := range []string{".ko", ".ko.gz", ".ko.xz", ".ko.zst"} {
 		if name, ok := strings.CutSuffix(file, ext); ok {
+			if number, rest, ok := strings.Cut(name, "-"); ok && strings.Trim(number, "0123456789") == "" {
+				name = rest
+			}
 			return strings.ReplaceAll(name, "-", "_")
 		}
 	}
