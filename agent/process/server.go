@@ -3,6 +3,15 @@
 package process
 
 import (
+	"container/list"
+	"context"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -10,7 +19,26 @@ import (
 // for concurrent use.
 type Server struct {
 	guestv1.UnimplementedProcessServiceServer
-	cfg Config
+	cfg      Config
+	accounts accounts
+	uid, gid uint32 // the agent's own
+	umask    int    // the agent's own, -1 if not known
+	memory   *memory
+	oom      *oomGuard
+	cgroups  *cgroups
+	stopping context.Context
+	stop     context.CancelFunc
+	wg       sync.WaitGroup // of every session's run
+
+	mu       sync.Mutex
+	sessions map[sessionID]*session
+	names    map[string]*session // the last with each name
+	running  int                 // or about to
+	over     *list.List          // of *session, those that have ended, oldest first
+	gone     forgotten
+	seq      uint64
+	closed   bool
+	watchers map[*watcher]bool
 }
 
 var _ guestv1.ProcessServiceServer = (*Server)(nil)
@@ -18,10 +46,272 @@ var _ guestv1.ProcessServiceServer = (*Server)(nil)
 // NewServer returns a Server; a nil cfg means defaults. The caller ends it with
 // Close.
 func NewServer(cfg *Config) *Server {
-	return &Server{cfg: cfg.withDefaults()}
+	s := &Server{
+		cfg:      cfg.withDefaults(),
+		accounts: accounts{passwdFile, groupFile},
+		uid:      uint32(os.Geteuid()),
+		gid:      uint32(os.Getegid()),
+		umask:    ownUmask(),
+		sessions: make(map[sessionID]*session),
+		names:    make(map[string]*session),
+		over:     list.New(),
+		watchers: make(map[*watcher]bool),
+	}
+	s.memory = newMemory(s.cfg.MaxRingsTotal)
+	s.oom = newOOMGuard(s.cfg.Protect)
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	return s
 }
 
 // Close ends every session (HUP, TERM, and KILL 2 s later) and returns when all
 // are reaped. Calls that are open end with Unavailable. Close may be called
 // more than once.
-func (s *Server) Close() error { return nil }
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	var all []*session
+	for _, ses := range s.sessions {
+		all = append(all, ses)
+	}
+	s.mu.Unlock()
+	for _, ses := range all {
+		<-ses.ready
+		if ses.startErr == nil {
+			ses.hangUp("the agent stops")
+		}
+	}
+	for _, ses := range all {
+		if ses.startErr == nil {
+			<-ses.done
+		}
+	}
+	s.stop()
+	s.wg.Wait()
+	for _, ses := range all {
+		s.forget(ses)
+	}
+	return nil
+}
+
+// open returns the session with an id, after starting it if there is none;
+// found says that there was one.
+func (s *Server) open(id []byte, spec *guestv1.SessionSpec, policy guestv1.OwnerGone) (ses *session, found bool, err error) {
+	if len(id) != len(sessionID{}) {
+		return nil, false, newFault(codes.InvalidArgument, reasonBadSpec, "a session id has 16 bytes, not %d", len(id))
+	}
+	s.mu.Lock()
+	ses, found = s.sessions[sessionID(id)]
+	if !found {
+		ses, err = s.admit(sessionID(id), spec, policy)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return nil, false, err
+	}
+	if found {
+		<-ses.ready
+		return ses, true, ses.startErr
+	}
+	if ses.startErr = ses.start(); ses.startErr != nil {
+		s.drop(ses)
+		close(ses.ready)
+		return nil, false, ses.startErr
+	}
+	close(ses.ready)
+	s.cfg.Logger.Info("session started", "session", ses.id, "pid", ses.child.pid, "uid", ses.cmd.account.uid)
+	return ses, false, nil
+}
+
+// admit enters a new session in the table. It is called under mu.
+func (s *Server) admit(id sessionID, spec *guestv1.SessionSpec, policy guestv1.OwnerGone) (*session, error) {
+	switch {
+	case s.closed:
+		return nil, stoppingFault()
+	case s.gone.has(id):
+		return nil, goneFault(id)
+	case spec == nil:
+		return nil, noSession(id.String())
+	case s.running >= s.cfg.MaxSessions:
+		return nil, newFault(codes.ResourceExhausted, reasonTooMany, "%d sessions run, which is the most", s.running).
+			hint("end some, or raise the agent's limit")
+	}
+	if other := s.names[spec.Name]; spec.Name != "" && other != nil && !other.isOver() {
+		return nil, newFault(codes.AlreadyExists, reasonNameTaken, "a session called %q runs", spec.Name)
+	}
+	if spec.OwnerGone != guestv1.OwnerGone_OWNER_GONE_UNSPECIFIED {
+		policy = spec.OwnerGone
+	}
+	ringBytes := spec.RingBytes
+	if ringBytes == 0 {
+		ringBytes = defaultRing
+	}
+	s.seq++
+	s.running++
+	s.wg.Add(1)
+	ses := &session{
+		srv: s, id: id, spec: spec, policy: policy, seq: s.seq,
+		grace: defaultGrace, retention: defaultRetention,
+		ready: make(chan struct{}), done: make(chan struct{}),
+		fed: make(chan struct{}, 1),
+		st:  newState(s.memory, min(ringBytes, s.cfg.MaxRingBytes), spec.RingFull == guestv1.RingFull_RING_FULL_DROP_OLDEST, policy),
+	}
+	for i := range ses.room {
+		ses.room[i] = make(chan struct{}, 1)
+	}
+	if spec.OwnerGraceMillis != nil {
+		ses.grace = millis(*spec.OwnerGraceMillis)
+	}
+	if spec.RetentionMillis != nil {
+		ses.retention = min(millis(*spec.RetentionMillis), maxRetention)
+	}
+	s.sessions[id] = ses
+	if spec.Name != "" {
+		s.names[spec.Name] = ses
+	}
+	return ses, nil
+}
+
+// drop takes a session that could not start out of the table.
+func (s *Server) drop(ses *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(ses)
+	s.running--
+	s.wg.Done()
+}
+
+// remove is called under mu.
+func (s *Server) remove(ses *session) {
+	delete(s.sessions, ses.id)
+	if s.names[ses.spec.Name] == ses {
+		delete(s.names, ses.spec.Name)
+	}
+}
+
+// find returns a session that has started, by id or, if that is empty, by name.
+func (s *Server) find(id []byte, name string) (*session, error) {
+	s.mu.Lock()
+	var ses *session
+	var gone bool
+	what := name
+	if len(id) == len(sessionID{}) {
+		ses, gone, what = s.sessions[sessionID(id)], s.gone.has(sessionID(id)), sessionID(id).String()
+	} else if len(id) == 0 && name != "" {
+		ses = s.names[name]
+	}
+	s.mu.Unlock()
+	switch {
+	case gone:
+		return nil, goneFault(sessionID(id))
+	case ses == nil:
+		return nil, noSession(what)
+	}
+	<-ses.ready
+	if ses.startErr != nil {
+		return nil, noSession(what)
+	}
+	return ses, nil
+}
+
+// ended is called by a session once it has its exit.
+func (s *Server) ended(ses *session) {
+	exit := ses.info().Exit
+	s.cfg.Logger.Info("session ended", "session", ses.id, "pid", ses.child.pid,
+		"code", exit.GetCode(), "signal", exit.Signal, "reason", exit.Reason)
+	s.publishExit(ses)
+	s.mu.Lock()
+	s.running--
+	ses.element = s.over.PushBack(ses)
+	ses.expire = time.AfterFunc(ses.retention, func() { s.forget(ses) })
+	var old *session
+	if s.over.Len() > s.cfg.MaxEnded {
+		old = s.over.Front().Value.(*session)
+	}
+	s.mu.Unlock()
+	ses.mu.Lock()
+	consumed := ses.consumed
+	ses.mu.Unlock()
+	if consumed || ses.retention == 0 {
+		s.forget(ses)
+	}
+	if old != nil {
+		s.forget(old)
+	}
+}
+
+// forget takes a session that has ended out of the table, for good; it does
+// nothing to others. Clients that are attached still get all there is.
+func (s *Server) forget(ses *session) {
+	s.mu.Lock()
+	over := ses.element != nil
+	if over {
+		s.over.Remove(ses.element)
+		ses.element = nil
+		s.remove(ses)
+		s.gone.add(ses.id)
+		ses.expire.Stop()
+	}
+	s.mu.Unlock()
+	if !over {
+		return
+	}
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	ses.forgotten = true
+	if len(ses.st.readers) == 0 {
+		ses.st.dropAll()
+	}
+}
+
+// list returns the sessions that have started, oldest first.
+func (s *Server) list() []*session {
+	s.mu.Lock()
+	var all []*session
+	for _, ses := range s.sessions {
+		select {
+		case <-ses.ready:
+			all = append(all, ses)
+		default:
+		}
+	}
+	s.mu.Unlock()
+	all = slices.DeleteFunc(all, func(ses *session) bool { return ses.startErr != nil })
+	slices.SortFunc(all, func(a, b *session) int { return int(a.seq) - int(b.seq) })
+	return all
+}
+
+func (s *session) isOver() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// maxForgotten bounds how many ids of forgotten sessions are known.
+const maxForgotten = 1 << 16
+
+// forgotten knows the ids of the last sessions that were forgotten, so that a
+// start which is repeated late does not run its program again.
+type forgotten struct {
+	ids  map[sessionID]bool
+	last []sessionID // a ring
+	next int
+}
+
+func (f *forgotten) has(id sessionID) bool { return f.ids[id] }
+
+func (f *forgotten) add(id sessionID) {
+	if f.ids == nil {
+		f.ids = make(map[sessionID]bool)
+	}
+	if len(f.last) < maxForgotten {
+		f.last = append(f.last, id)
+	} else {
+		delete(f.ids, f.last[f.next])
+		f.last[f.next] = id
+		f.next = (f.next + 1) % maxForgotten
+	}
+	f.ids[id] = true
+}

@@ -1,0 +1,207 @@
+//go:build linux
+
+package process
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// command is a spec made ready: what execve(2) gets, and as whom.
+type command struct {
+	paths    []string // candidates, tried in turn as execvp(3) does
+	argv     []string
+	env      []string
+	dir      string
+	account  account
+	switches bool // the process runs as another user than the agent
+	limits   processLimits
+}
+
+// maxArgs bounds the number of arguments and of environment entries each.
+const maxArgs = 1 << 16
+
+// prepare checks a spec and looks up all that it names.
+func (s *Server) prepare(spec *guestv1.SessionSpec) (*command, error) {
+	if err := s.checkBytes(spec); err != nil {
+		return nil, err
+	}
+	acc, err := s.accounts.find(string(spec.User), string(spec.Group))
+	if err != nil {
+		return nil, err
+	}
+	c := &command{account: acc, dir: string(spec.Dir)}
+	if c.limits, err = newProcessLimits(spec.Limits); err != nil {
+		return nil, err
+	}
+	c.switches = acc.uid != s.uid || acc.gid != s.gid || len(spec.User) > 0 && s.uid == 0
+	c.env = s.environment(spec, acc)
+	switch {
+	case c.dir != "" && !filepath.IsAbs(c.dir):
+		c.dir = filepath.Join(acc.home, c.dir)
+	case c.dir == "":
+		if c.dir = acc.home; !isDir(c.dir) {
+			c.dir = "/"
+		}
+	}
+	for _, a := range spec.Args {
+		c.argv = append(c.argv, string(a))
+	}
+	if spec.LoginShell {
+		c.paths = []string{acc.shell}
+		c.argv = append([]string{"-" + filepath.Base(acc.shell)}, c.argv...)
+	} else {
+		c.paths, err = lookup(c.argv[0], pathOf(c.env, s.cfg.Path), c.dir)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if spec.Arg0 != nil {
+		c.argv[0] = string(spec.Arg0)
+	}
+	return c, nil
+}
+
+// checkBytes refuses what no execve(2) can take, before it is asked.
+func (s *Server) checkBytes(spec *guestv1.SessionSpec) error {
+	if len(spec.Args) == 0 && !spec.LoginShell {
+		return newFault(codes.InvalidArgument, reasonBadSpec, "no program to run")
+	}
+	if len(spec.Args) > maxArgs || len(spec.Env) > maxArgs {
+		return tooLong("more than %d arguments or environment entries", maxArgs)
+	}
+	total := 0
+	check := func(what string, values ...[]byte) error {
+		for _, v := range values {
+			if slices.Contains(v, 0) {
+				return newFault(codes.InvalidArgument, reasonNul, "%s has a NUL byte: %q", what, short(v)).
+					hint("no Unix program can be given one")
+			}
+			total += len(v) + 1
+		}
+		return nil
+	}
+	for _, err := range []error{
+		check("an argument", spec.Args...),
+		check("argument 0", spec.Arg0),
+		check("the environment", spec.Env...),
+		check("the directory", spec.Dir),
+		check("the user's name", spec.User),
+		check("the group's name", spec.Group),
+		check("TERM", []byte(spec.GetTerminal().GetTerm())),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	for _, e := range spec.Env {
+		if i := strings.IndexByte(string(e), '='); i <= 0 {
+			return newFault(codes.InvalidArgument, reasonBadSpec, "not NAME=value: %q", short(e))
+		}
+	}
+	if total > s.cfg.MaxArgBytes {
+		return tooLong("arguments and environment are %d bytes, more than %d", total, s.cfg.MaxArgBytes)
+	}
+	return nil
+}
+
+func tooLong(format string, args ...any) error {
+	return newFault(codes.InvalidArgument, reasonArgsTooLong, format, args...).
+		hint("pass the data through stdin or a file")
+}
+
+// short cuts what goes into an error's text.
+func short(b []byte) []byte { return b[:min(len(b), 64)] }
+
+// environment returns the base environment with the spec's own on top. The
+// last of several entries with one name wins, and keeps the first's place.
+func (s *Server) environment(spec *guestv1.SessionSpec, acc account) []string {
+	var entries []string
+	if !spec.ClearEnv {
+		entries = append(entries, "PATH="+s.cfg.Path, "HOME="+acc.home, "SHELL="+acc.shell)
+		if acc.name != "" {
+			entries = append(entries, "USER="+acc.name, "LOGNAME="+acc.name)
+		}
+		if spec.Terminal != nil {
+			term := spec.Terminal.Term
+			if term == "" {
+				term = "xterm-256color"
+			}
+			entries = append(entries, "TERM="+term)
+		}
+		entries = append(entries, s.cfg.Env...)
+	}
+	for _, e := range spec.Env {
+		entries = append(entries, string(e))
+	}
+	at := make(map[string]int, len(entries))
+	env := entries[:0]
+	for _, e := range entries {
+		name, _, _ := strings.Cut(e, "=")
+		if i, ok := at[name]; ok {
+			env[i] = e
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, e)
+	}
+	return env
+}
+
+// lookup returns the files that name may mean: itself if it has a slash,
+// otherwise those in the directories of path that can be executed. If there are
+// none it says why.
+func lookup(name, path, dir string) ([]string, error) {
+	if strings.Contains(name, "/") {
+		return []string{name}, nil
+	}
+	var paths []string
+	refused := ""
+	if name != "" {
+		for _, d := range filepath.SplitList(path) {
+			file := filepath.Join(d, name)
+			if !filepath.IsAbs(file) {
+				file = filepath.Join(dir, file)
+			}
+			info, err := os.Stat(file)
+			switch {
+			case err != nil:
+			case info.Mode().IsRegular() && info.Mode()&0o111 != 0:
+				paths = append(paths, file)
+			default:
+				refused = file
+			}
+		}
+	}
+	switch {
+	case len(paths) > 0:
+		return paths, nil
+	case refused != "":
+		return nil, newFault(codes.FailedPrecondition, reasonNotExecutable, "%q is not executable", refused).
+			on("exec", refused, syscall.EACCES)
+	}
+	return nil, newFault(codes.NotFound, reasonNotFound, "%q is not in the PATH, which is %q", name, path).
+		on("exec", name, syscall.ENOENT)
+}
+
+// pathOf returns PATH in env, or preset if it is not there.
+func pathOf(env []string, preset string) string {
+	for _, e := range env {
+		if path, ok := strings.CutPrefix(e, "PATH="); ok {
+			return path
+		}
+	}
+	return preset
+}
+
+func isDir(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}

@@ -1,0 +1,291 @@
+//go:build linux
+
+package process
+
+import (
+	"container/list"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+const (
+	// killAfter is how long a process group has from TERM to KILL.
+	killAfter = 2 * time.Second
+	// drainAfter is how long output is waited for after the exit, if something
+	// else holds the stream open.
+	drainAfter = time.Second
+
+	defaultGrace     = 5 * time.Second
+	defaultRetention = 5 * time.Minute
+	maxRetention     = 24 * time.Hour
+)
+
+// session is one process with its streams. Its goroutines are run, one pump for
+// each output stream, and feed.
+type session struct {
+	srv       *Server
+	id        sessionID
+	spec      *guestv1.SessionSpec
+	policy    guestv1.OwnerGone
+	grace     time.Duration
+	retention time.Duration
+	seq       uint64        // in the order of start
+	element   *list.Element // in Server.ended; under Server.mu
+	expire    *time.Timer   // of the retention; under Server.mu
+
+	// ready is closed once the process runs, or startErr says why not. Both,
+	// and what follows up to mu, do not change after that.
+	ready    chan struct{}
+	startErr error
+	cmd      *command
+	io       *stdio
+	child    child
+	group    *cgroup // nil: none of its own
+	started  time.Time
+
+	room [outputs]chan struct{} // wakes a pump; each has a buffer of one
+	fed  chan struct{}          // wakes feed
+	done chan struct{}          // closed when the session has its exit
+
+	mu        sync.Mutex
+	st        *state
+	exited    bool // the process has ended, and may not be reaped yet
+	reaped    bool
+	swept     [outputs]bool
+	stopPumps bool
+	held      bool // output was cut
+	ending    bool // signals to end it were sent
+	termAt    time.Time
+	timedOut  bool
+	reason    string
+	leash     *countdown // runs while the owner is gone
+	timeout   *countdown
+	kill      *time.Timer
+	forgotten bool // not in the table any more
+	consumed  bool // to be forgotten once it has ended
+}
+
+// start starts the process and what serves it.
+func (s *session) start() error {
+	cmd, err := s.srv.prepare(s.spec)
+	if err != nil {
+		return err
+	}
+	s.cmd = cmd
+	if s.io, err = openStdio(s.spec, cmd.account); err != nil {
+		return explainStart("open", err)
+	}
+	groupFD := -1
+	if s.group, err = s.srv.cgroups.forSession(s.id, s.spec.Limits); err == nil {
+		groupFD = s.srv.cgroups.fd(s.group)
+		s.child, err = s.srv.spawn(cmd, s.io.fds, s.spec.Terminal != nil, groupFD)
+	}
+	s.io.closeChild()
+	if err != nil {
+		s.io.closeOwn()
+		s.srv.cgroups.remove(s.group)
+		return err
+	}
+	s.started = time.Now()
+	s.st.in.connected = s.io.stdin != nil
+	if s.io.terminal != nil {
+		s.st.out[stderr].eof, s.st.out[stderr].none = true, true
+	}
+	if s.io.stdin != nil {
+		go s.feed()
+	}
+	if s.spec.TimeoutMillis > 0 {
+		s.timeout = startCountdown(millis(s.spec.TimeoutMillis), func() {
+			s.mu.Lock()
+			s.timedOut = !s.exited
+			s.mu.Unlock()
+			s.end("its time was up", syscall.SIGTERM)
+		})
+	}
+	s.srv.publishStart(s)
+	go s.run()
+	return nil
+}
+
+// run follows the process to its end.
+func (s *session) run() {
+	defer s.srv.wg.Done()
+	var pumps sync.WaitGroup
+	for i := range s.io.out {
+		if s.io.out[i] != nil {
+			pumps.Go(func() { s.pump(i) })
+		}
+	}
+	awaitExit(s.child)
+	s.mu.Lock()
+	s.exited = true
+	s.st.in.discard()
+	s.mu.Unlock()
+	s.stopFeed()
+	for i := range s.room {
+		signal(s.room[i]) // to sweep
+	}
+	cut := time.AfterFunc(drainAfter, s.cutOutput)
+	pumps.Wait()
+	cut.Stop()
+	lingering := s.reap()
+	s.io.closeOwn()
+	s.srv.ended(s)
+	close(s.done)
+	if lingering {
+		s.endGroup()
+	}
+	s.child.close()
+	s.srv.cgroups.remove(s.group)
+}
+
+// stopFeed ends a write to a process that does not read.
+func (s *session) stopFeed() {
+	if s.io.stdin == nil {
+		return
+	}
+	_ = s.io.stdin.SetWriteDeadline(pastDeadline)
+	signal(s.fed)
+}
+
+// cutOutput stops the pumps: what the process wrote they take, what others
+// write they do not wait for.
+func (s *session) cutOutput() {
+	s.mu.Lock()
+	s.stopPumps = true
+	s.mu.Unlock()
+	for i, f := range s.io.out {
+		if f != nil {
+			_ = f.SetReadDeadline(pastDeadline)
+			signal(s.room[i])
+		}
+	}
+}
+
+// reap takes the exit status and makes the session's result. It reports whether
+// the process group has members left that are to be ended.
+func (s *session) reap() (lingering bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pid := s.child.pid
+	endGroup := s.ending || s.policy == guestv1.OwnerGone_OWNER_GONE_KILL
+	if endGroup && !s.ending {
+		// The process is not reaped, so the group is still its own.
+		s.termAt = time.Now()
+		_ = unix.Kill(-pid, unix.SIGTERM)
+		_ = unix.Kill(-pid, unix.SIGCONT)
+	}
+	var status unix.WaitStatus
+	var usage unix.Rusage
+	_, err := waitPid(pid, &status, &usage)
+	s.reaped = true
+	s.child.waited()
+	s.leash.stop()
+	s.timeout.stop()
+	if s.kill != nil {
+		s.kill.Stop()
+	}
+	s.st.exit = s.makeExit(status, usage, err)
+	s.wakeReaders()
+	if !endGroup {
+		return false
+	}
+	err = unix.Kill(-pid, 0)
+	return err == nil || err == unix.EPERM
+}
+
+// makeExit is called under mu.
+func (s *session) makeExit(status unix.WaitStatus, usage unix.Rusage, err error) *guestv1.Exit {
+	exit := &guestv1.Exit{
+		TimedOut:       s.timedOut,
+		OutputHeldOpen: s.held,
+		Reason:         s.reason,
+		StartUnixNanos: s.started.UnixNano(),
+		EndUnixNanos:   time.Now().UnixNano(),
+		StdinBytes:     s.st.in.carried,
+		StdoutBytes:    s.st.out[stdout].end,
+		StderrBytes:    s.st.out[stderr].end,
+		Usage: &guestv1.ResourceUsage{
+			UserMicros:       uint64(usage.Utime.Nano() / 1e3),
+			SystemMicros:     uint64(usage.Stime.Nano() / 1e3),
+			MaxResidentBytes: uint64(usage.Maxrss) << 10,
+		},
+	}
+	switch {
+	case err != nil:
+		// Something else in the process has waited for it.
+		exit.Reason = "its exit status was lost: " + err.Error()
+		exit.Signal = uint32(unix.SIGKILL)
+	case status.Signaled():
+		exit.Signal, exit.CoreDumped = uint32(status.Signal()), status.CoreDump()
+	default:
+		exit.Code = new(uint32(status.ExitStatus()))
+	}
+	if s.group.oomKills() > 0 {
+		exit.OomKilled = true
+		if exit.Reason == "" {
+			exit.Reason = "out of memory"
+		}
+	}
+	return exit
+}
+
+// info describes the session.
+func (s *session) info() *guestv1.SessionInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.describe()
+}
+
+// describe is info under mu.
+func (s *session) describe() *guestv1.SessionInfo {
+	out := &s.st.out
+	info := &guestv1.SessionInfo{
+		SessionId:      s.id[:],
+		Name:           s.spec.Name,
+		Pid:            uint32(s.child.pid),
+		Args:           s.spec.Args,
+		User:           []byte(s.cmd.account.name),
+		Terminal:       s.spec.Terminal != nil,
+		Stdin:          s.st.in.connected,
+		StartUnixNanos: s.started.UnixNano(),
+		Exit:           s.st.exit,
+		HasOwner:       s.st.owner != nil,
+		StdoutFirst:    out[stdout].first,
+		StdoutEnd:      out[stdout].end,
+		StderrFirst:    out[stderr].first,
+		StderrEnd:      out[stderr].end,
+		StdinOffset:    s.st.in.end,
+		OwnerGone:      s.policy,
+	}
+	info.Observers = uint32(len(s.st.readers))
+	if info.HasOwner {
+		info.Observers--
+	}
+	return info
+}
+
+// wakeReaders is called under mu.
+func (s *session) wakeReaders() {
+	for r := range s.st.readers {
+		signal(r.wake)
+	}
+}
+
+// signal wakes who waits for c, which has a buffer of one, now or later.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func millis(n uint64) time.Duration {
+	const most = uint64(1<<63-1) / uint64(time.Millisecond)
+	return time.Duration(min(n, most)) * time.Millisecond
+}

@@ -1,0 +1,128 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// lastSignal is the highest signal number of Linux, on all architectures but
+// MIPS.
+const lastSignal = 64
+
+// sendSignal is what an attached client asks for.
+func (s *session) sendSignal(r *reader, m *guestv1.SendSignal) error {
+	s.mu.Lock()
+	owner := s.st.owner == r
+	refused := s.notOwner(r)
+	s.mu.Unlock()
+	if !owner {
+		return refused
+	}
+	err := s.deliver(m.Signal, !m.ProcessOnly)
+	if f, ok := errors.AsType[*fault](err); ok && f.reason == reasonNoProcess {
+		return nil // it has ended, which the client is about to be told
+	}
+	return err
+}
+
+// deliver signals the process or its group, as long as the process is not reaped:
+// until then nobody else has its number.
+func (s *session) deliver(number uint32, group bool) error {
+	if number > lastSignal {
+		return badSignal(number)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.exited {
+		return noProcess("the session's process has ended")
+	}
+	pid := s.child.pid
+	if group {
+		pid = -pid
+	}
+	return signalFault(unix.Kill(pid, syscall.Signal(number)), number)
+}
+
+// Signal implements guest.v1.ProcessService.
+func (s *Server) Signal(_ context.Context, req *guestv1.SignalRequest) (*guestv1.SignalResponse, error) {
+	var err error
+	switch t := req.Target.(type) {
+	case *guestv1.SignalRequest_SessionId:
+		var ses *session
+		if ses, err = s.find(t.SessionId, ""); err == nil {
+			err = ses.deliver(req.Signal, req.Group)
+		}
+	case *guestv1.SignalRequest_Pid:
+		err = signalPid(int(t.Pid), req)
+	default:
+		err = newFault(codes.InvalidArgument, reasonBadSpec, "no target of the signal")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &guestv1.SignalResponse{}, nil
+}
+
+// signalPid signals any process. Its pidfd is taken before it is checked, so
+// that what is signalled is what was checked.
+func signalPid(pid int, req *guestv1.SignalRequest) error {
+	switch {
+	case req.Signal > lastSignal:
+		return badSignal(req.Signal)
+	case pid <= 0:
+		return newFault(codes.InvalidArgument, reasonBadSpec, "%d is no pid", pid)
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	switch {
+	case err == nil:
+		defer unix.Close(pidfd)
+	case err != unix.ENOSYS:
+		return noProcess("there is no process %d", pid)
+	}
+	now, ok := readStat(pid)
+	switch {
+	case !ok:
+		return noProcess("there is no process %d", pid)
+	case req.StartTicks != 0 && now.startTicks != req.StartTicks:
+		return noProcess("process %d is another one now", pid)
+	}
+	sig := syscall.Signal(req.Signal)
+	switch {
+	case req.Group:
+		err = unix.Kill(-now.group, sig)
+	case err == nil:
+		err = unix.PidfdSendSignal(pidfd, sig, nil, 0)
+	default:
+		err = unix.Kill(pid, sig)
+	}
+	return signalFault(err, req.Signal)
+}
+
+func badSignal(number uint32) error {
+	return newFault(codes.InvalidArgument, reasonBadSignal, "%d is no signal", number)
+}
+
+func noProcess(format string, args ...any) error {
+	return newFault(codes.NotFound, reasonNoProcess, format, args...).on("kill", "", unix.ESRCH)
+}
+
+// signalFault makes kill(2)'s answer a fault.
+func signalFault(err error, number uint32) error {
+	switch err {
+	case nil:
+		return nil
+	case unix.ESRCH:
+		return noProcess("the process has ended")
+	case unix.EINVAL:
+		return badSignal(number)
+	}
+	return notPermitted("kill", "", err, "cannot send signal %d: %v", number, err)
+}

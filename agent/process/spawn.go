@@ -1,0 +1,244 @@
+//go:build linux
+
+package process
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/vsockrpc/vsockrpc/agent/reap"
+)
+
+// child is a process that was started and is not waited for.
+type child struct {
+	pid    int
+	handle *os.File // its pidfd, for the poller; nil: the kernel has none
+	waited func()   // to be called after the wait
+}
+
+// close gives up the handle.
+func (c child) close() {
+	if c.handle != nil {
+		c.handle.Close()
+	}
+}
+
+// spawn starts c with the descriptors of fds as 0, 1 and 2. On a terminal, fds
+// are the terminal three times. The caller closes fds.
+func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child, error) {
+	attr := &syscall.SysProcAttr{Setsid: true, Setctty: terminal}
+	if cgroup >= 0 {
+		attr.UseCgroupFD, attr.CgroupFD = true, cgroup
+	}
+	if s.needsLauncher(c) {
+		return s.launch(c, attr, fds)
+	}
+	if c.switches {
+		attr.Credential = &syscall.Credential{Uid: c.account.uid, Gid: c.account.gid, Groups: c.account.groups}
+	}
+	pattr := &syscall.ProcAttr{Dir: c.dir, Env: c.env, Sys: attr, Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])}}
+	var err error
+	var path string
+	// As execvp(3): what cannot be executed does not hide what can.
+	for _, path = range c.paths {
+		var ch child
+		ch, err = s.fork(path, c.argv, pattr)
+		if err == nil {
+			return ch, nil
+		}
+		if !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENOTDIR) {
+			break
+		}
+	}
+	if errors.Is(err, syscall.EACCES) && c.switches && launcherReady.Load() {
+		// Whether it is the directory or the program that the user may not
+		// enter is known only as that user; the launcher tells them apart.
+		return s.launch(c, attr, fds)
+	}
+	return child{}, explain(c, path, err)
+}
+
+// fork starts one program, registered with the reaper.
+func (s *Server) fork(path string, argv []string, attr *syscall.ProcAttr) (child, error) {
+	var ch child
+	pidfd := -1
+	attr.Sys.PidFD = &pidfd
+	var err error
+	ch.waited, err = reap.Child(func() (int, error) {
+		defer s.oom.enter()()
+		var err error
+		ch.pid, _, err = syscall.StartProcess(path, argv, attr)
+		return ch.pid, err
+	})
+	if err != nil {
+		return child{}, err
+	}
+	if pidfd >= 0 && unix.SetNonblock(pidfd, true) == nil {
+		ch.handle = os.NewFile(uintptr(pidfd), "pidfd")
+	}
+	return ch, nil
+}
+
+// explainStart is for what fails before the program is executed.
+func explainStart(op string, err error) error {
+	if f, ok := errors.AsType[*fault](err); ok {
+		return f
+	}
+	errno, _ := errors.AsType[syscall.Errno](err)
+	f := resourceFault(errno)
+	if f == nil {
+		f = newFault(codes.FailedPrecondition, reasonFailed, "%s: %v", op, err)
+	}
+	return f.on(op, "", err)
+}
+
+// explain says which of the things that execve(2) and what comes before it can
+// fail at it was. The kernel tells them apart by errno only.
+func explain(c *command, path string, err error) error {
+	errno, _ := errors.AsType[syscall.Errno](err)
+	if f := resourceFault(errno); f != nil {
+		return f.on("fork", "", err)
+	}
+	switch errno {
+	case syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES, syscall.ELOOP, syscall.ENAMETOOLONG:
+		if f := dirFault(c.dir, errno); f != nil {
+			return f
+		}
+	case syscall.EPERM:
+		return notPermitted("switch-user", c.account.name, errno,
+			"cannot run as user %d, group %d: %v", c.account.uid, c.account.gid, errno)
+	}
+	return execFault(c.dir, path, err)
+}
+
+func notPermitted(op, path string, err error, format string, args ...any) *fault {
+	return newFault(codes.PermissionDenied, reasonNotPermitted, format, args...).
+		on(op, path, err).hint("the agent must run as root in the guest for this")
+}
+
+// resourceFault is for the errors which mean that the guest is full.
+func resourceFault(errno syscall.Errno) *fault {
+	switch errno {
+	case syscall.EAGAIN:
+		return newFault(codes.ResourceExhausted, reasonNoProcesses, "the guest can start no more processes")
+	case syscall.EMFILE, syscall.ENFILE:
+		return newFault(codes.ResourceExhausted, reasonNoFiles, "the agent can open no more files")
+	case syscall.ENOMEM:
+		return newFault(codes.ResourceExhausted, reasonNoMemory, "the guest is out of memory")
+	}
+	return nil
+}
+
+// dirFault returns what is wrong with the working directory, or nil.
+func dirFault(dir string, errno syscall.Errno) *fault {
+	info, err := os.Stat(dir)
+	if err == nil && info.IsDir() {
+		return nil
+	}
+	if err == nil {
+		err = syscall.ENOTDIR
+	}
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		errno = e
+	}
+	return badDir(dir, errno)
+}
+
+func badDir(dir string, errno syscall.Errno) *fault {
+	return newFault(codes.FailedPrecondition, reasonBadDir, "cannot work in directory %q: %v", dir, errno).on("chdir", dir, errno)
+}
+
+// execFault is for execve(2)'s own errors. path is relative to dir.
+func execFault(dir, path string, err error) *fault {
+	errno, _ := errors.AsType[syscall.Errno](err)
+	file := path
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(dir, file)
+	}
+	var f *fault
+	switch errno {
+	case syscall.ENOENT, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG:
+		// A file that is there and "does not exist" lacks what it names first.
+		if _, statErr := os.Stat(file); statErr == nil {
+			f = newFault(codes.FailedPrecondition, reasonNoInterpreter, "%q needs %q, which is not there", path, interpreter(file))
+		} else {
+			f = newFault(codes.NotFound, reasonNotFound, "%q is not there: %v", path, errno)
+		}
+	case syscall.EACCES, syscall.EISDIR:
+		f = newFault(codes.FailedPrecondition, reasonNotExecutable, "%q is not executable", path)
+	case syscall.ENOEXEC:
+		f = formatFault(file, path)
+	case syscall.E2BIG:
+		f = newFault(codes.InvalidArgument, reasonArgsTooLong, "the kernel takes no arguments and environment of this size").
+			hint("pass the data through stdin or a file")
+	default:
+		f = resourceFault(errno)
+	}
+	if f == nil {
+		f = newFault(codes.FailedPrecondition, reasonFailed, "cannot execute %q: %v", path, err)
+	}
+	return f.on("exec", path, errno)
+}
+
+// head returns the first bytes of a file, as execve(2) looks at them.
+func head(file string) []byte {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	buf := make([]byte, 256)
+	n, _ := io.ReadFull(f, buf)
+	return buf[:n]
+}
+
+// interpreter returns what a program needs to be executed: the interpreter of a
+// script, or the loader of an ELF file.
+func interpreter(file string) string {
+	start := head(file)
+	if line, ok := bytes.CutPrefix(start, []byte("#!")); ok {
+		line, _, _ = bytes.Cut(line, []byte("\n"))
+		if words := bytes.Fields(line); len(words) > 0 {
+			return string(words[0])
+		}
+	}
+	if bin, err := elf.Open(file); err == nil {
+		defer bin.Close()
+		for _, p := range bin.Progs {
+			if p.Type != elf.PT_INTERP || p.Filesz > unix.PathMax {
+				continue
+			}
+			name := make([]byte, p.Filesz)
+			if _, err := p.ReadAt(name, 0); err == nil {
+				return string(bytes.TrimRight(name, "\x00"))
+			}
+		}
+	}
+	return "an interpreter"
+}
+
+// formatFault is for ENOEXEC.
+func formatFault(file, path string) *fault {
+	start := head(file)
+	if bytes.HasPrefix(start, []byte(elf.ELFMAG)) {
+		bin, err := elf.Open(file)
+		if err != nil {
+			return newFault(codes.FailedPrecondition, reasonBadFormat, "%q is a damaged ELF file", path)
+		}
+		defer bin.Close()
+		return newFault(codes.FailedPrecondition, reasonWrongArch, "%q is for another machine: %v", path, bin.Machine)
+	}
+	if len(start) == 0 || bytes.IndexByte(start, 0) >= 0 {
+		return newFault(codes.FailedPrecondition, reasonBadFormat, "%q is not a program", path)
+	}
+	return newFault(codes.FailedPrecondition, reasonNoInterpreter, "%q is a script that does not begin with #!", path).
+		hint("name its interpreter: sh " + path)
+}

@@ -1,0 +1,320 @@
+package process
+
+import (
+	"encoding/hex"
+	"math"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// The output streams of a session, as indexes.
+const (
+	stdout = iota
+	stderr
+	outputs
+)
+
+// streamNames are the output streams' numbers on the wire.
+var streamNames = [outputs]guestv1.Stream{guestv1.Stream_STREAM_STDOUT, guestv1.Stream_STREAM_STDERR}
+
+// sessionID is the id that the client made.
+type sessionID [16]byte
+
+// String begins with a letter, so that an id is never taken for a pid.
+func (id sessionID) String() string { return "s" + hex.EncodeToString(id[:]) }
+
+// maxPiece is how much one Output carries at most.
+const maxPiece = largeChunk
+
+// state decides which byte goes to whom. It has no goroutine, clock or I/O of
+// its own: the session calls it under its lock and acts on the answers.
+type state struct {
+	out     [outputs]output
+	in      input
+	policy  guestv1.OwnerGone
+	owner   *reader // nil: none is attached
+	readers map[*reader]bool
+	exit    *guestv1.Exit // set once, when both streams have ended
+}
+
+// output is one output stream.
+type output struct {
+	ring
+	acked uint64 // the owner has consumed all before
+	drop  bool   // a full ring drops its oldest bytes
+	eof   bool   // nothing is written any more
+	none  bool   // the session has no such stream, on a terminal
+}
+
+// reader is one attached client, as owner or observer.
+type reader struct {
+	out      [outputs]cursor
+	turn     int    // the stream whose turn it is
+	told     uint64 // the limit of stdin that it was told of
+	toldEOF  bool
+	silent   bool // it acknowledges nothing more: what is sent is consumed
+	exitSent bool
+	evicted  *fault        // why it must go
+	wake     chan struct{} // has a buffer of one; the session signals it
+}
+
+// cursor is where a reader is in a stream.
+type cursor struct {
+	next     uint64 // the next byte to send
+	consumed uint64
+	limit    uint64 // the first byte that may not be sent yet
+	lost     uint64 // bytes before next that were never sent, since the last piece
+	ended    bool   // the end was sent
+}
+
+// piece is what a reader gets next. Exactly one of the pointers is set.
+type piece struct {
+	output *guestv1.Output
+	flow   *guestv1.FlowControl
+	exit   *guestv1.Exit
+	fault  *fault
+
+	// What output.Data points into; release gives it up.
+	stream int
+	chunk  *chunk
+}
+
+func newState(mem *memory, ring uint64, drop bool, policy guestv1.OwnerGone) *state {
+	s := &state{policy: policy, readers: make(map[*reader]bool)}
+	for i := range s.out {
+		s.out[i].mem, s.out[i].max, s.out[i].drop = mem, ring, drop
+	}
+	return s
+}
+
+// room returns how much the ring takes before the process has to wait.
+func (o *output) room() uint64 {
+	switch {
+	case o.drop:
+		return math.MaxUint64
+	case o.end-o.acked >= o.max:
+		return 0
+	}
+	return o.max - (o.end - o.acked)
+}
+
+// reserve returns memory for the stream's next bytes, or nil: the process has
+// to wait for an acknowledgement, or for memory. Forced, memory is no reason.
+func (s *state) reserve(stream int, force bool) []byte {
+	o := &s.out[stream]
+	buf := o.reserve(o.room(), force)
+	for buf == nil && o.drop && o.writing == nil && o.dropChunk() {
+		buf = o.reserve(o.room(), force)
+	}
+	return buf
+}
+
+// hasRoom reports whether reserve would return memory, as far as can be said
+// without taking it: other sessions may be quicker.
+func (s *state) hasRoom(stream int) bool {
+	o := &s.out[stream]
+	return o.room() > 0 && (o.drop || !o.needsMemory())
+}
+
+// end says that nothing more will be written to the stream.
+func (s *state) end(stream int) { s.out[stream].eof = true }
+
+// attach adds a reader, or says why it may not be. The reader that it takes
+// ownership from, if any, is marked as evicted.
+func (s *state) attach(open *guestv1.Open) (*reader, *fault) {
+	wanted := [outputs]uint64{open.StdoutOffset, open.StderrOffset}
+	window := open.Window
+	if window == 0 {
+		window = defaultRing
+	}
+	r := &reader{wake: make(chan struct{}, 1)}
+	for i := range s.out {
+		o, c := &s.out[i], &r.out[i]
+		switch {
+		case open.FromOldest:
+			c.next = o.first
+		case open.TailBytes != nil:
+			c.next = o.end - min(o.end, *open.TailBytes)
+		case wanted[i] > o.end:
+			return nil, offsetAhead(streamNames[i], wanted[i], o.end)
+		default:
+			c.next = wanted[i]
+		}
+		c.next = max(c.next, o.first)
+		c.consumed = c.next
+		c.limit = addCapped(c.consumed, window)
+		c.ended = o.none
+	}
+	if open.Role != guestv1.Role_ROLE_OBSERVER {
+		if s.owner != nil {
+			if !open.TakeOver {
+				return nil, ownerPresent()
+			}
+			s.owner.evicted = takenOver()
+		}
+		s.owner = r
+		for i := range s.out {
+			// Also where that takes back an acknowledgement: what the owner
+			// still gets must not be dropped under it.
+			s.out[i].acked = r.out[i].next
+		}
+	}
+	s.readers[r] = true
+	s.free()
+	r.told, r.toldEOF = s.in.limit(), s.in.eof
+	return r, nil
+}
+
+// goneAction is what follows when a reader is gone.
+type goneAction int
+
+const (
+	goneNothing  goneAction = iota
+	goneGrace               // end the session unless an owner comes in time
+	goneEnd                 // end the session now
+	goneConsumed            // forget the session: its exit is acknowledged
+)
+
+// detach removes a reader. leave is what it said before it went, or nil if it
+// was cut off.
+func (s *state) detach(r *reader, leave *guestv1.Leave) goneAction {
+	delete(s.readers, r)
+	owned := s.owner == r
+	if owned {
+		s.owner = nil
+	}
+	s.free()
+	switch {
+	case !owned:
+		return goneNothing
+	case s.exit != nil && r.exitSent && leave != nil:
+		return goneConsumed
+	case s.exit != nil:
+		return goneNothing
+	case leave != nil && leave.Keep:
+		return goneNothing
+	case leave != nil:
+		return goneEnd
+	case s.policy == guestv1.OwnerGone_OWNER_GONE_KILL:
+		return goneGrace
+	}
+	return goneNothing
+}
+
+// acknowledge takes a reader's flow control of an output stream.
+func (s *state) acknowledge(r *reader, stream int, consumed, window uint64) *fault {
+	c := &r.out[stream]
+	if consumed > c.next {
+		return offsetAhead(streamNames[stream], consumed, c.next)
+	}
+	if consumed < c.consumed {
+		return nil // overtaken by a later one
+	}
+	c.consumed, c.limit = consumed, addCapped(consumed, window)
+	s.free()
+	return nil
+}
+
+// halfClose says that the reader will acknowledge nothing more.
+func (s *state) halfClose(r *reader) {
+	r.silent = true
+	for i := range r.out {
+		c := &r.out[i]
+		c.consumed, c.limit = c.next, math.MaxUint64
+	}
+	s.free()
+}
+
+// free drops what the owner has consumed and no observer still wants.
+func (s *state) free() {
+	for i := range s.out {
+		o := &s.out[i]
+		if s.owner != nil {
+			o.acked = max(o.acked, s.owner.out[i].consumed)
+		}
+		upTo := o.acked
+		for r := range s.readers {
+			upTo = min(upTo, r.out[i].next)
+		}
+		o.dropTo(upTo)
+	}
+}
+
+// next returns what the reader gets next, or false if it has to wait. A piece
+// of output must be released.
+func (s *state) next(r *reader) (piece, bool) {
+	if r.evicted != nil {
+		return piece{fault: r.evicted}, true
+	}
+	if s.owner == r {
+		if flow := s.in.due(r); flow != nil {
+			return piece{flow: flow}, true
+		}
+	}
+	for range outputs {
+		i := r.turn
+		r.turn = (r.turn + 1) % outputs
+		if p, ok := s.nextOutput(r, i); ok {
+			return p, true
+		}
+	}
+	if s.exit != nil && !r.exitSent && r.out[stdout].ended && r.out[stderr].ended {
+		r.exitSent = true
+		return piece{exit: s.exit}, true
+	}
+	return piece{}, false
+}
+
+func (s *state) nextOutput(r *reader, i int) (piece, bool) {
+	o, c := &s.out[i], &r.out[i]
+	if c.next < o.first {
+		c.lost += o.first - c.next
+		c.next = o.first
+		// What is lost needs no credit.
+		if c.consumed < c.next {
+			c.limit = addCapped(c.next, c.limit-c.consumed)
+			c.consumed = c.next
+		}
+	}
+	p := piece{stream: i, output: &guestv1.Output{Stream: streamNames[i], Offset: c.next, Lost: c.lost}}
+	if c.next < o.end && c.next < c.limit {
+		limit := min(c.limit-c.next, maxPiece)
+		p.output.Data, p.chunk = o.at(c.next, limit)
+		c.next += uint64(len(p.output.Data))
+	} else if c.next < o.end || !o.eof || c.ended {
+		return piece{}, false
+	}
+	c.lost = 0
+	if o.eof && c.next == o.end {
+		p.output.Eof, c.ended = true, true
+	}
+	return p, true
+}
+
+// release gives up a piece after it was sent.
+func (s *state) release(r *reader, p piece) {
+	if p.chunk != nil {
+		s.out[p.stream].unpin(p.chunk)
+	}
+	if r.silent && p.output != nil {
+		s.halfClose(r)
+	} else if p.output != nil && s.owner != r {
+		s.free() // an observer has moved on
+	}
+}
+
+// dropAll gives up all memory: the session is forgotten and has no reader.
+func (s *state) dropAll() {
+	for i := range s.out {
+		s.out[i].dropTo(math.MaxUint64)
+	}
+	s.in.discard()
+}
+
+// addCapped is a+b, or the largest number if that is beyond it.
+func addCapped(a, b uint64) uint64 {
+	if a+b < a {
+		return math.MaxUint64
+	}
+	return a + b
+}
