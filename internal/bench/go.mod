@@ -8,6 +8,7 @@ require (
 	connectrpc.com/connect v1.21.1
 	github.com/containerd/ttrpc v1.2.10
 	github.com/google/go-cmp v0.7.0
+	github.com/vsockrpc/vsockrpc v0.0.0
 	golang.org/x/sys v0.49.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12

@@ -120,27 +120,25 @@ func (c *child) load(l load, d time.Duration) (result, error) {
 	case down:
 		r.Calls, err = c.clients[0].down(l.Size, d)
 	case up:
-		r.Calls, err = c.clients[0].up(l.Size, stop)
+		r.Calls, err = c.clients[0].up(l.Size, during(d))
 	case dial:
 		r, err = c.loadDial(l.Size, stop)
 	default:
 		err = fmt.Errorf("no load %q", l.Kind)
 	}
 	r.Elapsed = time.Since(start)
-	if err == nil && r.Calls == 0 {
-		err = errors.New("nothing was done")
-	}
 	return r, err
 }
 
-// repeat calls until stop is set.
+// repeat calls once, and then until stop is set.
 func repeat(call func() error, stop *atomic.Bool) (int, error) {
-	for n := 0; ; n++ {
-		if stop.Load() {
-			return n, nil
-		}
+	for n := 0; ; {
 		if err := call(); err != nil {
 			return n, err
+		}
+		n++
+		if stop.Load() {
+			return n, nil
 		}
 	}
 }
@@ -201,7 +199,7 @@ const maxDials = 500
 
 func (c *child) loadDial(size int, stop *atomic.Bool) (r result, err error) {
 	t := newTimes()
-	for r.Calls < maxDials && !stop.Load() {
+	for r.Calls == 0 || r.Calls < maxDials && !stop.Load() {
 		start := time.Now()
 		cl, err := c.peer.connect(c.path)
 		if err != nil {

@@ -30,9 +30,9 @@ type client interface {
 	// down has the server stream size-byte messages for the time d, and
 	// returns how many had come when the stream ended.
 	down(size int, d time.Duration) (int, error)
-	// up streams size-byte messages until stop is set, and returns how many
+	// up streams size-byte messages while more says so, and returns how many
 	// it sent once the server has said that it has consumed them.
-	up(size int, stop *atomic.Bool) (int, error)
+	up(size int, more func() bool) (int, error)
 	close() error
 }
 
@@ -40,6 +40,7 @@ type client interface {
 var peers = []*peer{
 	rawPingPong, rawMux, rawBatch,
 	grpcPeer, ttrpcPeer, drpcPeer, connectPeer,
+	vsockrpcPeer, vsockrpcPooled, vsockrpcNoSpin,
 }
 
 func peerByName(name string) (*peer, error) {
@@ -57,15 +58,29 @@ func downRequest(size int, d time.Duration) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(d.Milliseconds()))
 }
 
-// downPayload takes a downRequest apart. It returns the payload to repeat and
-// a flag that is set when the time has passed.
-func downPayload(req []byte) (payload []byte, stop *atomic.Bool, err error) {
+// downPayload takes a downRequest apart. It returns the payload to repeat while
+// more says so.
+func downPayload(req []byte) (payload []byte, more func() bool, err error) {
 	if len(req) != 8 {
 		return nil, nil, fmt.Errorf("down: request of %d bytes", len(req))
 	}
-	stop = new(atomic.Bool)
-	time.AfterFunc(time.Duration(binary.BigEndian.Uint32(req[4:]))*time.Millisecond, func() { stop.Store(true) })
-	return make([]byte, binary.BigEndian.Uint32(req)), stop, nil
+	d := time.Duration(binary.BigEndian.Uint32(req[4:])) * time.Millisecond
+	return make([]byte, binary.BigEndian.Uint32(req)), during(d), nil
+}
+
+// during returns a function for one goroutine that is true once, and then until
+// d has passed.
+func during(d time.Duration) func() bool {
+	var over atomic.Bool
+	time.AfterFunc(d, func() { over.Store(true) })
+	first := true
+	return func() bool {
+		if first {
+			first = false
+			return true
+		}
+		return !over.Load()
+	}
 }
 
 // checkEcho checks an answer as an application would: by its length.

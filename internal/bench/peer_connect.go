@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -32,11 +31,11 @@ var connectPeer = &peer{
 			}, off))
 		mux.Handle(connectDown, connect.NewServerStreamHandler(connectDown,
 			func(_ context.Context, m *connect.Request[benchpb.Msg], stream *connect.ServerStream[benchpb.Msg]) error {
-				payload, stop, err := downPayload(m.Msg.GetData())
+				payload, more, err := downPayload(m.Msg.GetData())
 				if err != nil {
 					return err
 				}
-				for !stop.Load() {
+				for more() {
 					if err := stream.Send(&benchpb.Msg{Data: payload}); err != nil {
 						return err
 					}
@@ -119,10 +118,10 @@ func (c *connectClient) down(size int, d time.Duration) (int, error) {
 	return count, stream.Err()
 }
 
-func (c *connectClient) up(size int, stop *atomic.Bool) (int, error) {
+func (c *connectClient) up(size int, more func() bool) (int, error) {
 	stream := c.upStub.CallClientStream(context.Background())
 	payload, count := make([]byte, size), 0
-	for ; !stop.Load(); count++ {
+	for ; more(); count++ {
 		if err := stream.Send(&benchpb.Msg{Data: payload}); err != nil {
 			return count, err
 		}

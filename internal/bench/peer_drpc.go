@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -66,11 +65,11 @@ func (drpcHandler) HandleRPC(stream drpc.Stream, rpc string) error {
 	case drpcEcho:
 		return stream.MsgSend(&benchpb.Msg{Data: m.GetData()}, drpcEncoding{})
 	case drpcDown:
-		payload, stop, err := downPayload(m.GetData())
+		payload, more, err := downPayload(m.GetData())
 		if err != nil {
 			return err
 		}
-		for !stop.Load() {
+		for more() {
 			if err := stream.MsgSend(&benchpb.Msg{Data: payload}, drpcEncoding{}); err != nil {
 				return err
 			}
@@ -157,14 +156,14 @@ func (c *drpcClient) down(size int, d time.Duration) (int, error) {
 	}
 }
 
-func (c *drpcClient) up(size int, stop *atomic.Bool) (int, error) {
+func (c *drpcClient) up(size int, more func() bool) (int, error) {
 	stream, err := c.conns[0].NewStream(context.Background(), drpcUp, drpcEncoding{})
 	if err != nil {
 		return 0, err
 	}
 	defer stream.Close()
 	payload, count := make([]byte, size), 0
-	for ; !stop.Load(); count++ {
+	for ; more(); count++ {
 		if err := stream.MsgSend(&benchpb.Msg{Data: payload}, drpcEncoding{}); err != nil {
 			return count, err
 		}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -126,12 +125,12 @@ func batchOf(size int) ([]byte, int) {
 }
 
 func sendRawStream(conn net.Conn, req []byte) error {
-	payload, stop, err := downPayload(req)
+	payload, more, err := downPayload(req)
 	if err != nil {
 		return err
 	}
 	batch, _ := batchOf(len(payload))
-	for !stop.Load() {
+	for more() {
 		if _, err := conn.Write(batch); err != nil {
 			return err
 		}
@@ -251,7 +250,7 @@ func (c *rawClient) down(size int, d time.Duration) (int, error) {
 	return count, nil
 }
 
-func (c *rawClient) up(size int, stop *atomic.Bool) (int, error) {
+func (c *rawClient) up(size int, more func() bool) (int, error) {
 	control := make([]byte, rawHeader)
 	putRawHeader(control, 0, rawUp)
 	if _, err := c.conn.Write(control); err != nil {
@@ -259,7 +258,7 @@ func (c *rawClient) up(size int, stop *atomic.Bool) (int, error) {
 	}
 	batch, perBatch := batchOf(size)
 	count := 0
-	for !stop.Load() {
+	for more() {
 		if _, err := c.conn.Write(batch); err != nil {
 			return count, err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -56,11 +55,11 @@ func ttrpcDown(_ context.Context, stream ttrpc.StreamServer) (any, error) {
 	if err := stream.RecvMsg(&m); err != nil {
 		return nil, err
 	}
-	payload, stop, err := downPayload(m.GetData())
+	payload, more, err := downPayload(m.GetData())
 	if err != nil {
 		return nil, err
 	}
-	for !stop.Load() {
+	for more() {
 		if err := stream.SendMsg(&benchpb.Msg{Data: payload}); err != nil {
 			return nil, err
 		}
@@ -114,13 +113,13 @@ func (c *ttrpcClient) down(size int, d time.Duration) (int, error) {
 	}
 }
 
-func (c *ttrpcClient) up(size int, stop *atomic.Bool) (int, error) {
+func (c *ttrpcClient) up(size int, more func() bool) (int, error) {
 	stream, err := c.c.NewStream(context.Background(), &ttrpc.StreamDesc{StreamingClient: true}, ttrpcService, "Up", nil)
 	if err != nil {
 		return 0, err
 	}
 	payload, count := make([]byte, size), 0
-	for ; !stop.Load(); count++ {
+	for ; more(); count++ {
 		if err := stream.SendMsg(&benchpb.Msg{Data: payload}); err != nil {
 			return count, err
 		}

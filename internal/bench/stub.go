@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -23,11 +22,11 @@ func (service) Echo(_ context.Context, m *benchpb.Msg) (*benchpb.Msg, error) {
 }
 
 func (service) Down(m *benchpb.Msg, stream grpc.ServerStreamingServer[benchpb.Msg]) error {
-	payload, stop, err := downPayload(m.GetData())
+	payload, more, err := downPayload(m.GetData())
 	if err != nil {
 		return err
 	}
-	for !stop.Load() {
+	for more() {
 		if err := stream.Send(&benchpb.Msg{Data: payload}); err != nil {
 			return err
 		}
@@ -92,7 +91,7 @@ func (c *stubClient) down(size int, d time.Duration) (int, error) {
 	}
 }
 
-func (c *stubClient) up(size int, stop *atomic.Bool) (int, error) {
+func (c *stubClient) up(size int, more func() bool) (int, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	stream, err := c.stub.Up(ctx)
@@ -100,7 +99,7 @@ func (c *stubClient) up(size int, stop *atomic.Bool) (int, error) {
 		return 0, err
 	}
 	payload, count := make([]byte, size), 0
-	for ; !stop.Load(); count++ {
+	for ; more(); count++ {
 		if err := stream.Send(&benchpb.Msg{Data: payload}); err != nil {
 			return count, err
 		}
