@@ -1,0 +1,53 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/vsockrpc/vsockrpc/agent"
+	"github.com/vsockrpc/vsockrpc/agent/pid1"
+	"github.com/vsockrpc/vsockrpc/agent/process"
+	"github.com/vsockrpc/vsockrpc/agent/system"
+)
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	process.MaybeRunLauncher()
+	os.Exit(run())
+}
+
+func run() int {
+	owner := pid1.OwnsMachine()
+	s, err := parseSettings(os.Args[1:], os.Environ(), system.KernelArgs("/"), os.Stdout)
+	switch {
+	case owner:
+		// Its end would be the kernel's, so the first process goes on with
+		// what it understood. The kernel hands it words that nobody knows.
+		return runInit(s, err)
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "guest-agent: %s\nRun 'guest-agent -h' for the flags.\n", oneLine(err))
+		return exitUsage
+	case s.version:
+		fmt.Printf("guest-agent %s (protocol %d, %s, %s/%s)\n", agent.BuildVersion(), agent.ProtocolVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return exitOK
+	}
+	d := newDaemon(s)
+	if _, err := d.run(); err != nil {
+		d.log.Error("guest-agent ends", "err", err)
+		return exitFailure
+	}
+	return exitOK
+}

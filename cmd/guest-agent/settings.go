@@ -1,0 +1,214 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/transport"
+)
+
+// settings are what the flags say.
+type settings struct {
+	listen   list[transport.Addr]
+	peer     access.Mode
+	allowCID list[uint32]
+	init     bool
+	grace    time.Duration
+	logLevel slog.Level
+	version  bool
+
+	// unknown names settings that this version does not know.
+	unknown []string
+}
+
+const (
+	envPrefix    = "GUEST_AGENT_"
+	kernelPrefix = "guest-agent."
+)
+
+// defaultAddr is where the agent listens if nothing says otherwise.
+var defaultAddr = transport.VsockAddr(transport.CIDAny, transport.AgentPort)
+
+const usage = `guest-agent answers the host over vsock: it runs processes and tells about this guest.
+
+usage: guest-agent [flag]...
+
+A list is given by repeating the flag or with commas. Each flag can also be given
+by the environment (--log-level is GUEST_AGENT_LOG_LEVEL) and on the kernel's
+command line (guest-agent.log-level=debug); a flag goes first, then the
+environment.
+
+flags:
+`
+
+// parseSettings takes settings from the kernel's command line, the environment
+// ("NAME=value") and flags, the last of which wins. Help goes to out.
+//
+// It always returns settings of use: with the values that were wrong left out,
+// and the errors joined. With -h the error is flag.ErrHelp. A name that is not
+// known is an error among the flags only: the kernel's command line may be that
+// of a host which knows newer agents.
+func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Writer) (*settings, error) {
+	s := &settings{
+		peer:     access.ModeAuto,
+		listen:   list[transport.Addr]{parse: parseListen},
+		allowCID: list[uint32]{parse: parseCID},
+		grace:    5 * time.Second,
+	}
+	fs := flag.NewFlagSet("guest-agent", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Var(&s.listen, "listen", "listen on `ADDR`: vsock:any:PORT or unix:/path; a list (default "+defaultAddr.String()+")")
+	fs.Func("peer", "trust on vsock `WHO`: host-root (ports below 1024 of the host), host (every process of the host; for a VMM\nwhose vsock is a Unix socket with permissions of its own), or auto (host where the firmware tells such a VMM,\nhost-root elsewhere) (default auto)", func(v string) error {
+		m, err := access.ParseMode(v)
+		if err == nil {
+			s.peer = m
+		}
+		return err
+	})
+	fs.Var(&s.allowCID, "allow-cid", "take the machine with this `CID` for the host, besides 2; a list")
+	fs.BoolVar(&s.init, "init", false, "do the work of the first process of a guest: mount file systems, load modules for vsock, power off in the end;\nthe default if the agent is the first process of the machine")
+	fs.Func("grace", "how long calls may go on after SIGTERM, a `DURATION` (default 5s)", func(v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < 0 {
+			return errors.New("want a duration such as 5s or 500ms")
+		}
+		s.grace = d
+		return nil
+	})
+	fs.Func("log-level", "log from this `LEVEL` on: debug, info, warn or error (default info)", func(v string) error {
+		var l slog.Level
+		if err := l.UnmarshalText([]byte(v)); err != nil {
+			return errors.New("want debug, info, warn or error")
+		}
+		s.logLevel = l
+		return nil
+	})
+	fs.BoolVar(&s.version, "version", false, "print the version and exit")
+
+	var errs []error
+	set := func(source, name, value string) {
+		if err := fs.Set(name, value); err != nil {
+			errs = append(errs, fmt.Errorf("%s=%s: %w", source, value, err))
+		}
+	}
+	for _, a := range kernel {
+		name, ok := strings.CutPrefix(strings.ReplaceAll(a.Name, "_", "-"), kernelPrefix)
+		if !ok {
+			continue
+		}
+		if f := fs.Lookup(name); f == nil || name == "version" {
+			s.unknown = append(s.unknown, a.Name)
+		} else {
+			set("kernel argument "+a.Name, name, orTrue(f, a.Value))
+		}
+	}
+	s.listen.next()
+	s.allowCID.next()
+	for _, e := range environ {
+		variable, value, _ := strings.Cut(e, "=")
+		name, ok := strings.CutPrefix(variable, envPrefix)
+		if !ok || value == "" {
+			continue
+		}
+		name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+		if fs.Lookup(name) == nil || name == "version" {
+			s.unknown = append(s.unknown, variable)
+		} else {
+			set(variable, name, value)
+		}
+	}
+	s.listen.next()
+	s.allowCID.next()
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(out, usage)
+		fs.SetOutput(out)
+		fs.PrintDefaults()
+		return s, err
+	case err != nil:
+		errs = append(errs, err)
+	case fs.NArg() > 0:
+		errs = append(errs, fmt.Errorf("unexpected argument %q: guest-agent takes flags only", fs.Arg(0)))
+	}
+	return s, errors.Join(errs...)
+}
+
+// orTrue lets a bare word on the kernel's command line switch a flag on.
+func orTrue(f *flag.Flag, value string) string {
+	if b, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() && value == "" {
+		return "true"
+	}
+	return value
+}
+
+// A list is a flag that may be repeated. Values of a source that goes before
+// another replace those of the other.
+type list[T any] struct {
+	values []T
+	parse  func(string) (T, error)
+	old    bool // values are of another source
+}
+
+// next says that values come from another source from now on.
+func (l *list[T]) next() { l.old = true }
+
+// String returns the values with commas.
+func (l *list[T]) String() string {
+	if l == nil {
+		return ""
+	}
+	words := make([]string, len(l.values))
+	for i, v := range l.values {
+		words[i] = fmt.Sprint(v)
+	}
+	return strings.Join(words, ",")
+}
+
+// Set adds values, all or none of them.
+func (l *list[T]) Set(s string) error {
+	var values []T
+	for word := range strings.SplitSeq(s, ",") {
+		v, err := l.parse(word)
+		if err != nil {
+			return err
+		}
+		values = append(values, v)
+	}
+	if l.old {
+		l.values, l.old = nil, false
+	}
+	l.values = append(l.values, values...)
+	return nil
+}
+
+func parseListen(s string) (transport.Addr, error) {
+	a, err := transport.ParseAddr(s)
+	switch {
+	case err != nil:
+		return a, err
+	case a.Net == transport.NetworkMux:
+		return a, fmt.Errorf("%s: a guest listens on vsock itself, or on a Unix socket; vsock-mux is the host's way to reach it", s)
+	}
+	return a, nil
+}
+
+func parseCID(s string) (uint32, error) {
+	if s == "local" {
+		return transport.CIDLocal, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || n == 0 || uint32(n) == transport.CIDAny {
+		return 0, fmt.Errorf("CID %q: want a number from 1 on", s)
+	}
+	return uint32(n), nil
+}
