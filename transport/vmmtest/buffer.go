@@ -110,7 +110,7 @@ func (b *buffer) put(p []byte) int {
 		if i < b.start {
 			room = b.start - i
 		}
-		k := copy(p[n:], b.ring[i:i+room])
+		k := copy(b.ring[i:i+room], p[n:])
 		b.n += k
 		n += k
 	}
