@@ -52,7 +52,6 @@ type Config struct {
 
 const (
 	defaultPath     = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	defaultRing     = 1 << 20
 	defaultMaxRing  = 16 << 20
 	minRingsTotal   = 16 << 20
 	maxRingsTotal   = 256 << 20

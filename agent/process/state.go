@@ -23,6 +23,10 @@ type sessionID [16]byte
 // String begins with a letter, so that an id is never taken for a pid.
 func (id sessionID) String() string { return "s" + hex.EncodeToString(id[:]) }
 
+// defaultRing is the size of a ring, and of a reader's window, that nobody has
+// set.
+const defaultRing = 1 << 20
+
 // maxPiece is how much one Output carries at most.
 const maxPiece = largeChunk
 
@@ -61,11 +65,14 @@ type reader struct {
 // cursor is where a reader is in a stream.
 type cursor struct {
 	next     uint64 // the next byte to send
+	lost     uint64 // bytes before next that were dropped, and it was not told
 	consumed uint64
 	limit    uint64 // the first byte that may not be sent yet
-	lost     uint64 // bytes before next that were never sent, since the last piece
 	ended    bool   // the end was sent
 }
+
+// at is the end of what the reader knows of.
+func (c *cursor) at() uint64 { return c.next - c.lost }
 
 // piece is what a reader gets next. Exactly one of the pointers is set.
 type piece struct {
@@ -204,8 +211,8 @@ func (s *state) detach(r *reader, leave *guestv1.Leave) goneAction {
 // acknowledge takes a reader's flow control of an output stream.
 func (s *state) acknowledge(r *reader, stream int, consumed, window uint64) *fault {
 	c := &r.out[stream]
-	if consumed > c.next {
-		return offsetAhead(streamNames[stream], consumed, c.next)
+	if consumed > c.at() {
+		return offsetAhead(streamNames[stream], consumed, c.at())
 	}
 	if consumed < c.consumed {
 		return nil // overtaken by a later one
@@ -220,7 +227,7 @@ func (s *state) halfClose(r *reader) {
 	r.silent = true
 	for i := range r.out {
 		c := &r.out[i]
-		c.consumed, c.limit = c.next, math.MaxUint64
+		c.consumed, c.limit = c.at(), math.MaxUint64
 	}
 	s.free()
 }
@@ -270,20 +277,18 @@ func (s *state) nextOutput(r *reader, i int) (piece, bool) {
 	if c.next < o.first {
 		c.lost += o.first - c.next
 		c.next = o.first
-		// What is lost needs no credit.
-		if c.consumed < c.next {
-			c.limit = addCapped(c.next, c.limit-c.consumed)
-			c.consumed = c.next
-		}
 	}
 	p := piece{stream: i, output: &guestv1.Output{Stream: streamNames[i], Offset: c.next, Lost: c.lost}}
-	if c.next < o.end && c.next < c.limit {
-		limit := min(c.limit-c.next, maxPiece)
-		p.output.Data, p.chunk = o.at(c.next, limit)
+	credit := c.limit - min(c.limit, c.at())
+	switch {
+	case c.next < o.end && credit > 0:
+		p.output.Data, p.chunk = o.at(c.next, min(credit, maxPiece))
 		c.next += uint64(len(p.output.Data))
-	} else if c.next < o.end || !o.eof || c.ended {
+	case c.next < o.end || !o.eof || c.ended:
 		return piece{}, false
 	}
+	// What was lost takes no credit.
+	c.limit = addCapped(c.limit, c.lost)
 	c.lost = 0
 	if o.eof && c.next == o.end {
 		p.output.Eof, c.ended = true, true
