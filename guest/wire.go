@@ -4,17 +4,30 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
+	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
+
+// tryTimeout bounds one attempt to connect, so that the next one finds a guest
+// that has booted meanwhile.
+const tryTimeout = 5 * time.Second
 
 // connect returns a client that makes its connections with d when it needs
 // them. It does not dial yet.
 func connect(wire Wire, d *dialer) (clientConn, error) {
 	switch wire {
-	case WireNative, "", WireGRPC:
+	case WireNative, "":
+		return rpc.NewClient(d.dial, &rpc.ClientConfig{
+			Backoff:        backoff.Config{BaseDelay: firstRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastRetry},
+			ConnectTimeout: tryTimeout,
+			Logger:         d.log,
+		}), nil
+	case WireGRPC:
 		// The target only passes grpc's checks: d knows where to go.
 		return transport.NewGRPCClient("unix:/agent", grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return d.dial(ctx)

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+func (c *cli) attachCommand() *cobra.Command {
+	var opts guest.AttachOptions
+	var from, fromStderr uint64
+	var noStdin bool
+	var reconnect time.Duration
+	cmd := &cobra.Command{
+		Use:   "attach [flags] GUEST SESSION",
+		Short: "Attach to a session of a guest",
+		Long: `Attach to a session, named by its id, the beginning of its id, or its name. Output
+starts at the oldest byte that the guest still has, or at --from. The exit code is
+the command's.
+
+Ctrl-C and SIGTERM go to the command; a second one, or "~." after a newline on a
+terminal, breaks off and leaves the session running.`,
+		ValidArgsFunction: c.completeSession,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, rest, err := guestArg(args, 1, 1)
+			if err != nil {
+				return err
+			}
+			if opts.Observer && opts.TakeOver {
+				return usageError{errors.New("--observe does not go with --take-over")}
+			}
+			given := cmd.Flags().Changed
+			opts.FromOldest = !given("from") && !given("from-stderr")
+			opts.Stdout, opts.Stderr = from, fromStderr
+			return c.attended(cmd, target, reconnect, func(a *attendance) (*guest.Cmd, error) {
+				info, err := findSession(a.ctx, a.guest, rest[0])
+				if err != nil {
+					return nil, err
+				}
+				id, err := guest.SessionIDFromBytes(info.SessionId)
+				if err != nil {
+					return nil, err
+				}
+				a.keep = true
+				k := a.guest.Attach(a.ctx, id.String(), &opts)
+				k.OnGap = func(fd int, offset, n uint64) {
+					fmt.Fprintf(c.stderr, "host-ctl: %d bytes of %s are lost, from offset %d on\n", n, streamName(fd), offset)
+				}
+				if info.Terminal {
+					k.Terminal = a.terminal()
+				}
+				return k, a.connect(k, info.Stdin && !opts.Observer && !noStdin && info.Exit == nil)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&opts.Observer, "observe", false, "only read along: never make the command wait, and never type into it")
+	flags.BoolVar(&opts.TakeOver, "take-over", false, "take the session from the client that has it")
+	flags.Uint64Var(&from, "from", 0, "offset of the first byte of stdout that is wanted")
+	flags.Uint64Var(&fromStderr, "from-stderr", 0, "offset of the first byte of stderr that is wanted")
+	flags.BoolVar(&noStdin, "no-stdin", false, "do not pass stdin to the command")
+	flags.DurationVar(&reconnect, "reconnect", guest.DefaultReconnect, "how long to try to have a lost connection back; 0: not at all")
+	return cmd
+}
+
+func streamName(fd int) string {
+	if fd == 2 {
+		return "stderr"
+	}
+	return "stdout"
+}
+
+// findSession returns the session that a user means: by its id, by a beginning
+// of it that only one has, or by its name; of several with one name, the one
+// that runs, or else the last.
+func findSession(ctx context.Context, g *guest.Guest, arg string) (*guestv1.SessionInfo, error) {
+	sessions, err := g.Sessions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var named, prefixed []*guestv1.SessionInfo
+	for _, s := range sessions {
+		id, err := guest.SessionIDFromBytes(s.SessionId)
+		switch {
+		case err != nil:
+			return nil, err
+		case id.String() == arg:
+			return s, nil
+		case s.Name == arg:
+			named = append(named, s)
+		case len(arg) >= minPrefix && len(arg) < len(id.String()) && id.String()[:len(arg)] == arg:
+			prefixed = append(prefixed, s)
+		}
+	}
+	for _, s := range named {
+		if s.Exit == nil {
+			return s, nil
+		}
+	}
+	switch {
+	case len(named) > 0:
+		return named[len(named)-1], nil
+	case len(prefixed) == 1:
+		return prefixed[0], nil
+	case len(prefixed) > 1:
+		return nil, fmt.Errorf("%d sessions begin with %q: give more of the id", len(prefixed), arg)
+	}
+	return nil, fmt.Errorf("guest %s has no session %q: see host-ctl sessions", g.Target(), arg)
+}
+
+// minPrefix is the least of an id that may stand for it: the letter and four
+// digits.
+const minPrefix = 5

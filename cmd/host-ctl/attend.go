@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+// timeoutSlack is how long after exec's --timeout the guest has to end the
+// command before host-ctl gives up on it.
+const timeoutSlack = 5 * time.Second
+
+// attendance is a command in the guest with this process's streams, terminal
+// and signals connected to it.
+type attendance struct {
+	cli   *cli
+	ctx   context.Context // ends with a signal that comes before there is a command
+	guest *guest.Guest
+	cmd   *guest.Cmd
+	stdin io.WriteCloser // nil: not wanted
+	tty   *terminal      // nil: the command has none, or this process
+	keep  bool           // breaking off leaves the session running
+
+	breakOnce sync.Once
+	broken    exitCode // 0: not broken off
+}
+
+// attended runs the command that build makes, and returns its exit code as an
+// error.
+func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duration, build func(*attendance) (*guest.Cmd, error)) (err error) {
+	// EPIPE is seen where it happens, so that the guest's command ends too.
+	signal.Ignore(syscall.SIGPIPE)
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(signals)
+
+	ctx, cancel := context.WithCancelCause(cmd.Context())
+	defer cancel(nil)
+	started := make(chan struct{})
+	early := make(chan os.Signal, 1)
+	go func() {
+		select {
+		case sig := <-signals:
+			early <- sig
+			cancel(interrupted{signalNumber(sig)})
+		case <-started:
+		}
+	}()
+	fail := func(err error) error {
+		select {
+		case sig := <-early:
+			return exitCode(exitSignal + signalNumber(sig))
+		default:
+			return err
+		}
+	}
+
+	a := &attendance{cli: c, ctx: ctx}
+	c.reconnect = reconnect
+	if reconnect <= 0 {
+		c.reconnect = -1
+	}
+	if a.guest, err = c.dial(ctx, target); err != nil {
+		return fail(err)
+	}
+	defer c.close(a.guest)
+	if a.cmd, err = build(a); err != nil {
+		return fail(err)
+	}
+	if a.cmd.Terminal != nil && a.stdin != nil {
+		if a.tty, err = makeRaw(c.stdin); err != nil {
+			return err
+		}
+		defer a.tty.restore()
+	}
+	if err := a.cmd.Start(); err != nil {
+		return fail(err)
+	}
+	close(started)
+	if a.cmd.Detach && a.stdin == nil && a.cmd.Stdout == nil {
+		fmt.Fprintln(c.stdout, a.cmd.ID)
+		return nil
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	go a.forward(signals, stop)
+	if a.stdin != nil {
+		go a.feed()
+	}
+	if a.cmd.Timeout > 0 {
+		guard := time.AfterFunc(a.cmd.Timeout+timeoutSlack, func() { a.breakOff(exitTimeout) })
+		defer guard.Stop()
+	}
+	return fail(a.outcome(a.cmd.Wait()))
+}
+
+// outcome turns what Wait returned into an exit code or an error.
+func (a *attendance) outcome(err error) error {
+	// A break-off that is under way has set its code before.
+	a.breakOnce.Do(func() {})
+	if a.broken != 0 {
+		return a.broken
+	}
+	exit, ok := errors.AsType[*guest.ExitError](err)
+	switch {
+	case !ok:
+		return err
+	case exit.TimedOut():
+		return timeoutError{errors.New("the command's time was over: the guest has ended it")}
+	case exit.OOMKilled():
+		fmt.Fprintln(a.cli.stderr, "host-ctl: the guest killed the command: out of memory")
+	case exit.Reason() != "" && !exit.Exited():
+		fmt.Fprintf(a.cli.stderr, "host-ctl: the guest ended the command: %s\n", visible(exit.Reason()))
+	}
+	if exit.Exited() {
+		return exitCode(exit.ExitCode())
+	}
+	return exitCode(exitSignal + int(exit.Signal()))
+}
+
+// connect connects this process's streams to a command.
+func (a *attendance) connect(k *guest.Cmd, stdin bool) error {
+	k.Stdout = &pipeWatcher{w: a.cli.stdout, broken: func() { a.breakOff(exitSignal + 13) }}
+	k.Stderr = a.cli.stderr
+	if stdin {
+		var err error
+		if a.stdin, err = k.StdinPipe(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// feed passes stdin on. It may stay in a read for ever: nobody waits for it.
+func (a *attendance) feed() {
+	var in io.Reader = a.cli.stdin
+	if a.tty != nil {
+		in = &escapeReader{r: a.cli.stdin, breakOff: func() {
+			a.tty.restore()
+			a.breakOff(exitSignal + 1)
+		}}
+	}
+	if _, err := io.Copy(a.stdin, in); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) {
+		fmt.Fprintf(a.cli.stderr, "host-ctl: stdin: %v\n", err)
+	}
+	a.stdin.Close()
+}
+
+// forward passes signals on to the command's process group, and the terminal's
+// size. A second signal to end, or the loss of this process's terminal, breaks
+// off.
+func (a *attendance) forward(signals <-chan os.Signal, stop <-chan struct{}) {
+	resized, done := notifyResize(a.tty)
+	defer done()
+	for n := 0; ; {
+		select {
+		case <-stop:
+			return
+		case <-resized:
+			if rows, columns, ok := a.cli.windowSize(); ok {
+				a.cmd.Process.Resize(rows, columns)
+			}
+		case sig := <-signals:
+			if n++; n > 1 || sig == syscall.SIGHUP {
+				a.breakOff(exitCode(exitSignal + signalNumber(sig)))
+				return
+			}
+			go a.pass(sig)
+		}
+	}
+}
+
+// pass passes one signal on. The guest may be slow to answer.
+func (a *attendance) pass(sig os.Signal) {
+	err := a.cmd.Process.SignalGroup(guest.Signal(signalNumber(sig)))
+	if err != nil && !errors.Is(err, os.ErrProcessDone) && a.tty == nil {
+		fmt.Fprintf(a.cli.stderr, "host-ctl: %s; again to break off\n", visible(err.Error()))
+	}
+}
+
+// breakOff leaves the command, which the guest then ends unless it is to be
+// kept. host-ctl's exit code will be code.
+func (a *attendance) breakOff(code exitCode) {
+	a.breakOnce.Do(func() {
+		a.broken = code
+		if a.keep {
+			a.cmd.Process.Release()
+		} else {
+			a.cmd.Process.HangUp()
+		}
+	})
+}
+
+// terminal returns the terminal that the command is to have: as this process's,
+// if it has one.
+func (a *attendance) terminal() *guest.Terminal {
+	t := &guest.Terminal{Term: os.Getenv("TERM")}
+	t.Rows, t.Columns, _ = a.cli.windowSize()
+	return t
+}
+
+// pipeWatcher is a writer that tells when nobody reads any more.
+type pipeWatcher struct {
+	w      io.Writer
+	broken func()
+}
+
+func (p *pipeWatcher) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	if errors.Is(err, syscall.EPIPE) {
+		go p.broken()
+	}
+	return n, err
+}
+
+// signalNumber returns the number of a signal of this process; those that are
+// forwarded have the same one everywhere.
+func signalNumber(sig os.Signal) int {
+	if s, ok := sig.(syscall.Signal); ok {
+		return int(s)
+	}
+	return int(syscall.SIGINT)
+}
+
+// interruptible returns a context that ends when the user interrupts.
+func interruptible(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case sig := <-signals:
+			cancel(interrupted{signalNumber(sig)})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+// execFlags are the flags of exec.
+type execFlags struct {
+	stdin, tty, detach bool
+	user, group, dir   string
+	env, envFiles      []string
+	name               string
+	timeout            time.Duration
+	reconnect          time.Duration
+	grace              time.Duration
+	ring               sizeFlag
+	dropOldest         bool
+	limits             limitFlags
+}
+
+func (c *cli) execCommand() *cobra.Command {
+	var f execFlags
+	cmd := &cobra.Command{
+		Use:   "exec [flags] GUEST [--] COMMAND [ARG...]",
+		Short: "Run a command in a guest",
+		Long: `Run a command in a guest. Its output is host-ctl's output, byte for byte, and its
+exit code is host-ctl's: 128+N if signal N ended it, 124 if --timeout did, 126 if
+it could not be executed, 127 if it was not found, 125 if host-ctl itself failed.
+
+Flags stop at GUEST. If the connection is lost, the command goes on, and host-ctl
+attaches to it again: no output is lost or repeated. Ctrl-C and SIGTERM go to the
+command and all it started; a second one breaks off, and the guest ends the
+command. With -t, "~." after a newline breaks off.`,
+		Example: `  host-ctl exec 3 -- uname -a
+  tar c . | host-ctl exec -i web tar x -C /srv
+  host-ctl exec -it web top
+  host-ctl exec -d --name build web make -C /src`,
+		ValidArgsFunction: c.completeGuest,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.exec(cmd, &f, args)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false)
+	flags.BoolVarP(&f.stdin, "interactive", "i", false, "pass stdin to the command")
+	flags.BoolVarP(&f.tty, "tty", "t", false, "run the command on a terminal")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "leave the command running, and print its session's id")
+	flags.StringVarP(&f.user, "user", "u", "", "user to run as, by name or number, with :GROUP if not the user's own")
+	flags.StringVarP(&f.dir, "workdir", "w", "", "working directory (default the user's home)")
+	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable: NAME=VALUE, or NAME for this environment's value")
+	flags.StringArrayVar(&f.envFiles, "env-file", nil, "set the variables of a file, one NAME=VALUE a line")
+	flags.StringVar(&f.name, "name", "", "name of the session, beside its id")
+	flags.DurationVar(&f.timeout, "timeout", 0, "have the guest end the command after so long")
+	flags.DurationVar(&f.reconnect, "reconnect", guest.DefaultReconnect, "how long to try to have a lost connection back; 0: not at all")
+	flags.DurationVar(&f.grace, "grace", 0, "how long the command outlives a lost connection (default the agent's, 5s)")
+	flags.Var(&f.ring, "ring", "how much output the guest keeps that was not read yet (default the agent's, 1M)")
+	flags.BoolVar(&f.dropOldest, "drop-oldest", false, "when that is full, drop the oldest output rather than stop the command")
+	f.limits.add(flags)
+	return cmd
+}
+
+func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
+	target, argv, err := execArgs(args, cmd.ArgsLenAtDash())
+	if err != nil {
+		return err
+	}
+	if f.detach && (f.stdin || f.tty) {
+		return usageError{errors.New("-d does not go with -i or -t")}
+	}
+	if f.detach && target == "local" {
+		return usageError{errors.New("-d: nothing of the guest \"local\" outlives host-ctl")}
+	}
+	env, err := f.environment()
+	if err != nil {
+		return err
+	}
+	limits, err := f.limits.resourceLimits()
+	if err != nil {
+		return err
+	}
+	return c.attended(cmd, target, f.reconnect, func(a *attendance) (*guest.Cmd, error) {
+		k := a.guest.Command(a.ctx, argv[0], argv[1:]...)
+		if f.user != "" {
+			k.User, k.Group, _ = strings.Cut(f.user, ":")
+		}
+		k.Dir, k.ExtraEnv, k.Name, k.Detach = f.dir, env, f.name, f.detach
+		k.Timeout, k.OwnerGrace, k.Limits = f.timeout, f.grace, limits
+		k.RingBytes, k.DropOldest = uint64(f.ring), f.dropOldest
+		if f.detach {
+			return k, nil
+		}
+		a.connect(k, f.stdin)
+		if f.tty {
+			k.Terminal = a.terminal()
+		}
+		return k, nil
+	})
+}
+
+// execArgs splits the arguments of exec: flags stop at GUEST, and one "--" after
+// it is dropped. When "--" comes first, GUEST is that of the environment.
+func execArgs(args []string, atDash int) (string, []string, error) {
+	var target string
+	switch {
+	case atDash == 0:
+		if target = os.Getenv(guestEnv); target == "" {
+			return "", nil, usageError{fmt.Errorf("no GUEST before \"--\", and %s is not set", guestEnv)}
+		}
+	case len(args) == 0:
+		return "", nil, usageError{errors.New("no GUEST and no command")}
+	default:
+		target, args = args[0], args[1:]
+		if len(args) > 0 && args[0] == "--" {
+			args = args[1:]
+		}
+	}
+	if len(args) == 0 {
+		return "", nil, usageError{errors.New("no command")}
+	}
+	return target, args, nil
+}
+
+// environment returns the variables that the flags set, files first.
+func (f *execFlags) environment() ([]string, error) {
+	var env []string
+	for _, path := range f.envFiles {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		for n, line := range strings.Split(string(data), "\n") {
+			line = strings.TrimSuffix(line, "\r")
+			if strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			pair, ok := assignment(line)
+			if !ok {
+				return nil, fmt.Errorf("%s: line %d: want NAME=VALUE", path, n+1)
+			}
+			if pair != "" {
+				env = append(env, pair)
+			}
+		}
+	}
+	for _, s := range f.env {
+		pair, ok := assignment(s)
+		if !ok {
+			return nil, usageError{fmt.Errorf("-e %q: want NAME=VALUE or NAME", s)}
+		}
+		if pair != "" {
+			env = append(env, pair)
+		}
+	}
+	return env, nil
+}
+
+// assignment completes a lone NAME from this environment; it is empty if that
+// has no such variable.
+func assignment(s string) (string, bool) {
+	name, _, ok := strings.Cut(s, "=")
+	if name == "" {
+		return "", false
+	}
+	if ok {
+		return s, true
+	}
+	value, set := os.LookupEnv(name)
+	if !set {
+		return "", true
+	}
+	return name + "=" + value, true
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+// Exit codes of host-ctl's own; docs/host-ctl.md has them all.
+const (
+	exitTimeout       = 124 // exec's --timeout, or wait's
+	exitFailure       = 125 // any failure of host-ctl itself
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitSignal        = 128 // plus the number of the signal
+)
+
+// exitCode is an error that says nothing: the exit code tells it all.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// usageError is a wrong use of the command line.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// timeoutError is a time limit of the user's that was over.
+type timeoutError struct{ error }
+
+func (e timeoutError) Unwrap() error { return e.error }
+
+// report tells of err and returns the exit code for it. The texts may come from
+// a guest.
+func (c *cli) report(cmd *cobra.Command, err error) int {
+	if code, ok := errors.AsType[exitCode](err); ok {
+		return int(code)
+	}
+	if err == nil {
+		return 0
+	}
+	if usage, ok := errors.AsType[usageError](err); ok {
+		fmt.Fprintf(c.stderr, "host-ctl: %s\n%s", visible(usage.Error()), cmd.UsageString())
+		return exitFailure
+	}
+	ge, isGuest := errors.AsType[*guest.Error](err)
+	if asJSON(cmd) {
+		c.reportJSON(err, ge)
+	} else {
+		fmt.Fprintf(c.stderr, "host-ctl: %s\n", visible(err.Error()))
+		if isGuest && ge.Remedy != "" {
+			fmt.Fprintf(c.stderr, "host-ctl: hint: %s\n", visible(ge.Remedy))
+		}
+	}
+	return failureCode(err, ge)
+}
+
+func failureCode(err error, ge *guest.Error) int {
+	if _, ok := errors.AsType[timeoutError](err); ok {
+		return exitTimeout
+	}
+	if ge == nil {
+		return exitFailure
+	}
+	switch ge.Reason {
+	case "not-found":
+		return exitNotFound
+	case "not-executable", "wrong-architecture", "no-interpreter", "bad-format":
+		return exitNotExecutable
+	}
+	return exitFailure
+}
+
+// failure is an error as -o json has it on stderr.
+type failure struct {
+	Error   string `json:"error"`
+	Guest   string `json:"guest,omitempty"`
+	Op      string `json:"op,omitempty"`
+	Code    string `json:"code,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Remedy  string `json:"remedy,omitempty"`
+	Path    string `json:"path,omitempty"`
+	Errno   uint32 `json:"errno,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+func (c *cli) reportJSON(err error, ge *guest.Error) {
+	f := failure{Error: err.Error()}
+	if ge != nil {
+		f.Guest, f.Op, f.Code, f.Reason, f.Remedy = ge.Guest, ge.Op, ge.Code.String(), ge.Reason, ge.Remedy
+		f.Path, f.Errno, f.Message = string(ge.Path), ge.Errno, ge.Message()
+	}
+	data, err := json.Marshal(f)
+	if err != nil {
+		data = []byte(`{"error":"unprintable"}`)
+	}
+	fmt.Fprintf(c.stderr, "%s\n", visibleJSON(data))
+}
+
+// asJSON reports whether the verb was asked for JSON.
+func asJSON(cmd *cobra.Command) bool {
+	if cmd == nil {
+		return false
+	}
+	f := cmd.Flags().Lookup("output")
+	return f != nil && f.Value.String() == "json"
+}
+
+// interrupted is the cause of a context that a signal ended.
+type interrupted struct{ signal int }
+
+func (interrupted) Error() string { return "interrupted" }

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+// listAtOnce bounds how many guests list asks at a time.
+const listAtOnce = 16
+
+func (c *cli) listCommand() *cobra.Command {
+	var l listing
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:     "list [flags]",
+		Aliases: []string{"ls-guests"},
+		Short:   "List the guests of the configuration file, and whether each answers",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkFormat(l.format); err != nil {
+				return err
+			}
+			if err := c.readFile(); err != nil {
+				return err
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			names := c.file.Names()
+			guests := make([]listedGuest, len(names))
+			var asking errgroup.Group
+			asking.SetLimit(listAtOnce)
+			for i, name := range names {
+				asking.Go(func() error {
+					guests[i] = c.ask(ctx, name, timeout, l.quiet)
+					return nil
+				})
+			}
+			asking.Wait()
+			p := l.printer(c.stdout, "NAME", "TARGET", "STATE", "HOSTNAME", "AGENT")
+			for _, g := range guests {
+				if err := p.row(g.Name, g, g.Name, g.Target, g.State, g.Hostname, g.Agent); err != nil {
+					return err
+				}
+			}
+			return p.close()
+		},
+	}
+	l.flags(cmd, "print names only, and ask no guest")
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Second, "how long to wait for each guest")
+	return cmd
+}
+
+// listedGuest is a guest as list -o json has it. Fields are only ever added.
+type listedGuest struct {
+	Name     string `json:"name"`
+	Target   string `json:"target"`
+	State    string `json:"state"` // "up", "untrusted", or the reason of the failure
+	Hostname string `json:"hostname,omitempty"`
+	Agent    string `json:"agent,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+func (c *cli) ask(ctx context.Context, name string, timeout time.Duration, quiet bool) listedGuest {
+	entry, _ := c.file.Lookup(name)
+	l := listedGuest{Name: name, Target: entry.Target}
+	if quiet {
+		return l
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	g, err := guest.Dial(ctx, name, c.config())
+	if err != nil {
+		l.State, l.Error = reasonOf(err), err.Error()
+		return l
+	}
+	defer g.Close()
+	l.State = "up"
+	info, err := g.Info(ctx)
+	if err != nil {
+		l.State, l.Error = reasonOf(err), err.Error()
+		return l
+	}
+	if !info.GetAccess().GetTrusted() {
+		l.State = "untrusted"
+	}
+	l.Hostname, l.Agent = string(info.GetHostname()), info.GetVersion()
+	return l
+}
+
+// reasonOf returns the stable word of an error, or "error".
+func reasonOf(err error) string {
+	if e, ok := err.(*guest.Error); ok && e.Reason != "" {
+		return e.Reason
+	}
+	if e, ok := err.(*guest.Error); ok {
+		return e.Code.String()
+	}
+	return "error"
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+func (c *cli) logsCommand() *cobra.Command {
+	var follow bool
+	var tail int
+	cmd := &cobra.Command{
+		Use:   "logs [flags] GUEST SESSION",
+		Short: "Print the output that a guest still has of a session",
+		Long: `Print the output of a session that the guest still has: what no client that was
+attached as its owner has read, and of that the latest. Its stdout goes to stdout
+and its stderr to stderr. Nothing is consumed.`,
+		ValidArgsFunction: c.completeSession,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, rest, err := guestArg(args, 1, 1)
+			if err != nil {
+				return err
+			}
+			if tail < -1 {
+				return usageError{fmt.Errorf("--tail %d: want 0 or more", tail)}
+			}
+			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
+				info, err := findSession(ctx, g, rest[0])
+				if err != nil {
+					return err
+				}
+				return c.logs(ctx, g, info, follow, tail)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the session ends")
+	cmd.Flags().IntVar(&tail, "tail", -1, "begin with the last N lines of each stream")
+	return cmd
+}
+
+// logs prints a session's output: up to where it is now, or to its end.
+func (c *cli) logs(ctx context.Context, g *guest.Guest, info *guestv1.SessionInfo, follow bool, tail int) error {
+	id, err := guest.SessionIDFromBytes(info.SessionId)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	k := g.Attach(ctx, id.String(), &guest.AttachOptions{Observer: true, FromOldest: true})
+	pending := new(sync.WaitGroup)
+	parts := [2]*logPart{
+		{w: c.stdout, offset: info.StdoutFirst, until: info.StdoutEnd, tail: tail, pending: pending},
+		{w: c.stderr, offset: info.StderrFirst, until: info.StderrEnd, tail: tail, pending: pending},
+	}
+	for _, p := range parts {
+		pending.Add(1)
+		p.reached()
+	}
+	k.Stdout, k.Stderr = parts[0], parts[1]
+	k.OnGap = func(fd int, offset, n uint64) {
+		fmt.Fprintf(c.stderr, "host-ctl: %d bytes of %s are lost, from offset %d on\n", n, streamName(fd), offset)
+		parts[fd-1].skip(n)
+	}
+	if err := k.Start(); err != nil {
+		return err
+	}
+	// When ctx is done, or all is there that was wanted, this observer goes.
+	caughtUp := make(chan struct{})
+	go func() {
+		pending.Wait()
+		close(caughtUp)
+	}()
+	if follow {
+		caughtUp = nil
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- k.Wait() }()
+	select {
+	case err = <-ended:
+	case <-caughtUp:
+	case <-ctx.Done():
+	}
+	if err == nil && ctx.Err() == nil && caughtUp != nil {
+		select {
+		case err = <-ended:
+		default:
+			k.Process.Release()
+			err = <-ended
+		}
+	}
+	if ctx.Err() != nil {
+		k.Process.Release()
+		return ctx.Err()
+	}
+	for _, p := range parts {
+		p.finish()
+	}
+	if _, ok := errors.AsType[*guest.ExitError](err); ok {
+		return nil // how the command ended is not what was asked for
+	}
+	if e, ok := errors.AsType[*guest.Error](err); ok && e.Reason == guest.ReasonLeft {
+		return nil
+	}
+	return err
+}
+
+// maxTail bounds what --tail holds back: the largest ring of an agent.
+const maxTail = 16 << 20
+
+// logPart is one stream of logs. Up to where the stream was at first it may
+// hold the output back, to print only the last lines of it.
+type logPart struct {
+	w       io.Writer
+	offset  uint64
+	until   uint64
+	tail    int // -1: all
+	pending *sync.WaitGroup
+	held    []byte
+	done    bool
+}
+
+// Write implements io.Writer.
+func (p *logPart) Write(b []byte) (int, error) {
+	n := len(b)
+	p.offset += uint64(n)
+	if !p.done && p.tail >= 0 {
+		// Of what is held back, what came after the mark is printed too.
+		p.held = append(p.held, b...)
+		if over := len(p.held) - maxTail; over > 0 {
+			p.held = p.held[over:]
+		}
+		return n, p.reached()
+	}
+	if _, err := p.w.Write(b); err != nil {
+		return 0, err
+	}
+	return n, p.reached()
+}
+
+// skip notes that bytes are missing.
+func (p *logPart) skip(n uint64) {
+	p.offset += n
+	p.reached()
+}
+
+// reached notes whether all that was there at first has come.
+func (p *logPart) reached() error {
+	if p.done || p.offset < p.until {
+		return nil
+	}
+	return p.finish()
+}
+
+func (p *logPart) finish() error {
+	if p.done {
+		return nil
+	}
+	p.done = true
+	defer p.pending.Done()
+	held := lastLines(p.held, p.tail)
+	p.held = nil
+	if len(held) == 0 {
+		return nil
+	}
+	_, err := p.w.Write(held)
+	return err
+}
+
+// lastLines returns the last n lines of b; the last need not have ended.
+func lastLines(b []byte, n int) []byte {
+	if n <= 0 {
+		return nil
+	}
+	end := len(b)
+	if end > 0 && b[end-1] == '\n' {
+		end--
+	}
+	for ; n > 0; n-- {
+		i := bytes.LastIndexByte(b[:end], '\n')
+		if i < 0 {
+			return b
+		}
+		end = i
+	}
+	return b[end+1:]
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+func main() {
+	maybeRunLauncher()
+	os.Exit(run(os.Args[1:]))
+}
+
+// run runs host-ctl with arguments and returns its exit code.
+func run(args []string) int {
+	c := &cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	root := c.rootCommand()
+	root.SetArgs(args)
+	root.SetOut(c.stdout)
+	root.SetErr(c.stderr)
+	cmd, err := root.ExecuteContextC(context.Background())
+	return c.report(cmd, err)
+}
+
+// cli is what the verbs share: the standard streams and the global flags.
+type cli struct {
+	stdin          *os.File
+	stdout, stderr io.Writer
+
+	verbose        bool
+	wire           string
+	configPath     string
+	connectTimeout time.Duration
+
+	reconnect time.Duration // as in guest.Config
+
+	file  *guest.File // the configuration file, once read
+	local *localAgent // the embedded agent, once started
+}
+
+func (c *cli) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "host-ctl VERB GUEST ...",
+		Short: "Work with virtual machines from their host",
+		Long: `host-ctl works with virtual machines from their host, through the guest-agent
+that runs in each.
+
+GUEST is one of
+  3                      the VM with vsock CID 3
+  vsock:CID[:PORT]       native vsock; without a port, the agent's
+  vsock-mux:/path:PORT   the Unix socket of Firecracker or Cloud Hypervisor
+  unix:/path             a Unix socket
+  NAME                   a guest of the configuration file
+  local                  an agent inside host-ctl: needs no VM at all`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown verb %q", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usageError{errors.New("no verb")}
+		},
+	}
+	flags := root.PersistentFlags()
+	flags.BoolVarP(&c.verbose, "verbose", "v", false, "say on stderr what is tried, and at which address")
+	flags.StringVar(&c.wire, "wire", string(guest.WireNative), "protocol to speak: native or grpc")
+	flags.StringVar(&c.configPath, "config", "", "configuration file (default host-ctl/config.toml below $XDG_CONFIG_HOME)")
+	flags.DurationVar(&c.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the guest's agent")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
+		c.psCommand(), c.killCommand(), c.rmCommand(), c.infoCommand(), c.waitCommand(), c.listCommand(),
+		c.doctorCommand(), c.versionCommand())
+	return root
+}
+
+// config returns the configuration for guest.Dial.
+func (c *cli) config() *guest.Config {
+	return &guest.Config{Wire: guest.Wire(c.wire), File: c.file, Reconnect: c.reconnect, Logger: c.logger()}
+}
+
+// logger returns what -v asks for: a logger to stderr, or nil.
+func (c *cli) logger() *slog.Logger {
+	if !c.verbose {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		switch {
+		case len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey):
+			return slog.Attr{}
+		case a.Value.Kind() == slog.KindAny || a.Value.Kind() == slog.KindString:
+			return slog.String(a.Key, visible(a.Value.String()))
+		}
+		return a
+	}}))
+}
+
+// readFile reads the configuration file, if a flag or a name needs it.
+func (c *cli) readFile() error {
+	if c.file != nil {
+		return nil
+	}
+	file, err := guest.ReadFile(c.configPath)
+	if err != nil {
+		return err
+	}
+	c.file = file
+	return nil
+}
+
+// dial connects to a guest within --connect-timeout. The caller closes it.
+func (c *cli) dial(ctx context.Context, target string) (*guest.Guest, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.connectTimeout)
+	defer cancel()
+	if c.configPath != "" {
+		if err := c.readFile(); err != nil {
+			return nil, err
+		}
+	}
+	cfg := c.config()
+	if target == "local" {
+		if c.local == nil {
+			local, err := startLocal(c.logger())
+			if err != nil {
+				return nil, err
+			}
+			c.local = local
+		}
+		cfg.Dialer = c.local.dial
+	}
+	return guest.Dial(ctx, target, cfg)
+}
+
+// close ends what dial started.
+func (c *cli) close(g *guest.Guest) {
+	g.Close()
+	if c.local != nil {
+		c.local.close()
+		c.local = nil
+	}
+}
+
+// withGuest calls f with a guest of a verb that one call or two are enough for.
+func (c *cli) withGuest(cmd *cobra.Command, target string, f func(ctx context.Context, g *guest.Guest) error) error {
+	ctx, stop := interruptible(cmd.Context())
+	defer stop()
+	g, err := c.dial(ctx, target)
+	if err == nil {
+		defer c.close(g)
+		err = f(ctx, g)
+	}
+	if cause, ok := errors.AsType[interrupted](context.Cause(ctx)); ok && err != nil {
+		return exitCode(exitSignal + cause.signal)
+	}
+	return err
+}
+
+// guestEnv is the environment variable with the guest of verbs that got none.
+const guestEnv = "HOST_CTL_GUEST"
+
+// guestArg splits GUEST off the arguments of a verb that wants min to max more;
+// max < 0 means any number. When there are fewer than that and HOST_CTL_GUEST is
+// set, GUEST is that.
+func guestArg(args []string, min, max int) (string, []string, error) {
+	if len(args) == min && os.Getenv(guestEnv) != "" {
+		return os.Getenv(guestEnv), args, nil
+	}
+	switch {
+	case len(args) == 0:
+		return "", nil, usageError{fmt.Errorf("no GUEST, and %s is not set", guestEnv)}
+	case len(args)-1 < min:
+		return "", nil, usageError{errors.New("too few arguments")}
+	case max >= 0 && len(args)-1 > max:
+		return "", nil, usageError{fmt.Errorf("too many arguments: %s", strings.Join(args[max+1:], " "))}
+	}
+	return args[0], args[1:], nil
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+)
+
+// listing is how a verb that lists things prints them: as a table, one JSON
+// object a line, or the names alone.
+type listing struct {
+	format    string
+	quiet     bool
+	noHeaders bool
+}
+
+func (l *listing) flags(cmd *cobra.Command, quiet string) {
+	outputFlag(cmd, &l.format)
+	cmd.Flags().BoolVar(&l.noHeaders, "no-headers", false, "no heading line")
+	cmd.Flags().BoolVarP(&l.quiet, "quiet", "q", false, quiet)
+}
+
+// outputFlag adds -o.
+func outputFlag(cmd *cobra.Command, format *string) {
+	cmd.Flags().StringVarP(format, "output", "o", "table", "output format: table or json")
+	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func checkFormat(format string) error {
+	if format != "table" && format != "json" {
+		return usageError{fmt.Errorf("output format %q: want table or json", format)}
+	}
+	return nil
+}
+
+// printer prints the rows of a listing as they come; a table's columns can be
+// set only at the end.
+type printer struct {
+	listing
+	out   *bufio.Writer
+	table *tabwriter.Writer
+}
+
+func (l *listing) printer(w io.Writer, headers ...string) *printer {
+	p := &printer{listing: *l, out: bufio.NewWriter(w)}
+	p.table = tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	if l.format == "table" && !l.quiet && !l.noHeaders {
+		fmt.Fprintln(p.table, strings.Join(headers, "\t"))
+	}
+	return p
+}
+
+// row prints one thing: its id, its value in JSON, and its cells. All may come
+// from a guest.
+func (p *printer) row(id string, value any, cells ...string) error {
+	switch {
+	case p.quiet:
+		fmt.Fprintln(p.out, visibleLine(id))
+	case p.format == "json":
+		if err := writeJSON(p.out, value); err != nil {
+			return err
+		}
+		return p.out.Flush()
+	default:
+		for i := range cells {
+			if cells[i] = visibleLine(cells[i]); cells[i] == "" {
+				cells[i] = "-"
+			}
+		}
+		fmt.Fprintln(p.table, strings.Join(cells, "\t"))
+	}
+	return nil
+}
+
+// close prints what is left.
+func (p *printer) close() error {
+	p.table.Flush()
+	return quietPipe(p.out.Flush())
+}
+
+// writeJSON writes a value as one line.
+func writeJSON(w io.Writer, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", visibleJSON(data))
+	return quietPipe(err)
+}
+
+// quietPipe ends host-ctl as SIGPIPE ends others when nobody reads its output.
+func quietPipe(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return exitCode(exitSignal + 13)
+	}
+	return err
+}
+
+// size returns a number of bytes for people, with three digits or so.
+func size(n uint64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%dB", n)
+	}
+	f, i := float64(n)/1024, 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	if f < 10 {
+		return fmt.Sprintf("%.1f%c", f, units[i])
+	}
+	return fmt.Sprintf("%.0f%c", f, units[i])
+}

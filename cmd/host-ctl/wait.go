@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+// Times between and of the tries of wait. A guest that boots may swallow a
+// connection: then only a new one is answered.
+const (
+	waitTry      = 2 * time.Second
+	waitFirstGap = 50 * time.Millisecond
+	waitLastGap  = time.Second
+)
+
+func (c *cli) waitCommand() *cobra.Command {
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "wait [flags] GUEST",
+		Short: "Wait until a guest's agent answers",
+		Long: `Wait until a guest's agent answers, through all that happens while a guest boots:
+no VM yet, nobody listening, connections reset. The exit code is 124 if it does not
+within --timeout. A guest whose agent answers and does not trust the caller counts.`,
+		ValidArgsFunction: c.completeGuest,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, _, err := guestArg(args, 0, 0)
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			err = c.wait(ctx, target, timeout)
+			if cause, ok := errors.AsType[interrupted](context.Cause(ctx)); ok && err != nil {
+				return exitCode(exitSignal + cause.signal)
+			}
+			return err
+		},
+	}
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait; 0: for ever")
+	return cmd
+}
+
+func (c *cli) wait(ctx context.Context, target string, timeout time.Duration) error {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	c.connectTimeout = min(c.connectTimeout, waitTry)
+	var last error
+	for gap := waitFirstGap; ; gap = min(2*gap, waitLastGap) {
+		g, err := c.dial(ctx, target)
+		if err == nil {
+			c.close(g)
+			return nil
+		}
+		if ctx.Err() == nil {
+			if !guest.Temporary(err) {
+				return err
+			}
+			last = err
+		}
+		select {
+		case <-time.After(gap):
+		case <-ctx.Done():
+			if last == nil {
+				last = err
+			}
+			return timeoutError{fmt.Errorf("no answer within %v: %w", timeout, last)}
+		}
+	}
+}
