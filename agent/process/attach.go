@@ -45,7 +45,7 @@ func (s *session) detach(r *reader, leave *guestv1.Leave) {
 	}
 	s.consumed = s.consumed || action == goneEnd || action == goneConsumed
 	for i := range s.room {
-		signal(s.room[i]) // what it held may be free
+		wake(s.room[i]) // what it held may be free
 	}
 	s.mu.Unlock()
 	switch {
@@ -83,8 +83,8 @@ func (s *session) input(r *reader, in *guestv1.Input) error {
 	if f := s.st.in.take(in.Offset, in.Data, in.Eof); f != nil {
 		return f
 	}
-	signal(s.fed)
-	signal(r.wake)
+	wake(s.fed)
+	wake(r.wake)
 	return nil
 }
 
@@ -99,8 +99,8 @@ func (s *session) flow(r *reader, flow *guestv1.FlowControl) error {
 		if f := s.st.acknowledge(r, i, flow.ConsumedOffset, flow.Window); f != nil {
 			return f
 		}
-		signal(r.wake)
-		signal(s.room[i])
+		wake(r.wake)
+		wake(s.room[i])
 	}
 	return nil
 }
@@ -113,9 +113,9 @@ func (s *session) halfClose(r *reader) {
 		return
 	}
 	s.st.halfClose(r)
-	signal(r.wake)
+	wake(r.wake)
 	for i := range s.room {
-		signal(s.room[i])
+		wake(s.room[i])
 	}
 }
 
@@ -149,6 +149,6 @@ func (s *session) release(r *reader, p piece) {
 	defer s.mu.Unlock()
 	s.st.release(r, p)
 	if r.silent {
-		signal(s.room[p.stream])
+		wake(s.room[p.stream])
 	}
 }

@@ -77,14 +77,12 @@ func (s *Server) checkBytes(spec *guestv1.SessionSpec) error {
 	if len(spec.Args) > maxArgs || len(spec.Env) > maxArgs {
 		return tooLong("more than %d arguments or environment entries", maxArgs)
 	}
-	total := 0
 	check := func(what string, values ...[]byte) error {
 		for _, v := range values {
 			if slices.Contains(v, 0) {
 				return newFault(codes.InvalidArgument, reasonNul, "%s has a NUL byte: %q", what, short(v)).
 					hint("no Unix program can be given one")
 			}
-			total += len(v) + 1
 		}
 		return nil
 	}
@@ -104,6 +102,12 @@ func (s *Server) checkBytes(spec *guestv1.SessionSpec) error {
 	for _, e := range spec.Env {
 		if i := strings.IndexByte(string(e), '='); i <= 0 {
 			return newFault(codes.InvalidArgument, reasonBadSpec, "not NAME=value: %q", short(e))
+		}
+	}
+	total := 0
+	for _, list := range [][][]byte{spec.Args, spec.Env} {
+		for _, v := range list {
+			total += len(v) + 1 // with its NUL
 		}
 	}
 	if total > s.cfg.MaxArgBytes {

@@ -3,44 +3,94 @@
 package process
 
 import (
+	"bytes"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
-// procStat is what this package needs of /proc/PID/stat.
+const (
+	// ticksPerSecond is USER_HZ, in which /proc counts on every architecture
+	// that this agent is built for.
+	ticksPerSecond = 100
+	// psBatch is how many processes one response carries.
+	psBatch = 128
+	// maxCmdline bounds the command line that is shown of one process.
+	maxCmdline = 16 << 10
+)
+
+// procStat is what this package needs of /proc/PID/stat, proc_pid_stat(5).
 type procStat struct {
 	pid, parent, group, session int
+	name                        string
+	state                       string
+	ticks                       uint64 // used, user and system
+	threads                     uint64
 	startTicks                  uint64
+	virtual                     uint64 // bytes
+	resident                    uint64 // pages
 }
 
 // readStat reads /proc/PID/stat; false if the process is gone.
 func readStat(pid int) (procStat, bool) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	text, err := os.ReadFile(procFile(pid, "stat"))
 	if err != nil {
 		return procStat{}, false
 	}
-	// PID (NAME) STATE PPID PGRP SESSION ..., where NAME may hold anything.
-	s := string(text)
-	f := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
-	const starttime = 19 // the 22nd field, of which two are before these
-	if len(f) <= starttime {
-		return procStat{}, false
-	}
-	p := procStat{pid: pid}
-	for i, n := range []*int{&p.parent, &p.group, &p.session} {
-		if *n, err = strconv.Atoi(f[i+1]); err != nil {
-			return procStat{}, false
-		}
-	}
-	p.startTicks, err = strconv.ParseUint(f[starttime], 10, 64)
-	return p, err == nil
+	return parseStat(pid, string(text))
 }
 
-// pids lists the processes of the guest.
+// parseStat parses PID (NAME) STATE PPID ..., where NAME may hold anything.
+func parseStat(pid int, text string) (procStat, bool) {
+	open, end := strings.IndexByte(text, '('), strings.LastIndexByte(text, ')')
+	if open < 0 || end < open {
+		return procStat{}, false
+	}
+	f := strings.Fields(text[end+1:])
+	const first, last = 3, 24 // the numbers of the fields in proc_pid_stat(5)
+	if len(f) <= last-first {
+		return procStat{}, false
+	}
+	ok := true
+	number := func(field int) uint64 {
+		n, err := strconv.ParseInt(f[field-first], 10, 64)
+		if err != nil {
+			u, uerr := strconv.ParseUint(f[field-first], 10, 64)
+			ok = ok && uerr == nil
+			return u
+		}
+		return uint64(max(n, 0))
+	}
+	p := procStat{
+		pid:        pid,
+		name:       text[open+1 : end],
+		state:      f[0],
+		parent:     int(number(4)),
+		group:      int(number(5)),
+		session:    int(number(6)),
+		ticks:      number(14) + number(15),
+		threads:    number(20),
+		startTicks: number(22),
+		virtual:    number(23),
+		resident:   number(24),
+	}
+	return p, ok
+}
+
+func procFile(pid int, name string) string {
+	return "/proc/" + strconv.Itoa(pid) + "/" + name
+}
+
+// pids lists the processes of the guest, by number.
 func pids() ([]int, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -54,6 +104,7 @@ func pids() ([]int, error) {
 			list = append(list, pid)
 		}
 	}
+	slices.Sort(list)
 	return list, err
 }
 
@@ -90,4 +141,128 @@ func (p procStat) signal(session int, sig syscall.Signal) {
 	} else {
 		_ = unix.Kill(p.pid, sig)
 	}
+}
+
+// ListProcesses implements guest.v1.ProcessService.
+func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.ServerStreamingServer[guestv1.ListProcessesResponse]) error {
+	list, err := pids()
+	if err != nil {
+		return newFault(codes.FailedPrecondition, reasonFailed, "list the processes: %v", err).on("open", "/proc", err)
+	}
+	stats := make(map[int]procStat, len(list))
+	for _, pid := range list {
+		if p, ok := readStat(pid); ok {
+			stats[pid] = p
+		}
+	}
+	owners := s.owners()
+	names := s.accounts.uidNames()
+	boot := bootTime()
+	resp := &guestv1.ListProcessesResponse{}
+	for _, pid := range list {
+		p, ok := stats[pid]
+		if !ok {
+			continue
+		}
+		uid := uidOf(pid)
+		info := &guestv1.ProcessInfo{
+			Pid:            uint32(pid),
+			ParentPid:      uint32(p.parent),
+			ProcessGroup:   uint32(p.group),
+			Uid:            uid,
+			User:           []byte(names[uid]),
+			State:          p.state,
+			CpuMillis:      p.ticks * 1000 / ticksPerSecond,
+			ResidentBytes:  p.resident * uint64(os.Getpagesize()),
+			VirtualBytes:   p.virtual,
+			StartTicks:     p.startTicks,
+			StartUnixNanos: boot.Add(time.Duration(p.startTicks) * time.Second / ticksPerSecond).UnixNano(),
+			Threads:        uint32(p.threads),
+			Name:           []byte(p.name),
+			Args:           cmdline(pid),
+		}
+		if ses := ownerOf(p, stats, owners); ses != nil {
+			info.SessionId = ses.id[:]
+		}
+		if resp.Processes = append(resp.Processes, info); len(resp.Processes) == psBatch {
+			if err := stream.Send(resp); err != nil {
+				return err
+			}
+			resp = &guestv1.ListProcessesResponse{}
+		}
+	}
+	if len(resp.Processes) == 0 {
+		return nil
+	}
+	return stream.Send(resp)
+}
+
+// owners returns the sessions whose process is not reaped, by its pid.
+func (s *Server) owners() map[int]*session {
+	owners := make(map[int]*session)
+	for _, ses := range s.list() {
+		ses.mu.Lock()
+		if !ses.reaped {
+			owners[ses.child.pid] = ses
+		}
+		ses.mu.Unlock()
+	}
+	return owners
+}
+
+// ownerOf returns the session that a process belongs to: by its POSIX session,
+// or as a descendant that has left it.
+func ownerOf(p procStat, stats map[int]procStat, owners map[int]*session) *session {
+	if ses := owners[p.session]; ses != nil {
+		return ses
+	}
+	// As many steps as there are processes at most: a snapshot that was not
+	// taken at one instant may have a loop.
+	for range stats {
+		if ses := owners[p.pid]; ses != nil {
+			return ses
+		}
+		parent, ok := stats[p.parent]
+		if !ok {
+			return nil
+		}
+		p = parent
+	}
+	return nil
+}
+
+// uidOf returns the effective uid of a process; root if it is gone.
+func uidOf(pid int) uint32 {
+	text, err := os.ReadFile(procFile(pid, "status"))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(text, []byte("\nUid:"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	if ids := bytes.Fields(line); len(ids) > 1 {
+		if uid, err := strconv.ParseUint(string(ids[1]), 10, 32); err == nil {
+			return uint32(uid)
+		}
+	}
+	return 0
+}
+
+// cmdline returns the arguments of a process, none of a kernel thread.
+func cmdline(pid int) [][]byte {
+	text, err := os.ReadFile(procFile(pid, "cmdline"))
+	if err != nil || len(text) == 0 {
+		return nil
+	}
+	text = text[:min(len(text), maxCmdline)]
+	return bytes.Split(bytes.TrimSuffix(text, []byte{0}), []byte{0})
+}
+
+// bootTime returns the wall clock's time of the boot, from which the ticks of
+// /proc/PID/stat count.
+func bootTime() time.Time {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Unix(0, 0)
+	}
+	return time.Now().Add(-time.Duration(up.Nano()))
 }

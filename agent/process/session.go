@@ -128,7 +128,7 @@ func (s *session) run() {
 	s.mu.Unlock()
 	s.stopFeed()
 	for i := range s.room {
-		signal(s.room[i]) // to sweep
+		wake(s.room[i]) // to sweep
 	}
 	cut := time.AfterFunc(drainAfter, s.cutOutput)
 	pumps.Wait()
@@ -150,7 +150,7 @@ func (s *session) stopFeed() {
 		return
 	}
 	_ = s.io.stdin.SetWriteDeadline(pastDeadline)
-	signal(s.fed)
+	wake(s.fed)
 }
 
 // cutOutput stops the pumps: what the process wrote they take, what others
@@ -162,7 +162,7 @@ func (s *session) cutOutput() {
 	for i, f := range s.io.out {
 		if f != nil {
 			_ = f.SetReadDeadline(pastDeadline)
-			signal(s.room[i])
+			wake(s.room[i])
 		}
 	}
 }
@@ -273,12 +273,12 @@ func (s *session) describe() *guestv1.SessionInfo {
 // wakeReaders is called under mu.
 func (s *session) wakeReaders() {
 	for r := range s.st.readers {
-		signal(r.wake)
+		wake(r.wake)
 	}
 }
 
-// signal wakes who waits for c, which has a buffer of one, now or later.
-func signal(c chan struct{}) {
+// wake wakes who waits for c, which has a buffer of one, now or later.
+func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:

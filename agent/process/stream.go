@@ -124,7 +124,7 @@ func (c *client) receive() {
 		if errors.Is(err, io.EOF) {
 			c.ses.halfClose(c.r)
 		}
-		signal(c.r.wake)
+		wake(c.r.wake)
 		return
 	}
 }

@@ -77,7 +77,7 @@ func (s *Server) publish(event *guestv1.WatchSessionsResponse) {
 		} else {
 			w.queue = append(w.queue, event)
 		}
-		signal(w.wake)
+		wake(w.wake)
 	}
 }
 
