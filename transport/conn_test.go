@@ -157,7 +157,7 @@ func TestClose(t *testing.T) {
 			blocked <- err
 		}()
 		go func() {
-			_, err := client.Write(make([]byte, 16<<20)) // more than any buffer
+			_, err := client.Write(make([]byte, 4<<20)) // more than any buffer
 			blocked <- err
 		}()
 		for range 3 {
@@ -195,12 +195,12 @@ func TestDeadlines(t *testing.T) {
 
 		// A write that nobody reads blocks, and its deadline ends it.
 		client.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
-		n, err := client.Write(make([]byte, 64<<20))
+		n, err := client.Write(make([]byte, 8<<20))
 		wantTimeout(t, err)
-		if n == 64<<20 {
+		if n == 8<<20 {
 			t.Error("Write took all bytes although nobody read them")
 		}
-		bufs := net.Buffers{make([]byte, 32<<20), make([]byte, 32<<20)}
+		bufs := net.Buffers{make([]byte, 4<<20), make([]byte, 4<<20)}
 		_, err = client.WriteBuffers(&bufs)
 		wantTimeout(t, err)
 

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
@@ -141,11 +142,22 @@ func TestGRPCBootingGuest(t *testing.T) {
 		l := mustListen(t, UnixAddr(path), nil)
 		s := grpc.NewServer()
 		healthpb.RegisterHealthServer(s, health.NewServer())
-		go s.Serve(l)
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			s.Serve(l)
+		}()
 		if err := <-called; err != nil {
 			t.Error(err)
 		}
 		s.Stop()
+		<-served
+		// A call on the old connection would fail, rightly.
+		for ctx := waitContext(t); cc.GetState() == connectivity.Ready; {
+			if !cc.WaitForStateChange(ctx, connectivity.Ready) {
+				t.Fatal("the client did not notice that the server is gone")
+			}
+		}
 	}
 }
 

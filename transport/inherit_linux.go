@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -85,18 +86,12 @@ func activationListeners(cfg *ListenConfig) ([]*Listener, error) {
 	if err != nil {
 		return nil, &Error{Op: "activation", Kind: KindOther, Err: err}
 	}
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
+	defer closeAll(files)
 	var ls []*Listener
 	for i, f := range files {
 		l, err := inherit(f, cfg)
 		if err != nil {
-			for _, l := range ls {
-				l.Close()
-			}
+			closeAll(ls)
 			return nil, &Error{
 				Op:   "activation",
 				Kind: kindOf("activation", Addr{}, err),
@@ -107,6 +102,12 @@ func activationListeners(cfg *ListenConfig) ([]*Listener, error) {
 		ls = append(ls, l)
 	}
 	return ls, nil
+}
+
+func closeAll[C io.Closer](cs []C) {
+	for _, c := range cs {
+		c.Close()
+	}
 }
 
 // activationFiles takes the descriptors that LISTEN_FDS announces, with their
@@ -128,8 +129,15 @@ func activationFiles() (files []*os.File, names []string, err error) {
 		if i >= len(names) {
 			names = append(names, "")
 		}
-		unix.CloseOnExec(firstInherited + i)
-		files = append(files, os.NewFile(uintptr(firstInherited+i), names[i]))
+		fd := firstInherited + i
+		// Leave alone what is no socket: if the announcement is wrong, the
+		// descriptor may be one of the Go runtime's own.
+		if _, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
+			closeAll(files)
+			return nil, nil, fmt.Errorf("descriptor %d (%q): %w", fd, names[i], os.NewSyscallError("getsockopt", err))
+		}
+		unix.CloseOnExec(fd)
+		files = append(files, os.NewFile(uintptr(fd), names[i]))
 	}
 	return files, names, nil
 }

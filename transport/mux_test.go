@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"golang.org/x/net/nettest"
 )
@@ -170,7 +171,7 @@ func TestHandshakeContext(t *testing.T) {
 		}
 	})
 	t.Run("deadline", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), longWait/1000)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 		defer cancel()
 		a := fakeVMM(t, func(conn *net.UnixConn, _ string) {
 			defer conn.Close()
@@ -187,7 +188,7 @@ func TestHandshakeContext(t *testing.T) {
 			defer conn.Close()
 			conn.Read(make([]byte, 1))
 		})
-		_, err := Dial(waitContext(t), a, &DialConfig{Timeout: longWait / 300})
+		_, err := Dial(waitContext(t), a, &DialConfig{Timeout: 100 * time.Millisecond})
 		wantKind(t, err, KindGuestBooting)
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrTimeout) {
 			t.Errorf("error %v, want a timeout", err)

@@ -10,7 +10,9 @@ import (
 // BufferSizes are the sizes in bytes of the receive buffer of a vsock socket:
 // how much the peer may send before this side has read it. The kernel keeps
 // Size between Min and Max, silently. Linux starts with 262144, 128 and
-// 262144.
+// 262144. Kernels with the fix of CVE-2026-23086 also limit what this side
+// sends ahead to its own Size, so for more than the default both sides have to
+// set it.
 //
 // To set them, leave a field 0 to keep the kernel's value; a Max of 0 is raised
 // to Size if Size is larger than the kernel's maximum. What was applied is

@@ -156,14 +156,15 @@ func TestVsockBufferSizes(t *testing.T) {
 		t.Errorf("SetBufferSizes = %+v, %v; want %+v", got, err, want)
 	}
 
-	// The size is what the peer can send ahead: a writer that nobody reads
-	// stops there.
-	for _, size := range []uint64{64 << 10, 1 << 20} {
-		l := labListen(t, &ListenConfig{BufferSizes: BufferSizes{Size: size}})
-		client, _ := connect(t, l, nil)
+	// The reader's size is what can be sent ahead to it: a writer that nobody
+	// reads stops there. Kernels since 2026, and older ones with the fix of
+	// CVE-2026-23086, stop also at the writer's own size.
+	for _, tt := range []struct{ reader, writer uint64 }{{64 << 10, 256 << 10}, {1 << 20, 1 << 20}} {
+		l := labListen(t, &ListenConfig{BufferSizes: BufferSizes{Size: tt.reader}})
+		client, _ := connect(t, l, &DialConfig{BufferSizes: BufferSizes{Size: tt.writer}})
 		client.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
-		if n, err := client.Write(make([]byte, 4<<20)); err == nil || uint64(n) != size {
-			t.Errorf("wrote %d bytes, %v, to a buffer of %d", n, err, size)
+		if n, err := client.Write(make([]byte, 4<<20)); err == nil || uint64(n) != tt.reader {
+			t.Errorf("wrote %d bytes, %v, to a buffer of %d", n, err, tt.reader)
 		}
 	}
 }

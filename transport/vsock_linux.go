@@ -221,10 +221,11 @@ func bindPrivileged(s *socket.Conn) error {
 // on a machine that is both a guest and a host, the way to other CIDs depends
 // on modules that this process cannot see.
 func sourceCID(remote uint32) uint32 {
+	if remote == CIDLocal {
+		return CIDLocal
+	}
 	own, err := localCID()
 	switch {
-	case remote == CIDLocal:
-		return CIDLocal
 	case err != nil:
 		return CIDAny
 	case remote == CIDHost || own == CIDHost:
