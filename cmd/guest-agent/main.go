@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 
 	"github.com/vsockrpc/vsockrpc/agent"
 	"github.com/vsockrpc/vsockrpc/agent/pid1"
@@ -28,12 +30,16 @@ func main() {
 }
 
 func run() int {
+	args := os.Args[1:]
 	owner := pid1.OwnsMachine()
-	s, err := parseSettings(os.Args[1:], os.Environ(), system.KernelArgs("/"), os.Stdout)
+	if owner {
+		args = flagsOnly(args)
+	}
+	s, err := parseSettings(args, os.Environ(), system.KernelArgs("/"), os.Stdout)
 	switch {
 	case owner:
 		// Its end would be the kernel's, so the first process goes on with
-		// what it understood. The kernel hands it words that nobody knows.
+		// what it understood.
 		return runInit(s, err)
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -50,4 +56,10 @@ func run() int {
 		return exitFailure
 	}
 	return exitOK
+}
+
+// flagsOnly returns the arguments that are flags. The kernel hands its first
+// process every word of its command line that nobody knows.
+func flagsOnly(args []string) []string {
+	return slices.DeleteFunc(slices.Clone(args), func(a string) bool { return !strings.HasPrefix(a, "-") || a == "--" })
 }

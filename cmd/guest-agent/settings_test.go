@@ -138,3 +138,10 @@ func TestHelp(t *testing.T) {
 		}
 	}
 }
+
+func TestFlagsOnly(t *testing.T) {
+	args := []string{"splash", "--listen=unix:/a", "--", "single", "-init"}
+	if diff := cmp.Diff([]string{"--listen=unix:/a", "-init"}, flagsOnly(args)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
