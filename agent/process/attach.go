@@ -3,6 +3,8 @@
 package process
 
 import (
+	"google.golang.org/grpc/mem"
+
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -73,18 +75,40 @@ func (s *session) startLeash() {
 	s.leash = c
 }
 
-// input takes a piece of stdin from a client.
-func (s *session) input(r *reader, in *guestv1.Input) error {
+// input takes a piece of stdin from a client. It reports whether it keeps the
+// piece, and the buffer that it lies in.
+func (s *session) input(r *reader, in *guestv1.Input, buffer mem.Buffer) (kept bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.st.owner != r {
+		return false, s.notOwner(r)
+	}
+	kept, f := s.st.in.take(in.Offset, in.Data, in.Eof, buffer)
+	if f != nil {
+		return false, f
+	}
+	wake(s.fed)
+	wake(r.wake)
+	return kept, nil
+}
+
+// closeOutput ends an output stream that its owner wants no more of. The
+// process that goes on writing gets SIGPIPE.
+func (s *session) closeOutput(r *reader, stream guestv1.Stream) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.st.owner != r {
 		return s.notOwner(r)
 	}
-	if f := s.st.in.take(in.Offset, in.Data, in.Eof); f != nil {
-		return f
+	for i, name := range streamNames {
+		if stream != name || s.io.out[i] == nil || s.io.terminal != nil {
+			continue
+		}
+		s.closed[i] = true
+		s.st.abandon(i)
+		_ = s.io.out[i].SetReadDeadline(pastDeadline)
+		wake(s.room[i])
 	}
-	wake(s.fed)
-	wake(r.wake)
 	return nil
 }
 

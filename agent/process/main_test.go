@@ -195,9 +195,13 @@ func (s *stream) ack() error {
 }
 
 func (s *stream) ackAt(name guestv1.Stream, off uint64) error {
-	return s.send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_FlowControl{
+	err := s.send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_FlowControl{
 		FlowControl: &guestv1.FlowControl{Stream: name, ConsumedOffset: off, Window: defaultRing},
 	}})
+	if errors.Is(err, io.EOF) {
+		return nil // the call has ended, which recv tells more of
+	}
+	return err
 }
 
 func (s *stream) input(off uint64, data []byte, eof bool) error {

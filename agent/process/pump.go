@@ -30,10 +30,19 @@ func (s *session) pump(i int) {
 			err = readErr
 		}
 	}
-	held := errors.Is(err, os.ErrDeadlineExceeded) && !s.sweep(i)
+	s.mu.Lock()
+	closed := s.closed[i]
+	s.mu.Unlock()
+	if closed {
+		s.io.out[i].Close()
+	}
+	held := !closed && errors.Is(err, os.ErrDeadlineExceeded) && !s.sweep(i)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.st.end(i)
+	if closed {
+		s.st.abandon(i)
+	}
 	s.held = s.held || held
 	s.wakeReaders()
 }
@@ -65,7 +74,7 @@ func (s *session) readOnce(i, fd int, force bool) (int, error) {
 func (s *session) awaitRoom(i int) error {
 	for {
 		s.mu.Lock()
-		ok, stop, sweep := s.st.hasRoom(i), s.stopPumps, s.exited && !s.swept[i]
+		ok, stop, sweep := s.st.hasRoom(i), s.stopPumps || s.closed[i], s.exited && !s.swept[i]
 		if !ok {
 			s.swept[i] = s.exited
 			if s.st.out[i].room() > 0 {

@@ -58,8 +58,9 @@ type session struct {
 	reaped    bool
 	swept     [outputs]bool
 	stopPumps bool
-	held      bool // output was cut
-	ending    bool // signals to end it were sent
+	held      bool          // output was cut
+	closed    [outputs]bool // the owner wants no more of it
+	ending    bool          // signals to end it were sent
 	termAt    time.Time
 	timedOut  bool
 	reason    string
@@ -93,8 +94,10 @@ func (s *session) start() error {
 	}
 	s.started = time.Now()
 	s.st.in.connected = s.io.stdin != nil
-	if s.io.terminal != nil {
-		s.st.out[stderr].eof, s.st.out[stderr].none = true, true
+	for i := range s.io.out {
+		if s.io.out[i] == nil {
+			s.st.out[i].eof, s.st.out[i].none = true, true
+		}
 	}
 	if s.io.stdin != nil {
 		go s.feed()

@@ -126,6 +126,13 @@ func (s *state) hasRoom(stream int) bool {
 // end says that nothing more will be written to the stream.
 func (s *state) end(stream int) { s.out[stream].eof = true }
 
+// abandon drops what the stream holds, read or not: its owner wants no more.
+func (s *state) abandon(stream int) {
+	o := &s.out[stream]
+	o.acked = o.end
+	o.dropTo(o.end)
+}
+
 // attach adds a reader, or says why it may not be. The reader that it takes
 // ownership from, if any, is marked as evicted.
 func (s *state) attach(open *guestv1.Open) (*reader, *fault) {

@@ -375,7 +375,7 @@ func (m *machine) sendStdin(t *rapid.T) {
 	if from > to {
 		t.Skip("no more")
 	}
-	f := m.st.in.take(uint64(from), bytes.Clone(m.stdinTrue[from:to]), eof)
+	_, f := m.st.in.take(uint64(from), bytes.Clone(m.stdinTrue[from:to]), eof, nil)
 	want := ""
 	switch {
 	case from > end:

@@ -29,7 +29,7 @@ func openStdio(spec *guestv1.SessionSpec, acc account) (*stdio, error) {
 	if spec.Terminal != nil {
 		err = io.openTerminal(spec.Terminal.Size, acc)
 	} else {
-		err = io.openPipes(spec.Stdin, acc)
+		err = io.openPipes(spec, acc)
 	}
 	if err != nil {
 		io.closeChild()
@@ -39,17 +39,22 @@ func openStdio(spec *guestv1.SessionSpec, acc account) (*stdio, error) {
 	return io, nil
 }
 
-func (io *stdio) openPipes(stdin bool, acc account) error {
+func (io *stdio) openPipes(spec *guestv1.SessionSpec, acc account) error {
 	var err error
-	if stdin {
+	if spec.Stdin {
 		io.stdin, io.fds[0], err = openPipe(true, acc)
 	} else {
 		io.fds[0], err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	}
-	for i := range io.out {
-		if err == nil {
-			io.out[i], io.fds[i+1], err = openPipe(false, acc)
-		}
+	if err == nil {
+		io.out[stdout], io.fds[1], err = openPipe(false, acc)
+	}
+	switch {
+	case err != nil:
+	case spec.StderrToStdout:
+		io.fds[2], err = unix.FcntlInt(uintptr(io.fds[1]), unix.F_DUPFD_CLOEXEC, 0)
+	default:
+		io.out[stderr], io.fds[2], err = openPipe(false, acc)
 	}
 	return err
 }

@@ -107,11 +107,12 @@ func (s *Server) serve(stream grpc.ServerStream, ses *session, r *reader, opened
 // that comes after the client was detached has no effect.
 func (c *client) receive() {
 	for {
-		req := new(guestv1.ExecRequest)
+		req := newInputRequest()
 		err := c.stream.RecvMsg(req)
 		if err == nil {
 			err = c.handle(req)
 		}
+		req.free()
 		if err == nil {
 			continue
 		}
@@ -133,10 +134,16 @@ func (c *client) receive() {
 var errLeft = errors.New("the client has left")
 
 // handle takes one message.
-func (c *client) handle(req *guestv1.ExecRequest) error {
+func (c *client) handle(req *inputRequest) error {
 	switch m := req.Message.(type) {
 	case *guestv1.ExecRequest_Input:
-		return c.ses.input(c.r, m.Input)
+		kept, err := c.ses.input(c.r, m.Input, req.buffer)
+		if kept {
+			req.buffer = nil
+		}
+		return err
+	case *guestv1.ExecRequest_CloseOutput:
+		return c.ses.closeOutput(c.r, m.CloseOutput.Stream)
 	case *guestv1.ExecRequest_FlowControl:
 		return c.ses.flow(c.r, m.FlowControl)
 	case *guestv1.ExecRequest_Signal:
@@ -191,22 +198,17 @@ func (c *client) send(acknowledges bool) error {
 }
 
 // sendPiece sends one piece and releases it. This is where output is encoded:
-// the bytes lie in the ring until SendMsg has copied them.
+// its bytes lie in the ring until SendMsg has taken them.
 func (c *client) sendPiece(p piece) error {
-	resp := new(guestv1.ExecResponse)
 	switch {
 	case p.fault != nil:
 		return p.fault
 	case p.flow != nil:
-		resp.Message = &guestv1.ExecResponse_FlowControl{FlowControl: p.flow}
+		return c.stream.SendMsg(&guestv1.ExecResponse{Message: &guestv1.ExecResponse_FlowControl{FlowControl: p.flow}})
 	case p.exit != nil:
-		resp.Message = &guestv1.ExecResponse_Exit{Exit: p.exit}
-	default:
-		resp.Message = &guestv1.ExecResponse_Output{Output: p.output}
+		return c.stream.SendMsg(&guestv1.ExecResponse{Message: &guestv1.ExecResponse_Exit{Exit: p.exit}})
 	}
-	err := c.stream.SendMsg(resp)
-	if p.output != nil {
-		c.ses.release(c.r, p)
-	}
+	err := c.stream.SendMsg(newOutputResponse(p.output))
+	c.ses.release(c.r, p)
 	return err
 }
