@@ -90,6 +90,7 @@ func TestBufferEnds(t *testing.T) {
 				tt.end(empty)
 				tt.end(full)
 				time.Sleep(2 * time.Second)
+				synctest.Wait()
 				if readErr != tt.read || writeErr != tt.write {
 					t.Errorf("read %v, write %v; want %v, %v", readErr, writeErr, tt.read, tt.write)
 				}

@@ -197,8 +197,9 @@ func (g *guestStream) CloseRead() error                  { g.conn.out.closeRead(
 
 func (g *guestStream) Close() error {
 	g.goneOnce.Do(func() {
-		g.conn.in.closeWrite(net.ErrClosed)
+		// In this order, so that a guest that reads the end can no longer write.
 		g.conn.out.closeRead(net.ErrClosed, syscall.EPIPE)
+		g.conn.in.closeWrite(net.ErrClosed)
 		close(g.gone)
 	})
 	return nil
@@ -206,8 +207,8 @@ func (g *guestStream) Close() error {
 
 func (g *guestStream) Reset() {
 	g.goneOnce.Do(func() {
-		g.conn.in.reset(errReset)
 		g.conn.out.closeRead(errReset, errReset)
+		g.conn.in.reset(errReset)
 		close(g.gone)
 	})
 }

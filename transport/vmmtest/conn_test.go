@@ -312,7 +312,7 @@ func TestWriteBuffers(t *testing.T) {
 func TestBackpressure(t *testing.T) {
 	sides(t, func(t *testing.T, _ *vmmtest.VMM, a, b halfCloser) {
 		data := noise(16 << 20)
-		a.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		a.SetWriteDeadline(time.Now().Add(time.Second))
 		n, err := a.Write(data)
 		if !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 || n > 2<<20 {
 			t.Fatalf("wrote %d bytes, %v; want at most 2 MiB and a timeout", n, err)

@@ -48,8 +48,8 @@
 // To the guest's side a reset is ECONNRESET, after the bytes that had arrived.
 // A Unix socket has no reset, and SO_LINGER does nothing there. But on Linux,
 // closing one while its own receive queue holds unread bytes gives the peer
-// ECONNRESET, after the bytes in the peer's queue; later reads give EOF and
-// writes EPIPE. So on Linux the VMM reads ahead (SO_PEEK_OFF) and leaves the
+// ECONNRESET, once, after the bytes in the peer's queue; later reads give EOF
+// and writes EPIPE. So on Linux the VMM reads ahead (SO_PEEK_OFF) and leaves the
 // last byte that it has passed on in the queue, beginning with the line feed of
 // CONNECT, and takes it out before an orderly close. A connection that the
 // other side accepted (the host's, when the guest dialed; an agent's behind

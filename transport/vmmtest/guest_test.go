@@ -213,13 +213,13 @@ func TestForward(t *testing.T) {
 		t.Errorf("host read %d bytes, %v", len(got), err)
 	}
 
-	host, guest = accept()
-	mustWrite(t, guest, []byte("x"))
-	mustRead(t, host, []byte("x"))
+	resetHost, resetGuest := accept()
+	mustWrite(t, resetGuest, []byte("x"))
+	mustRead(t, resetHost, []byte("x"))
 	v.Reset()
-	_, err = readAll(t, host)
+	_, err = readAll(t, resetHost)
 	checkReset(t, "host", err)
-	_, err = readAll(t, guest)
+	_, err = readAll(t, resetGuest)
 	checkReset(t, "host", err) // a Unix socket, too
 
 	for _, addr := range []string{"", "vsock:3:1000", "/path"} {
@@ -280,7 +280,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		set(0, vmmtest.Flow{Fault: fault})
 		v.SetFaults(vmmtest.Faults{})
 	}
-	full, _ := dial(t, v), 0
+	full := dial(t, v)
 	full.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	full.Write(noise(4 << 20))
 	v.Pause()

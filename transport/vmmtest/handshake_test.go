@@ -137,17 +137,17 @@ func TestHandshakeFaults(t *testing.T) {
 		{
 			name:   "delayed too long",
 			faults: vmmtest.Faults{HandshakeDelay: time.Hour},
-			want:   transport.ErrGuestBooting, timeout: 20 * time.Millisecond,
+			want:   transport.ErrGuestBooting, timeout: time.Second,
 		},
 		{
 			name:   "silent",
 			faults: vmmtest.Faults{Handshake: vmmtest.HandshakeSilent},
-			want:   transport.ErrGuestBooting, timeout: 20 * time.Millisecond,
+			want:   transport.ErrGuestBooting, timeout: time.Second,
 		},
 		{
 			name:   "not accepted",
 			faults: vmmtest.Faults{NoAccept: true},
-			want:   transport.ErrGuestBooting, timeout: 20 * time.Millisecond,
+			want:   transport.ErrGuestBooting, timeout: time.Second,
 		},
 		{name: "refused", faults: vmmtest.Faults{Handshake: vmmtest.HandshakeRefused}, want: transport.ErrVMMClosed},
 		{name: "cut", faults: vmmtest.Faults{Handshake: vmmtest.HandshakeCut}, want: transport.ErrVMMClosed},
@@ -166,6 +166,7 @@ func TestHandshakeFaults(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			v, l := start(t, vmmtest.Config{Faults: tt.faults})
 			go func() {
 				for {
