@@ -220,7 +220,10 @@ func (e *Error) tooOld(method string, info *guestv1.InfoResponse) {
 	if version == "" {
 		version = "unknown"
 	}
-	e.message = fmt.Sprintf("agent too old for %s (agent version %s, protocol %d; needs protocol %d)",
-		f.name, version, info.GetProtocolVersion(), f.since)
+	e.message = fmt.Sprintf("agent too old for %s (agent version %s, protocol %d", f.name, version, info.GetProtocolVersion())
+	if info.GetProtocolVersion() < f.since {
+		e.message += fmt.Sprintf("; needs protocol %d", f.since)
+	}
+	e.message += ")"
 	e.Remedy = "update guest-agent in the guest"
 }

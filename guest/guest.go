@@ -146,6 +146,19 @@ func (g *Guest) cachedInfo() *guestv1.InfoResponse {
 	return g.info
 }
 
+// capabilityCloseOutput is the agent's word for guestv1.CloseOutput.
+const capabilityCloseOutput = "close-output"
+
+// can reports whether the agent has a capability, as far as it has said so.
+func (g *Guest) can(capability string) bool {
+	for _, c := range g.cachedInfo().GetCapabilities() {
+		if c.GetName() == capability {
+			return c.GetEnabled()
+		}
+	}
+	return false
+}
+
 // Close closes the connection. Commands that run end with an error on this
 // side; in the guest their sessions end as if the connection had been lost.
 // Close may be called more than once.

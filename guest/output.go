@@ -45,6 +45,10 @@ type output struct {
 	eof      bool    // nothing comes after received
 	err      error   // the session ended before eof
 	closed   bool    // the consumer is gone: what comes is dropped
+	refuse   bool    // and the process is to know
+	refused  bool    // which the agent is still to be told
+
+	mayRefuse bool // whether the agent understands it
 }
 
 // piece is some bytes of a stream, and how many were lost before them.
@@ -246,10 +250,15 @@ func (o *output) wait() error {
 	}
 }
 
-// close drops what is queued and all that comes. It may be called twice.
+// close drops what is queued and all that comes, and has the process's end of
+// the pipe closed if the agent can do that. It may be called twice.
 func (o *output) close() {
 	o.cond.L.Lock()
 	defer o.cond.L.Unlock()
+	if !o.closed && !o.eof {
+		o.refuse, o.refused = true, o.mayRefuse
+		o.ack()
+	}
 	o.closed = true
 	o.discard()
 	o.cond.Broadcast()

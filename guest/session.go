@@ -73,7 +73,7 @@ func (g *Guest) newSession(ctx context.Context, op, method string, first *guestv
 		wake: make(chan struct{}, 1), opened: make(chan struct{}), done: make(chan struct{}), settled: make(chan struct{}),
 		mu: &sio.mu, outs: sio.out, in: sio.in,
 	}
-	first.Window = defaultWindow
+	first.Window, first.AcknowledgesExit = defaultWindow, true
 	s.ctx, s.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	for _, o := range s.outs {
 		o.ack = s.poke
@@ -248,9 +248,12 @@ func (s *session) accept(m *guestv1.Opened) error {
 	}
 	choose := !s.isOpen && (s.first.FromOldest || s.first.TailBytes != nil)
 	for i, offset := range []uint64{m.StdoutOffset, m.StderrOffset} {
-		if err := s.outs[i].opened(offset, choose); err != nil {
+		o := s.outs[i]
+		if err := o.opened(offset, choose); err != nil {
 			return err
 		}
+		o.mayRefuse = s.g.can(capabilityCloseOutput) && !m.Session.GetTerminal()
+		o.refused = o.refuse && o.mayRefuse
 	}
 	if s.in != nil {
 		if !s.isOpen && s.first.Spec == nil {
@@ -367,6 +370,12 @@ func (s *session) message() (m *guestv1.ExecRequest, last bool) {
 			return m, false
 		}
 		drained = drained && o.consumed == o.received
+		if o.refused && s.exit == nil && s.leave == nil {
+			// The agent may have missed it: it is said again on the next connection.
+			o.refused = false
+			m.Message = &guestv1.ExecRequest_CloseOutput{CloseOutput: &guestv1.CloseOutput{Stream: o.stream}}
+			return m, false
+		}
 	}
 	switch {
 	case s.leave != nil:

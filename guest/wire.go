@@ -29,9 +29,9 @@ func connect(wire Wire, d *dialer) (clientConn, error) {
 		}), nil
 	case WireGRPC:
 		// The target only passes grpc's checks: d knows where to go.
-		return transport.NewGRPCClient("unix:/agent", grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return d.dial(ctx)
-		}))
+		return transport.NewGRPCClient("unix:/agent",
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return d.dial(ctx) }),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rpc.Codec())))
 	}
 	return nil, fmt.Errorf("wire %q: want %s or %s", wire, WireNative, WireGRPC)
 }
