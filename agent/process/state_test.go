@@ -52,11 +52,10 @@ type machine struct {
 	// What an owner has acknowledged, or asked to skip, at most.
 	acked [outputs]uint64
 
-	stdin      []byte // what clients have sent and the agent has taken
-	fed        []byte // what the process has got
-	stdinEOF   bool
-	stdinTrue  []byte
-	unreserved [outputs][]byte
+	stdin     []byte // what clients have sent and the agent has taken
+	fed       []byte // what the process has got
+	stdinEOF  bool
+	stdinTrue []byte
 }
 
 func TestStateIsTheTrueStream(t *testing.T) {

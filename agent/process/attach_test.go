@@ -1,0 +1,270 @@
+//go:build linux
+
+package process
+
+import (
+	"bytes"
+	"strconv"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+func TestAttachAtEachOffset(t *testing.T) {
+	c := newCarrier(t, nil)
+	const size = 300
+	id := newID()
+	c.start(t, id, helper(t, "write", strconv.Itoa(size), "7"))
+	c.wait(t, id)
+	check := func(open *guestv1.Open) {
+		t.Helper()
+		s, err := c.attach(testContext(t), open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.stop()
+		if err := s.finish(); err != nil {
+			t.Fatalf("%v: %v", open, err)
+		}
+		for i, off := range []uint64{open.StdoutOffset, open.StderrOffset} {
+			if want := trueBytes(i, off, size-int(off)); !bytes.Equal(s.out[i], want) {
+				t.Fatalf("%v: stream %d: %d bytes, not the true %d", open, i, len(s.out[i]), len(want))
+			}
+		}
+	}
+	for off := uint64(0); off <= size; off++ {
+		check(&guestv1.Open{SessionId: id, Role: guestv1.Role_ROLE_OBSERVER, StdoutOffset: off, StderrOffset: size - off})
+	}
+	// An owner's offset acknowledges what is before it.
+	for off := uint64(0); off <= size; off++ {
+		check(&guestv1.Open{SessionId: id, Role: guestv1.Role_ROLE_OWNER, StdoutOffset: off, StderrOffset: off})
+	}
+	if _, err := c.attach(testContext(t), &guestv1.Open{SessionId: id, StdoutOffset: size + 1, TakeOver: true}); status.Code(err) != codes.OutOfRange || reasonOf(err) != reasonOffsetAhead {
+		t.Errorf("attach beyond the end: %v", err)
+	}
+	// All is acknowledged by now, and an owner who asks for it is told so.
+	s, err := c.attach(testContext(t), &guestv1.Open{SessionId: id, TakeOver: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	if s.opened.StdoutOffset != size || s.opened.StderrOffset != size {
+		t.Errorf("opened at %d and %d, want %d: the rest is acknowledged", s.opened.StdoutOffset, s.opened.StderrOffset, size)
+	}
+}
+
+func TestResumeAfterEveryCut(t *testing.T) {
+	c := newCarrier(t, nil)
+	ctx := testContext(t)
+	const size = 3 << 20
+	spec := helper(t, "write", strconv.Itoa(size), "5003")
+	open := &guestv1.Open{SessionId: newID(), Spec: spec}
+	var got [outputs][]byte
+	for cut := 1; ; cut++ {
+		s, err := c.exec(ctx, open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.opened.Attached != (cut > 1) || s.opened.StdoutOffset != open.StdoutOffset || s.opened.StderrOffset != open.StderrOffset {
+			t.Fatalf("cut %d: opened %v, want to go on at %d and %d", cut, s.opened, open.StdoutOffset, open.StderrOffset)
+		}
+		// Some pieces, acknowledged or not, and then the connection is gone.
+		for range 10 {
+			if err = s.next(); err != nil || s.exit != nil {
+				break
+			}
+			if cut%2 == 0 {
+				err = s.ack()
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.stop()
+		for i := range got {
+			got[i] = append(got[i], s.out[i]...)
+		}
+		open.StdoutOffset, open.StderrOffset, open.AgentId = s.at[stdout], s.at[stderr], s.opened.AgentId
+		if s.exit != nil {
+			break
+		}
+	}
+	for i := range got {
+		if !bytes.Equal(got[i], trueBytes(i, 0, size)) {
+			t.Errorf("stream %d: %d bytes in all, not the true %d", i, len(got[i]), size)
+		}
+	}
+}
+
+func TestObserverIsToldWhatItLost(t *testing.T) {
+	c := newCarrier(t, nil)
+	ctx := testContext(t)
+	const size = 1 << 20
+	spec := helper(t, "write", strconv.Itoa(size), "4096")
+	spec.RingBytes = 8192
+	id := newID()
+	owner, err := c.exec(ctx, &guestv1.Open{SessionId: id, Spec: spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer owner.stop()
+	// It has no credit, so it falls behind while the owner goes on.
+	observer, err := c.attach(ctx, &guestv1.Open{SessionId: id, Role: guestv1.Role_ROLE_OBSERVER, Window: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer observer.stop()
+	if err := owner.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if owner.lost != [outputs]uint64{} || owner.at != [outputs]uint64{size, size} {
+		t.Errorf("the owner got up to %v and lost %v", owner.at, owner.lost)
+	}
+	if err := observer.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := observer.finish(); err != nil {
+		t.Fatal(err)
+	}
+	for i, out := range observer.out {
+		if uint64(len(out))+observer.lost[i] != size || observer.lost[i] == 0 {
+			t.Errorf("stream %d: %d bytes and %d lost, want %d in all and some lost", i, len(out), observer.lost[i], size)
+		}
+		if tail := out[len(out)-8192:]; !bytes.Equal(tail, trueBytes(i, size-8192, 8192)) {
+			t.Errorf("stream %d: its end is not the true one", i)
+		}
+	}
+}
+
+func TestDropOldest(t *testing.T) {
+	c := newCarrier(t, nil)
+	const ring, size = 10000, 1 << 20
+	spec := helper(t, "write-exit", strconv.Itoa(size))
+	spec.RingBytes, spec.RingFull = ring, guestv1.RingFull_RING_FULL_DROP_OLDEST
+	id := newID()
+	c.start(t, id, spec)
+	exit := c.wait(t, id)
+	if exit.StdoutBytes != size || exit.GetCode() != 3 {
+		t.Fatalf("exit %v, want code 3 and %d bytes", exit, size)
+	}
+	info := c.describe(t, id)
+	kept := info.StdoutEnd - info.StdoutFirst
+	if kept < ring || kept > ring+largeChunk {
+		t.Errorf("kept %d bytes, want %d, and what was in the pipe at the end", kept, ring)
+	}
+	tests := []struct {
+		open *guestv1.Open
+		at   uint64
+	}{
+		{&guestv1.Open{}, info.StdoutFirst},
+		{&guestv1.Open{FromOldest: true}, info.StdoutFirst},
+		{&guestv1.Open{TailBytes: new(uint64(100))}, size - 100},
+		{&guestv1.Open{TailBytes: new(uint64(0))}, size},
+		{&guestv1.Open{TailBytes: new(uint64(1 << 60))}, info.StdoutFirst},
+	}
+	for _, tt := range tests {
+		tt.open.SessionId, tt.open.Role = id, guestv1.Role_ROLE_OBSERVER
+		s, err := c.attach(testContext(t), tt.open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.opened.StdoutOffset != tt.at {
+			t.Errorf("%v: opened at %d, want %d", tt.open, s.opened.StdoutOffset, tt.at)
+		}
+		if err := s.finish(); err != nil {
+			t.Fatal(err)
+		}
+		s.stop()
+		if !bytes.Equal(s.out[stdout], trueBytes(stdout, tt.at, size-int(tt.at))) || s.lost[stdout] != 0 {
+			t.Errorf("%v: got %d bytes, not the true %d", tt.open, len(s.out[stdout]), size-tt.at)
+		}
+	}
+}
+
+func TestTakeOver(t *testing.T) {
+	c := newCarrier(t, nil)
+	ctx := testContext(t)
+	id := newID()
+	spec := shell("read a; read b; echo $a $b")
+	spec.Stdin, spec.Name = true, "shared"
+	first, err := c.exec(ctx, &guestv1.Open{SessionId: id, Spec: spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.stop()
+	if err := first.input(0, []byte("one\n"), false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the agent has the first line", func() bool { return c.describe(t, id).StdinOffset == 4 })
+	if _, err := c.attach(ctx, &guestv1.Open{Name: "shared"}); reasonOf(err) != reasonOwnerPresent {
+		t.Errorf("a second owner: %v", err)
+	}
+	observer, err := c.attach(ctx, &guestv1.Open{Name: "shared", Role: guestv1.Role_ROLE_OBSERVER})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer observer.stop()
+	second, err := c.attach(ctx, &guestv1.Open{Name: "shared", TakeOver: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.stop()
+	if err := first.finish(); status.Code(err) != codes.Aborted || reasonOf(err) != reasonTakenOver {
+		t.Errorf("the first owner ends with %v", err)
+	}
+	if second.opened.StdinOffset != 4 {
+		t.Fatalf("stdin goes on at %d, want 4", second.opened.StdinOffset)
+	}
+	if info := c.describe(t, id); !info.HasOwner || info.Observers != 1 {
+		t.Errorf("session %v, want an owner and an observer", info)
+	}
+	if err := second.input(4, []byte("two\n"), true); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*stream{second, observer} {
+		if err := s.finish(); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(s.out[stdout]); got != "one two\n" {
+			t.Errorf("output %q", got)
+		}
+	}
+}
+
+func TestObserverMayOnlyRead(t *testing.T) {
+	c := newCarrier(t, nil)
+	id := newID()
+	spec := helper(t, "deaf")
+	spec.Stdin = true
+	c.start(t, id, spec)
+	for _, send := range []func(*stream) error{
+		func(s *stream) error { return s.input(0, []byte("x"), false) },
+		func(s *stream) error {
+			return s.send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Signal{Signal: &guestv1.SendSignal{Signal: 9}}})
+		},
+		func(s *stream) error {
+			return s.send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_CloseOutput{CloseOutput: &guestv1.CloseOutput{Stream: guestv1.Stream_STREAM_STDOUT}}})
+		},
+	} {
+		s, err := c.attach(testContext(t), &guestv1.Open{SessionId: id, Role: guestv1.Role_ROLE_OBSERVER})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := send(s); err != nil && !isEnd(err) {
+			t.Fatal(err)
+		}
+		if err := s.finish(); reasonOf(err) != reasonNotOwner {
+			t.Errorf("error %v, want %s", err, reasonNotOwner)
+		}
+		s.stop()
+	}
+	if info := c.describe(t, id); info.Exit != nil || info.StdinOffset != 0 {
+		t.Errorf("session %v, want untouched", info)
+	}
+}
