@@ -43,7 +43,6 @@ var carriers = []carrier{
 	{
 		name: "vsock",
 		listen: func(t testing.TB, cfg *ListenConfig) *Listener {
-			labOnly(t)
 			return mustListen(t, VsockAddr(CIDAny, PortAny), cfg)
 		},
 		target: dialable,
@@ -52,7 +51,12 @@ var carriers = []carrier{
 
 func forEachCarrier(t *testing.T, f func(t *testing.T, c carrier)) {
 	for _, c := range carriers {
-		t.Run(c.name, func(t *testing.T) { f(t, c) })
+		t.Run(c.name, func(t *testing.T) {
+			if c.name == NetworkVsock {
+				labOnly(t)
+			}
+			f(t, c)
+		})
 	}
 }
 
@@ -63,28 +67,38 @@ func (c carrier) pair(t testing.TB) (client, server *Conn) {
 	return mustDial(t, c.target(l), nil), mustAccept(t, l)
 }
 
+// A pairer makes connections, of a carrier or otherwise.
+type pairer struct {
+	name string
+	pair func(testing.TB) (client, server *Conn)
+}
+
+// morePairs are connections of operating systems, made without a carrier.
+var morePairs []pairer
+
+// forEachPair runs f for every way to have a connection.
+func forEachPair(t *testing.T, f func(t *testing.T, p pairer)) {
+	for _, p := range morePairs {
+		t.Run(p.name, func(t *testing.T) { f(t, p) })
+	}
+	forEachCarrier(t, func(t *testing.T, c carrier) { f(t, pairer{c.name, c.pair}) })
+}
+
 // TestNetConn runs the tests that golang.org/x/net has for every net.Conn:
 // deadlines, timeouts, closing, concurrent use.
 func TestNetConn(t *testing.T) {
-	forEachCarrier(t, func(t *testing.T, c carrier) {
-		l := c.listen(t, nil)
+	forEachPair(t, func(t *testing.T, c pairer) {
 		nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-			client, err := Dial(t.Context(), c.target(l), nil)
-			if err != nil {
-				return nil, nil, nil, err
-			}
-			server, err := l.Accept()
-			if err != nil {
-				client.Close()
-				return nil, nil, nil, err
-			}
+			client, server := c.pair(t)
+			client.SetDeadline(time.Time{})
+			server.SetDeadline(time.Time{})
 			return client, server, func() { client.Close(); server.Close() }, nil
 		})
 	})
 }
 
 func TestHalfClose(t *testing.T) {
-	forEachCarrier(t, func(t *testing.T, c carrier) {
+	forEachPair(t, func(t *testing.T, c pairer) {
 		client, server := c.pair(t)
 		testHalfClose(t, client, server)
 	})
@@ -116,7 +130,7 @@ func testHalfClose(t *testing.T, client, server *Conn) {
 }
 
 func TestCloseRead(t *testing.T) {
-	forEachCarrier(t, func(t *testing.T, c carrier) {
+	forEachPair(t, func(t *testing.T, c pairer) {
 		client, server := c.pair(t)
 		if err := client.CloseRead(); err != nil {
 			t.Fatal(err)
@@ -134,7 +148,7 @@ func TestCloseRead(t *testing.T) {
 }
 
 func TestEndOfFileOnClose(t *testing.T) {
-	forEachCarrier(t, func(t *testing.T, c carrier) {
+	forEachPair(t, func(t *testing.T, c pairer) {
 		client, server := c.pair(t)
 		if _, err := client.Write([]byte("last words")); err != nil {
 			t.Fatal(err)
@@ -149,7 +163,7 @@ func TestEndOfFileOnClose(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	forEachCarrier(t, func(t *testing.T, c carrier) {
+	forEachPair(t, func(t *testing.T, c pairer) {
 		client, _ := c.pair(t)
 		blocked := make(chan error, 2)
 		go func() {
@@ -181,7 +195,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestDeadlines(t *testing.T) {
-	forEachCarrier(t, func(t *testing.T, c carrier) {
+	forEachPair(t, func(t *testing.T, c pairer) {
 		client, server := c.pair(t)
 		past := time.Now().Add(-time.Second)
 
@@ -241,7 +255,7 @@ func TestWriteBuffers(t *testing.T) {
 		{"more than IOV_MAX", split(5000)},
 		{"larger than the socket's buffer", split(3)},
 	}
-	forEachCarrier(t, func(t *testing.T, c carrier) {
+	forEachPair(t, func(t *testing.T, c pairer) {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
 				client, server := c.pair(t)
@@ -272,7 +286,7 @@ func TestWriteBuffers(t *testing.T) {
 // that need several system calls each.
 func TestWritesAreNotInterleaved(t *testing.T) {
 	const writers, records, size = 4, 8, 300 << 10
-	forEachCarrier(t, func(t *testing.T, c carrier) {
+	forEachPair(t, func(t *testing.T, c pairer) {
 		client, server := c.pair(t)
 		var wg sync.WaitGroup
 		for w := range writers {

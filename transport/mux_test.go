@@ -184,14 +184,27 @@ func TestHandshakeContext(t *testing.T) {
 		}
 	})
 	t.Run("own timeout", func(t *testing.T) {
-		a := fakeVMM(t, func(conn *net.UnixConn, _ string) {
+		requests := make(chan string, 100)
+		a := fakeVMM(t, func(conn *net.UnixConn, request string) {
 			defer conn.Close()
+			requests <- request
 			conn.Read(make([]byte, 1))
 		})
-		_, err := Dial(waitContext(t), a, &DialConfig{Timeout: 100 * time.Millisecond})
-		wantKind(t, err, KindGuestBooting)
-		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrTimeout) {
-			t.Errorf("error %v, want a timeout", err)
+		// The time must be enough to get as far as the request.
+		for timeout := 50 * time.Millisecond; ; timeout *= 2 {
+			_, err := Dial(waitContext(t), a, &DialConfig{Timeout: timeout})
+			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrTimeout) {
+				t.Fatalf("error %v, want a timeout", err)
+			}
+			if errors.Is(err, ErrGuestBooting) {
+				break
+			}
+			if timeout > longWait {
+				t.Fatalf("error %v, want that the guest does not answer", err)
+			}
+		}
+		if r := <-requests; r != "CONNECT 1000\n" {
+			t.Errorf("request %q", r)
 		}
 	})
 	t.Run("no effect afterwards", func(t *testing.T) {

@@ -17,6 +17,31 @@ import (
 // The tests of this file make AF_VSOCK sockets and connect none of them, so
 // that they run wherever the kernel has vsock.
 
+func init() {
+	morePairs = append(morePairs, pairer{"vsock code on a socketpair", socketPair})
+}
+
+// socketPair returns connections of the type that vsock has, over Unix
+// sockets.
+func socketPair(t testing.TB) (client, server *Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]*Conn
+	for i, fd := range fds {
+		s, err := socket.New(fd, NetworkVsock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = newVsockConn(s, VsockAddr(2, 1000), VsockAddr(3, 1000))
+		conns[i].SetDeadline(time.Now().Add(longWait))
+		t.Cleanup(func() { conns[i].Close() })
+	}
+	return conns[0], conns[1]
+}
+
 // unconnected returns a new AF_VSOCK socket.
 func unconnected(t *testing.T, netNS *os.File) *socket.Conn {
 	t.Helper()
