@@ -31,7 +31,7 @@ func TestDirections(t *testing.T) {
 	}
 	for _, rule := range forbidden {
 		t.Run(rule.from, func(t *testing.T) {
-			for _, pkg := range list(t, module+rule.from, module+rule.from+"/...") {
+			for _, pkg := range list(t, module+rule.from+"/...") {
 				// Test helpers among the packages serve both sides.
 				if strings.HasSuffix(pkg, "test") {
 					continue
