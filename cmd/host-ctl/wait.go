@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/guest"
 )
@@ -61,7 +62,11 @@ func (c *cli) wait(ctx context.Context, target string, timeout time.Duration) er
 			return nil
 		}
 		if ctx.Err() == nil {
-			if !guest.Temporary(err) {
+			// A guest whose clock is the faster one cancels the try itself,
+			// before this side's time is over.
+			ge, ok := errors.AsType[*guest.Error](err)
+			canceled := ok && ge.Code == codes.Canceled
+			if !guest.Temporary(err) && !canceled {
 				return err
 			}
 			last = err
