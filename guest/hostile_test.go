@@ -133,6 +133,8 @@ func TestHostileAgent(t *testing.T) {
 
 // TestHostileProcesses has an agent list processes without end.
 func TestHostileProcesses(t *testing.T) {
+	defer func(n int) { maxProcesses = n }(maxProcesses)
+	maxProcesses = 100_000
 	f := newFakeAgent(t)
 	f.processs = func(st grpc.ServerStreamingServer[guestv1.ListProcessesResponse]) error {
 		m := &guestv1.ListProcessesResponse{}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -77,56 +79,55 @@ func TestResumeAtEveryCut(t *testing.T) {
 	f.cut = func(c net.Conn) net.Conn { return &countingConn{Conn: c, n: &total} }
 	runModel(t, f, newModel(t), stdin)
 
-	step := 1
-	if testing.Short() {
-		step = 7
-	}
-	for at := 1; at <= int(total.Load()); at += step {
-		f := newFakeAgent(t)
-		var first sync.Once
-		var armed atomic.Bool
-		f.cut = func(c net.Conn) net.Conn {
-			first.Do(func() {
-				c = &cutConn{Conn: c, left: at}
-				armed.Store(true)
-			})
-			return c
-		}
-		m := newModel(t)
-		f.exec = m.serve
-		// A cut before the agent has answered at all fails Dial.
-		if g, err := Dial(t.Context(), "fake", f.config()); err != nil {
-			if !Temporary(err) {
-				t.Fatalf("cut at %d: Dial: %v, want a temporary error", at, err)
+	// Most of the time of each is spent waiting for the second connection.
+	var cuts errgroup.Group
+	cuts.SetLimit(32)
+	for at := 1; at <= int(total.Load()); at++ {
+		cuts.Go(func() error {
+			f := newFakeAgent(t)
+			var first sync.Once
+			f.cut = func(c net.Conn) net.Conn {
+				first.Do(func() { c = &cutConn{Conn: c, left: at} })
+				return c
 			}
-			continue
-		} else {
-			runOn(t, g, m, stdin, at)
-		}
-		if t.Failed() {
-			t.Fatalf("cut at %d", at)
-		}
+			if err := runCut(t, f, newModel(t), stdin); err != nil {
+				return fmt.Errorf("cut after %d bytes: %w", at, err)
+			}
+			return nil
+		})
+	}
+	if err := cuts.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
-// runOn is the body of a cut: the guest was dialed on the connection that breaks.
-func runOn(t *testing.T, g *Guest, m *model, stdin []byte, at int) {
-	t.Helper()
+// runCut runs a command on a model whose first connection breaks.
+func runCut(t *testing.T, f *fakeAgent, m *model, stdin []byte) error {
+	f.exec = m.serve
+	g, err := Dial(t.Context(), "fake", f.config())
+	if err != nil {
+		// The agent had not answered: nothing was to be resumed.
+		if !Temporary(err) {
+			return fmt.Errorf("dial: %w, want a temporary error", err)
+		}
+		return nil
+	}
 	defer g.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := g.Command(ctx, "model")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
-	err := cmd.Run()
+	err = cmd.Run()
 	if exit, ok := errors.AsType[*ExitError](err); !ok || exit.ExitCode() != int(m.code) {
-		t.Fatalf("cut at %d: Run: %v, want exit code %d", at, err, m.code)
+		return fmt.Errorf("run: %w, want exit code %d", err, m.code)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !bytes.Equal(stdout.Bytes(), m.stdout) || !bytes.Equal(stderr.Bytes(), m.stderr) || !bytes.Equal(m.got, stdin) || m.starts != 1 {
-		t.Errorf("cut at %d: stdout %d, stderr %d, stdin %d bytes, %d starts", at, stdout.Len(), stderr.Len(), len(m.got), m.starts)
+		return fmt.Errorf("stdout %d, stderr %d, stdin %d bytes, %d starts", stdout.Len(), stderr.Len(), len(m.got), m.starts)
 	}
+	return nil
 }
 
 type countingConn struct {

@@ -13,8 +13,8 @@ import (
 )
 
 // maxProcesses bounds how many processes a guest may claim to have: Linux's
-// largest pid_max.
-const maxProcesses = 1 << 22
+// largest pid_max. Tests lower it.
+var maxProcesses = 1 << 22
 
 const reasonNoProcess = "no-process"
 
