@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -189,12 +188,7 @@ func (d *daemon) serveOn(ctx context.Context, a *agent.Agent, l *transport.Liste
 // listen listens on one address. The socket file of a Unix address is for the
 // agent's user and root, as are the answers.
 func listen(ctx context.Context, addr transport.Addr) (*transport.Listener, error) {
-	l, err := transport.Listen(ctx, addr, &transport.ListenConfig{Mode: 0o600})
-	if errors.Is(err, transport.ErrNoVsock) {
-		return nil, fmt.Errorf("%w: load the driver with 'modprobe vmw_vsock_virtio_transport', "+
-			"use a kernel that has CONFIG_VSOCKETS and CONFIG_VIRTIO_VSOCKETS, or listen elsewhere with --listen=unix:/path", err)
-	}
-	return l, err
+	return transport.Listen(ctx, addr, &transport.ListenConfig{Mode: 0o600})
 }
 
 // warnWithoutVsock says so if the agent listens on vsock where nobody can call:
