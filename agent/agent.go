@@ -11,10 +11,12 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
@@ -195,12 +197,28 @@ func (a *Agent) Close() error {
 	return a.closeErr
 }
 
+// Bounds on callers. A host may have many programs that each keep a connection
+// open, and one of them may have thousands of sessions.
+const (
+	maxStreams       = 4096            // of one connection
+	maxHeaderBytes   = 16 << 10        // metadata of a call
+	handshakeTimeout = 5 * time.Second // from accept to the first valid bytes
+	// A vsock finds a dead peer in no other way than by asking.
+	pingTime    = 10 * time.Second
+	pingTimeout = 10 * time.Second
+)
+
 // newServer makes the server that all services run on.
 func newServer(g *guard) *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(transport.NewCredentials()),
-		grpc.ChainUnaryInterceptor(g.unary),
-		grpc.ChainStreamInterceptor(g.stream),
+		grpc.UnaryInterceptor(g.unary),
+		grpc.StreamInterceptor(g.stream),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingTime, Timeout: pingTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingTime / 2, PermitWithoutStream: true}),
 	)
 }
 
