@@ -48,36 +48,45 @@ func (s *session) signalAll(sig syscall.Signal) {
 	}
 }
 
-// endGroup waits until the members of the process group that have outlived the
-// process are gone, or kills them when their time after TERM is up.
-func (s *session) endGroup() {
-	pid := s.child.pid
+// lingers reports whether processes that are to be ended have outlived the
+// session's own: of its group or, if the whole session is ended, of the groups
+// that a shell made of its jobs. It is called after the process was reaped.
+// While one of them lives, the kernel gives the number to nobody else.
+func (s *session) lingers() bool {
+	if unix.Kill(-s.child.pid, 0) != unix.ESRCH {
+		return true
+	}
+	return s.ending && len(sessionMembers(s.child.pid)) > 0
+}
+
+// endLingering waits until those are gone, or kills them when their time after
+// TERM is up.
+func (s *session) endLingering() {
 	const look = 20 * time.Millisecond
 	for time.Since(s.termAt) < killAfter {
-		if unix.Kill(-pid, 0) == unix.ESRCH {
+		if !s.lingers() {
 			return
 		}
 		time.Sleep(look)
 	}
 	s.group.kill()
-	// The process is reaped, so its number may have become another's. Its pidfd
-	// still means the group, on Linux 6.9 or later.
+	s.killGroup()
+	// Who leads another session of that number takes a process of that number.
+	if unix.Kill(s.child.pid, 0) == unix.ESRCH {
+		for _, m := range sessionMembers(s.child.pid) {
+			m.signal(s.child.pid, unix.SIGKILL)
+		}
+	}
+}
+
+// killGroup kills the process group by the pidfd of the process that led it,
+// which still means that group when the number means another. Before Linux 6.9
+// it does nothing.
+func (s *session) killGroup() {
 	const processGroup = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP
-	err := syscall.Errno(unix.EINVAL)
 	if s.child.handle != nil {
 		_ = onFD(s.child.handle, func(fd int) error {
-			err, _ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, processGroup).(syscall.Errno)
-			return nil
+			return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, processGroup)
 		})
-	}
-	if err != unix.EINVAL {
-		return
-	}
-	// Before that: who else is called so leads a session of that number, which
-	// takes a process of that number.
-	if unix.Kill(pid, 0) == unix.ESRCH {
-		for _, m := range sessionMembers(pid) {
-			m.signal(pid, unix.SIGKILL)
-		}
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -112,6 +114,17 @@ func runHelper(name string, args []string) {
 	case "count": // how much stdin there is, and whether it is the true one
 		data, err := io.ReadAll(os.Stdin)
 		fmt.Println(len(data), string(data) == string(trueBytes(7, 0, len(data))), err)
+	case "winsize": // the terminal's size, now and whenever it changes
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGWINCH)
+		for {
+			size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+			if err != nil {
+				panic(err)
+			}
+			fmt.Println(size.Row, size.Col)
+			<-c
+		}
 	case "deaf": // reads no stdin
 		fmt.Println("ready")
 		forever()

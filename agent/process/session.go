@@ -141,7 +141,7 @@ func (s *session) run() {
 	s.srv.ended(s)
 	close(s.done)
 	if lingering {
-		s.endGroup()
+		s.endLingering()
 	}
 	s.child.close()
 	s.srv.cgroups.remove(s.group)
@@ -198,8 +198,7 @@ func (s *session) reap() (lingering bool) {
 	if !endGroup {
 		return false
 	}
-	err = unix.Kill(-pid, 0)
-	return err == nil || err == unix.EPERM
+	return s.lingers()
 }
 
 // makeExit is called under mu.
