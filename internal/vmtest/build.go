@@ -103,7 +103,7 @@ func buildTests(ctx context.Context, dir string, packages, args []string) ([]Run
 	var runs []Run
 	for i, p := range pkgs {
 		name := filepath.Join(dir, fmt.Sprintf("%d.test", i))
-		if _, err := output(goCommand(ctx, "test", "-c", "-tags", buildTags, "-o", name, p.ImportPath)); err != nil {
+		if _, err := output(goCommand(ctx, "test", "-c", "-ldflags", "-s -w", "-tags", buildTags, "-o", name, p.ImportPath)); err != nil {
 			return nil, err
 		}
 		runs = append(runs, Run{Name: p.ImportPath, Path: name, Args: args, Dir: p.Dir})

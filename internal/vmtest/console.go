@@ -9,9 +9,10 @@ import (
 )
 
 // follow copies what a lab prints from r to w, line by line, until the job's
-// last mark or the end of r, and returns the exit code of each run by name. The
-// error says why the job as a whole did not come to its end.
-func follow(r io.Reader, w io.Writer) (codes map[string]int, err error) {
+// last mark or the end of r, and returns the exit code of each run by name. It
+// calls booted at the first mark. The error says why the job as a whole did not
+// come to its end.
+func follow(r io.Reader, w io.Writer, booted func()) (codes map[string]int, err error) {
 	codes = make(map[string]int)
 	in := bufio.NewReader(r)
 	var last Event
@@ -22,6 +23,9 @@ func follow(r io.Reader, w io.Writer) (codes map[string]int, err error) {
 			fmt.Fprintln(w, printed)
 		}
 		if ok {
+			if last.Kind == "" {
+				booted()
+			}
 			switch e.Kind {
 			case "start":
 				fmt.Fprintf(w, "=== lab: %s\n", e.Run)

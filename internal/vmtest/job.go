@@ -45,6 +45,15 @@ func ReadJob(name string) (*Job, error) {
 	return job, nil
 }
 
+// encode returns the content of a job file.
+func (j *Job) encode() []byte {
+	data, err := json.Marshal(j)
+	if err != nil {
+		panic(err) // no field can fail
+	}
+	return data
+}
+
 // mark begins the lines by which the init tells the host how the job goes. It
 // may stand behind output that did not end its line.
 const mark = "\x01vsockrpc-lab\x01"

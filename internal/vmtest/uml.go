@@ -2,15 +2,11 @@ package vmtest
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -65,68 +61,16 @@ func (u *UML) Run(ctx context.Context) error {
 	if !strings.HasPrefix(dir, "/tmp/") { // else a tmpfs would hide the tests
 		job.Tmpfs = []string{"/tmp"}
 	}
-	data, err := json.Marshal(job)
-	if err != nil {
-		return err
-	}
 	jobFile := filepath.Join(dir, "job.json")
-	if err := os.WriteFile(jobFile, data, 0o644); err != nil {
+	if err := os.WriteFile(jobFile, job.encode(), 0o644); err != nil {
 		return err
 	}
-
-	cmd := exec.CommandContext(ctx, kernel, "rootfstype=hostfs", "rootflags=/", "rw", "mem=1G", "quiet",
-		"con=null", "con0=null,fd:1", "init="+init, JobEnv+"="+jobFile)
-	out, err := startGroup(cmd)
-	if err != nil {
-		return fmt.Errorf("start %s: %w", kernel, err)
+	m := &machine{
+		name: "User-mode Linux",
+		command: []string{kernel, "rootfstype=hostfs", "rootflags=/", "rw", "mem=1G", "quiet",
+			"con=null", "con0=null,fd:1", "init=" + init, JobEnv + "=" + jobFile},
+		bootLimit: time.Minute,
+		output:    u.Output,
 	}
-	codes, err := follow(out, u.Output)
-	killGroup(cmd)
-	_ = cmd.Wait() // killed, so its status says nothing
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	return judge(runs, codes)
-}
-
-// judge returns an error that names the runs that did not exit with code 0.
-func judge(runs []Run, codes map[string]int) error {
-	var errs []error
-	for _, run := range runs {
-		if code, ok := codes[run.Name]; !ok {
-			errs = append(errs, fmt.Errorf("%s: not run", run.Name))
-		} else if code != 0 {
-			errs = append(errs, fmt.Errorf("%s: exit code %d", run.Name, code))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// startGroup starts cmd, which must be of exec.CommandContext, as the leader
-// of a process group of its own, which the end of the context kills as a
-// whole. It returns the read side of its standard output and error.
-func startGroup(cmd *exec.Cmd) (*os.File, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer w.Close()
-	cmd.Stdout, cmd.Stderr = w, w
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return killGroup(cmd) }
-	if err := cmd.Start(); err != nil {
-		r.Close()
-		return nil, err
-	}
-	return r, nil
-}
-
-// killGroup kills the process group that cmd leads: a kernel in user mode
-// leaves processes behind when only its first one is killed. It must come
-// before cmd.Wait has returned, while the group's number is still taken.
-func killGroup(cmd *exec.Cmd) error {
-	return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	return m.run(ctx, runs)
 }

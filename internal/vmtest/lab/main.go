@@ -3,6 +3,7 @@
 //
 //	go run ./internal/vmtest/lab                  all that the lab has, as CI does
 //	go run ./internal/vmtest/lab uml [PACKAGE]... [-- -test.v -test.run X]
+//	go run ./internal/vmtest/lab nested [-- -test.run X]
 //
 // A lab that this machine cannot have is skipped, with a line that says why.
 package main
@@ -22,55 +23,75 @@ import (
 )
 
 func main() {
-	timeout := flag.Duration("timeout", 0, "time limit of each lab (0: its own)")
+	var o options
+	flag.DurationVar(&o.timeout, "timeout", 0, "time limit of each lab (0: its own)")
+	flag.BoolVar(&o.emulate, "emulate", false, "use the outer machine of the nested lab even where guests can run without it")
+	flag.BoolVar(&o.require, "require", false, "fail instead of skipping a lab that this machine cannot have")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: lab [-timeout D] [uml [PACKAGE]... [-- TESTFLAG...]]")
+		fmt.Fprintln(os.Stderr, "usage: lab [FLAG]... [uml [PACKAGE]... | nested] [-- TESTFLAG...]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, flag.Args(), *timeout); err != nil {
+	if err := o.run(ctx, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string, timeout time.Duration) error {
+type options struct {
+	timeout          time.Duration
+	emulate, require bool
+}
+
+func (o *options) run(ctx context.Context, args []string) error {
 	var testFlags []string
 	if i := slices.Index(args, "--"); i >= 0 {
 		args, testFlags = args[:i], args[i+1:]
 	}
-	which := "all"
-	if len(args) > 0 {
-		which, args = args[0], args[1:]
+	if len(args) == 0 {
+		return errors.Join(
+			o.report("uml", o.uml(ctx, nil, testFlags)),
+			o.report("nested", o.nested(ctx, testFlags)))
 	}
-	switch which {
-	case "all", "uml":
-		return report("uml", runUML(ctx, args, testFlags, timeout))
+	switch lab, packages := args[0], args[1:]; {
+	case lab == "uml":
+		return o.report(lab, o.uml(ctx, packages, testFlags))
+	case lab == "nested" && len(packages) == 0:
+		return o.report(lab, o.nested(ctx, testFlags))
 	}
 	flag.Usage()
-	return fmt.Errorf("no lab %q", which)
+	return fmt.Errorf("unexpected arguments %q", args)
 }
 
-func runUML(ctx context.Context, packages, testFlags []string, timeout time.Duration) error {
+// uml runs the tests of packages, or of all packages that have some for it.
+func (o *options) uml(ctx context.Context, packages, testFlags []string) error {
 	if len(packages) == 0 {
 		var err error
 		if packages, err = vmtest.FindPackages(ctx, "./..."); err != nil {
 			return err
 		}
 	}
-	uml := vmtest.UML{Packages: packages, Args: testFlags, Timeout: timeout, Output: os.Stdout}
-	return uml.Run(ctx)
+	lab := vmtest.UML{Packages: packages, Args: testFlags, Timeout: o.timeout, Output: os.Stdout}
+	return lab.Run(ctx)
 }
 
-// report turns an unavailable lab into a message.
-func report(lab string, err error) error {
+func (o *options) nested(ctx context.Context, testFlags []string) error {
+	// A run of minutes shows how far it is.
+	testFlags = append([]string{"-test.v"}, testFlags...)
+	lab := vmtest.Nested{Args: testFlags, Timeout: o.timeout, Output: os.Stdout, Emulate: o.emulate}
+	return lab.Run(ctx)
+}
+
+// report prints how a lab ended. An unavailable one is no error unless it is
+// required.
+func (o *options) report(lab string, err error) error {
 	switch {
 	case err == nil:
 		fmt.Printf("lab %s: passed\n", lab)
-	case errors.Is(err, vmtest.ErrUnavailable):
+	case errors.Is(err, vmtest.ErrUnavailable) && !o.require:
 		fmt.Printf("SKIP: lab %s: %v\n", lab, err)
 	default:
 		return fmt.Errorf("%s: %w", lab, err)
