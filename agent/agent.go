@@ -103,6 +103,7 @@ func New(cfg *Config) (*Agent, error) {
 
 	a.AddCapability(&guestv1.Capability{Name: "exec", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "sessions", Enabled: true})
+	a.AddCapability(&guestv1.Capability{Name: "close-output", Enabled: true})
 	guestv1.RegisterAgentServiceServer(a, &infoService{agent: a})
 	guestv1.RegisterProcessServiceServer(a, a.process)
 	healthv1.RegisterHealthServer(a, a.health)
