@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,8 @@ const (
 func (e *Error) Is(target error) bool {
 	switch target {
 	case exec.ErrNotFound:
-		return e.Reason == reasonNotFound && (e.Operation == "" || e.Operation == "exec")
+		// As in os/exec: a name that was looked up, not a path.
+		return e.Reason == reasonNotFound && bytes.IndexByte(e.Path, '/') < 0
 	case fs.ErrNotExist:
 		return e.Errno == linuxENOENT || e.Reason == reasonNotFound
 	case fs.ErrPermission:

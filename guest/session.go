@@ -252,7 +252,7 @@ func (s *session) accept(m *guestv1.Opened) error {
 		if err := o.opened(offset, choose); err != nil {
 			return err
 		}
-		o.mayRefuse = s.g.can(capabilityCloseOutput) && !m.Session.GetTerminal()
+		o.mayRefuse = s.first.Role == guestv1.Role_ROLE_OWNER && s.g.can(capabilityCloseOutput) && !m.Session.GetTerminal()
 		o.refused = o.refuse && o.mayRefuse
 	}
 	if s.in != nil {
