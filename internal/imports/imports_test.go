@@ -19,7 +19,7 @@ var forbidden = []struct {
 }{
 	{"/transport", []string{"/rpc", "/proto", "/agent", "/guest", "/cmd"}, "transport moves bytes; it knows no messages"},
 	{"/rpc", []string{"/transport", "/proto", "/agent", "/guest", "/cmd"}, "rpc runs over any net.Conn"},
-	{"/proto", []string{"/transport", "/rpc", "/agent", "/guest", "/cmd"}, "messages depend on nothing of ours"},
+	{"/proto/guest/v1", []string{"/transport", "/rpc", "/agent", "/guest", "/cmd"}, "messages depend on nothing of ours"},
 	{"/guest", []string{"/agent", "/cmd"}, "a host that embeds the SDK does not carry the agent"},
 	{"/agent", []string{"/guest", "/cmd"}, "the guest's side does not know the host's"},
 	{"/cmd/guest-agent", []string{"/guest", "github.com/spf13/cobra", "golang.org/x/term"}, "the agent is small"},
