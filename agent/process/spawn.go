@@ -61,6 +61,7 @@ func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child
 	if errors.Is(err, syscall.EACCES) && c.switches && launcherReady.Load() {
 		// Whether it is the directory or the program that the user may not
 		// enter is known only as that user; the launcher tells them apart.
+		attr.Credential = nil
 		return s.launch(c, attr, fds)
 	}
 	return child{}, explain(c, path, err)
