@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/socket"
+	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 )
 
@@ -339,14 +340,11 @@ func available() error {
 // localCID asks /dev/vsock. Where that is not there, whether the kernel has
 // vsock at all decides about the error.
 func localCID() (uint32, error) {
-	f, err := os.Open("/dev/vsock")
+	cid, err := vsock.ContextID()
 	if err != nil {
 		if aerr := available(); aerr != nil {
 			return 0, aerr
 		}
-		return 0, err
 	}
-	defer f.Close()
-	cid, err := unix.IoctlGetUint32(int(f.Fd()), unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
-	return cid, os.NewSyscallError("ioctl", err)
+	return cid, err
 }
