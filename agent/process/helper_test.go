@@ -87,6 +87,9 @@ func runHelper(name string, args []string) {
 	case "hold-stubborn":
 		fmt.Println(again("stubborn", nil, os.Stdout).Process.Pid)
 		os.Exit(5)
+	case "family": // a child has left the group, and the POSIX session
+		fmt.Println(again("forever", &syscall.SysProcAttr{Setsid: true}, nil).Process.Pid)
+		forever()
 	case "daemon": // a child leaves the group, and has no stream of ours
 		fmt.Println(again("forever", &syscall.SysProcAttr{Setsid: true}, nil).Process.Pid)
 	case "close-stdio": // its streams end long before it does
