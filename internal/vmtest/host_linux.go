@@ -26,3 +26,11 @@ func canHost() bool {
 	// A guest with vsock has its own CID here, however many guests it has.
 	return err == nil && cid == unix.VMADDR_CID_HOST
 }
+
+// canHoldMemory reports whether the memory of a kernel in user mode, size bytes
+// of which it may execute, can be a file in dir. In a container, /dev/shm is
+// often small, or noexec.
+func canHoldMemory(dir string, size uint64) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Flags&unix.ST_NOEXEC == 0 && st.Bavail*uint64(st.Bsize) >= size
+}

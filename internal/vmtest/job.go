@@ -19,6 +19,7 @@ const JobEnv = "VSOCKRPC_LAB_JOB"
 type Job struct {
 	Modules []string // kernel module files to load, in order; one built in or loaded is no error
 	Tmpfs   []string // where to mount a tmpfs
+	Keep    string   // a directory that those must not hide
 	Output  string   // the terminal for the tests' output and the marks; "" is the init's own
 	Env     []string // the tests' whole environment, "KEY=VALUE"
 	Runs    []Run    // run one after the other

@@ -16,6 +16,7 @@ import (
 type machine struct {
 	name      string
 	command   []string
+	env       []string      // besides this process's own
 	bootLimit time.Duration // from the start to the first mark
 	output    io.Writer
 }
@@ -56,6 +57,7 @@ func (m *machine) boot(ctx context.Context) (codes map[string]int, err error) {
 	}
 	defer r.Close()
 	cmd := exec.CommandContext(ctx, m.command[0], m.command[1:]...)
+	cmd.Env = append(os.Environ(), m.env...)
 	cmd.Stdout, cmd.Stderr = w, w
 	// A kernel in user mode leaves processes behind when only its first one is
 	// killed. The kill comes before Wait has returned, while the number of the

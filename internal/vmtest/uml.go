@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -22,6 +21,9 @@ type UML struct {
 
 // umlModules give native vsock with its loopback transport.
 var umlModules = []string{"vsock", "vmw_vsock_virtio_transport_common", "vsock_loopback"}
+
+// umlMemory is the memory of the guest in bytes.
+const umlMemory = 1 << 30
 
 // Run boots the guest and runs the tests one package after the other. It
 // returns an error if a test fails or the guest does not come to its end, and
@@ -56,10 +58,9 @@ func (u *UML) Run(ctx context.Context) error {
 		Modules: modules,
 		Env: []string{EnvLab + "=uml", "PATH=" + os.Getenv("PATH"), "HOME=/root", "USER=root", "LOGNAME=root",
 			"SHELL=/bin/sh", "LANG=C.UTF-8"},
-		Runs: runs,
-	}
-	if !strings.HasPrefix(dir, "/tmp/") { // else a tmpfs would hide the tests
-		job.Tmpfs = []string{"/tmp"}
+		Tmpfs: []string{"/tmp"}, // host files lack what tests need, such as inodes that are not used again
+		Keep:  filepath.Dir(filepath.Dir(dir)),
+		Runs:  runs,
 	}
 	jobFile := filepath.Join(dir, "job.json")
 	if err := os.WriteFile(jobFile, job.encode(), 0o644); err != nil {
@@ -67,10 +68,13 @@ func (u *UML) Run(ctx context.Context) error {
 	}
 	m := &machine{
 		name: "User-mode Linux",
-		command: []string{kernel, "rootfstype=hostfs", "rootflags=/", "rw", "mem=1G", "quiet",
-			"con=null", "con0=null,fd:1", "init=" + init, JobEnv + "=" + jobFile},
+		command: []string{kernel, "rootfstype=hostfs", "rootflags=/", "rw", "quiet",
+			fmt.Sprintf("mem=%d", umlMemory), "con=null", "con0=null,fd:1", "init=" + init, JobEnv + "=" + jobFile},
 		bootLimit: time.Minute,
 		output:    u.Output,
+	}
+	if !canHoldMemory("/dev/shm", umlMemory) { // there is where it would put its memory
+		m.env = []string{"TMPDIR=" + dir}
 	}
 	return m.run(ctx, runs)
 }

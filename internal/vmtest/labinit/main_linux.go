@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -47,7 +48,7 @@ func boot(out **os.File) error {
 		*out = f
 	}
 	for _, dir := range job.Tmpfs {
-		if err := mount("tmpfs", dir, "mode=1777"); err != nil {
+		if err := mountTmpfs(dir, job.Keep); err != nil {
 			return err
 		}
 	}
@@ -100,6 +101,30 @@ func mount(fstype, dir, options string) error {
 	err := unix.Mount(fstype, dir, fstype, unix.MS_NOSUID, options)
 	if err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: the kernel has mounted it itself
 		return fmt.Errorf("mount %s on %s: %w", fstype, dir, err)
+	}
+	return nil
+}
+
+// mountTmpfs mounts a tmpfs on dir. If keep is below dir it stays where it is.
+func mountTmpfs(dir, keep string) error {
+	if !strings.HasPrefix(keep, dir+"/") {
+		return mount("tmpfs", dir, "mode=1777")
+	}
+	const aside = "/run/keep"
+	if err := os.Mkdir(aside, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(keep, aside, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", keep, err)
+	}
+	if err := mount("tmpfs", dir, "mode=1777"); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(keep, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(aside, keep, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move %s back: %w", keep, err)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 // nested lab.
 func loadInner(t *testing.T) vmtest.Inner {
 	t.Helper()
-	if os.Getenv("VSOCKRPC_LAB") != "nested" {
+	if os.Getenv(vmtest.EnvLab) != "nested" {
 		t.Skip("needs the nested lab")
 	}
 	data, err := os.ReadFile(os.Getenv(vmtest.EnvInner))
