@@ -2,59 +2,341 @@ package rpc
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 )
 
 // Client makes gRPC calls over one connection, which it opens when it is first
 // needed and again when it was lost. All methods may be called concurrently.
 type Client struct {
-	cc *grpc.ClientConn
+	cfg   ClientConfig
+	dial  func(context.Context) (net.Conn, error)
+	tls   *tls.Config
+	log   *slog.Logger
+	stats statsHandlers
+
+	current atomic.Pointer[clientConn] // for new calls; nil: none
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	state    connectivity.State
+	changed  chan struct{} // closed at the next change of state
+	conns    map[*clientConn]struct{}
+	trying   bool // a goroutine connects
+	waiting  int  // calls that wait for a connection
+	failures int  // attempts in a row
+	retryAt  time.Time
+	lastErr  error
+	hello    HelloInfo
+	helloed  bool
+	closed   bool
 }
 
 var _ grpc.ClientConnInterface = (*Client)(nil)
 
 // NewClient returns a client that uses dial to connect. It does not connect yet.
-// dial must honour its context; the client closes what it returns.
+// dial must honour its context; the client closes what it returns. A nil cfg means
+// the defaults.
 func NewClient(dial func(context.Context) (net.Conn, error), cfg *ClientConfig) *Client {
-	cc, err := grpc.NewClient("passthrough:///rpc", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec())))
-	if err != nil {
-		panic(err)
+	c := &Client{dial: dial, changed: make(chan struct{}), conns: make(map[*clientConn]struct{})}
+	if cfg != nil {
+		c.cfg = *cfg
 	}
-	return &Client{cc}
+	c.cfg.setDefaults()
+	c.log = c.cfg.Logger
+	c.stats = slices.Clone(c.cfg.StatsHandlers)
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if c.cfg.TLS != nil {
+		c.tls = c.cfg.TLS.Clone()
+		c.tls.NextProtos = []string{alpn}
+	}
+	return c
 }
-
-// Invoke implements grpc.ClientConnInterface.
-func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	return c.cc.Invoke(ctx, method, args, reply, opts...)
-}
-
-// NewStream implements grpc.ClientConnInterface.
-func (c *Client) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	return c.cc.NewStream(ctx, desc, method, opts...)
-}
-
-// Close ends the connection and every call on it with codes.Canceled. Later
-// calls fail with the same code. It may be called more than once.
-func (c *Client) Close() error { return c.cc.Close() }
 
 // State returns the state of the connection, as of a grpc.ClientConn.
-func (c *Client) State() connectivity.State { return c.cc.GetState() }
+func (c *Client) State() connectivity.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
 
 // WaitForStateChange waits until the state is no longer from, and reports whether
 // that happened before ctx ended.
 func (c *Client) WaitForStateChange(ctx context.Context, from connectivity.State) bool {
-	return c.cc.WaitForStateChange(ctx, from)
+	for {
+		c.mu.Lock()
+		state, changed := c.state, c.changed
+		c.mu.Unlock()
+		if state != from {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // Connect starts connecting if the client is idle. It does not wait.
-func (c *Client) Connect() { c.cc.Connect() }
+func (c *Client) Connect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed && c.current.Load() == nil && !c.trying && !time.Now().Before(c.retryAt) {
+		c.connect()
+	}
+}
 
 // Hello returns what the server said about itself on the present or latest
 // connection, and whether it has said anything yet.
-func (c *Client) Hello() (HelloInfo, bool) { return HelloInfo{}, false }
+func (c *Client) Hello() (HelloInfo, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hello, c.helloed
+}
+
+// Close ends the connection and every call on it with codes.Canceled. Later
+// calls fail with the same code. It may be called more than once.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	c.setState(connectivity.Shutdown)
+	c.current.Store(nil)
+	all := make([]*clientConn, 0, len(c.conns))
+	for cc := range c.conns {
+		all = append(all, cc)
+	}
+	c.mu.Unlock()
+	c.cancel()
+	for _, cc := range all {
+		cc.fail(errClientClosed)
+	}
+	return nil
+}
+
+// setState changes the state and wakes who waits for that. mu is held.
+func (c *Client) setState(s connectivity.State) {
+	if c.state == s || c.state == connectivity.Shutdown {
+		return
+	}
+	c.state = s
+	c.notify()
+}
+
+// notify wakes who waits for anything to change. mu is held.
+func (c *Client) notify() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// conn returns a connection for a call, and connects if there is none.
+func (c *Client) conn(ctx context.Context, waitForReady bool) (*clientConn, error) {
+	if cc := c.current.Load(); cc != nil {
+		return cc, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting++
+	defer func() { c.waiting-- }()
+	for {
+		if c.closed {
+			return nil, errClientClosed
+		}
+		if cc := c.current.Load(); cc != nil {
+			return cc, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, c.waitError(err)
+		}
+		var retry <-chan time.Time
+		if !c.trying {
+			wait := time.Until(c.retryAt)
+			switch {
+			case wait <= 0:
+				c.connect()
+			case !waitForReady:
+				return nil, c.lastError()
+			default:
+				t := time.NewTimer(wait)
+				defer t.Stop()
+				retry = t.C
+			}
+		}
+		changed := c.changed
+		failures := c.failures
+		c.mu.Unlock()
+		select {
+		case <-changed:
+		case <-retry:
+		case <-ctx.Done():
+		}
+		c.mu.Lock()
+		if !waitForReady && c.failures > failures && c.current.Load() == nil {
+			return nil, c.lastError()
+		}
+	}
+}
+
+// lastError returns why there is no connection. mu is held.
+func (c *Client) lastError() error {
+	return status.Errorf(codes.Unavailable, "rpc: cannot connect: %v", c.lastErr)
+}
+
+// waitError is the error of a call whose context ended while it waited. mu is held.
+func (c *Client) waitError(err error) error {
+	st := status.FromContextError(err)
+	if c.lastErr == nil {
+		return st.Err()
+	}
+	return status.Errorf(st.Code(), "%s while waiting for a connection; the last attempt: %v", st.Message(), c.lastErr)
+}
+
+// connect starts an attempt to connect. mu is held.
+func (c *Client) connect() {
+	c.trying = true
+	c.setState(connectivity.Connecting)
+	go func() {
+		ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
+		deadline, _ := ctx.Deadline()
+		cc, err := c.dialConn(ctx)
+		cancel()
+		c.mu.Lock()
+		c.trying = false
+		if c.closed {
+			c.mu.Unlock()
+			if err == nil {
+				_ = cc.nc.Close()
+			}
+			return
+		}
+		if err != nil {
+			c.attemptFailed(err)
+			c.mu.Unlock()
+			return
+		}
+		c.conns[cc] = struct{}{}
+		calls := c.waiting > 0
+		c.mu.Unlock()
+		cc.begin(calls)
+		cc.mu.Lock()
+		cc.timers = append(cc.timers, time.AfterFunc(time.Until(deadline), cc.silent))
+		cc.mu.Unlock()
+		c.mu.Lock()
+		if _, ok := c.conns[cc]; ok && !c.closed {
+			c.current.Store(cc)
+		}
+		c.notify()
+		c.mu.Unlock()
+	}()
+}
+
+// silent ends a connection whose peer has said nothing.
+func (cc *clientConn) silent() {
+	cc.mu.Lock()
+	known := cc.peerKnown
+	cc.mu.Unlock()
+	if !known {
+		cc.fail(fmt.Errorf("the peer accepted the connection but said nothing for %v: the guest may be paused or still booting, or the peer is no agent", cc.client.cfg.ConnectTimeout))
+	}
+}
+
+// dialConn makes a connection, with TLS if that is configured.
+func (c *Client) dialConn(ctx context.Context) (*clientConn, error) {
+	nc, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := peer.Peer{Addr: nc.RemoteAddr(), LocalAddr: nc.LocalAddr(), AuthInfo: authInfoOf(nc)}
+	if c.tls != nil {
+		tc := tls.Client(nc, c.tls)
+		if err := tc.HandshakeContext(ctx); err != nil {
+			_ = nc.Close()
+			return nil, fmt.Errorf("TLS: %w", err)
+		}
+		p.AuthInfo = tlsInfo(tc.ConnectionState(), p.AuthInfo)
+		nc = tc
+	}
+	return newClientConn(c, nc, p), nil
+}
+
+// attemptFailed records that connecting failed. mu is held.
+func (c *Client) attemptFailed(err error) {
+	c.lastErr = err
+	b := c.cfg.Backoff
+	d := float64(b.BaseDelay)
+	for range c.failures {
+		if d *= b.Multiplier; d >= float64(b.MaxDelay) {
+			break
+		}
+	}
+	d = min(d, float64(b.MaxDelay)) * (1 + b.Jitter*(2*rand.Float64()-1))
+	c.failures++
+	c.retryAt = time.Now().Add(time.Duration(d))
+	if c.state == connectivity.TransientFailure {
+		c.notify()
+	}
+	c.setState(connectivity.TransientFailure)
+}
+
+// ready is called when the server's HELLO has come.
+func (c *Client) ready(cc *clientConn, h hello) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.current.Load() != cc {
+		// It comes while connect has not stored cc yet, or after the end.
+		if _, ok := c.conns[cc]; !ok || c.closed {
+			return
+		}
+	}
+	c.hello, c.helloed = h.info, true
+	c.failures, c.lastErr, c.retryAt = 0, nil, time.Time{}
+	c.setState(connectivity.Ready)
+}
+
+// leave stops giving new calls to cc.
+func (c *Client) leave(cc *clientConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current.CompareAndSwap(cc, nil) && !c.closed {
+		c.setState(connectivity.Idle)
+	}
+}
+
+// disconnected is called once for every connection that was begun. known says that
+// the server's HELLO had come.
+func (c *Client) disconnected(cc *clientConn, err error, known bool) {
+	c.stats.connEnd(cc.statsCtx, true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.conns, cc)
+	mine := c.current.CompareAndSwap(cc, nil)
+	if c.closed || !mine && known {
+		return
+	}
+	if known || errors.Is(err, errConnClosed) {
+		c.lastErr = err
+		c.setState(connectivity.Idle)
+		return
+	}
+	c.attemptFailed(err)
+}

@@ -3,8 +3,10 @@ package rpc
 import (
 	"fmt"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
 )
@@ -104,4 +106,98 @@ func protoMessage(v any) (proto.Message, error) {
 		return protoadapt.MessageV2Of(v), nil
 	}
 	return nil, fmt.Errorf("message is %T, want proto.Message or rpc.BytesMessage", v)
+}
+
+// callCodec is how a call's messages are encoded. The zero value is Codec without
+// the detours of encoding.CodecV2.
+type callCodec struct{ v2 encoding.CodecV2 }
+
+// codecV1 is a Codec of the first version as a CodecV2.
+type codecV1 struct{ encoding.Codec }
+
+func (c codecV1) Marshal(v any) (mem.BufferSlice, error) {
+	b, err := c.Codec.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
+}
+
+func (c codecV1) Unmarshal(data mem.BufferSlice, v any) error {
+	return c.Codec.Unmarshal(data.Materialize(), v)
+}
+
+// encoded is an encoded message: head followed by body.
+type encoded struct {
+	head, body []byte
+	own        *[]byte    // pooled memory of head or body
+	ref        mem.Buffer // memory of body, from a codec of the application's
+}
+
+func (e *encoded) size() int { return len(e.head) + len(e.body) }
+
+// encode encodes v.
+func (e *encoded) encode(cd *callCodec, v any) error {
+	if cd.v2 != nil {
+		bs, err := cd.v2.Marshal(v)
+		if err != nil {
+			return status.Errorf(codes.Internal, "rpc: error while marshaling: %v", err)
+		}
+		e.ref = bs.MaterializeToBuffer(mem.DefaultBufferPool())
+		bs.Free()
+		e.body = e.ref.ReadOnlyData()
+		return nil
+	}
+	if bm, ok := v.(BytesMessage); ok {
+		e.own = buffers.Get(headSize)
+		head, payload, err := bm.MarshalBytes((*e.own)[:0])
+		if err != nil {
+			e.free()
+			return status.Errorf(codes.Internal, "rpc: error while marshaling: %v", err)
+		}
+		e.head, e.body = head, payload
+		return nil
+	}
+	m, err := protoMessage(v)
+	if err != nil {
+		return status.Errorf(codes.Internal, "rpc: error while marshaling: %v", err)
+	}
+	size := proto.Size(m)
+	e.own = buffers.Get(size)
+	b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*e.own)[:0], m)
+	if err != nil {
+		e.free()
+		return status.Errorf(codes.Internal, "rpc: error while marshaling: %v", err)
+	}
+	e.body = b
+	return nil
+}
+
+// headSize is the room for the head of a BytesMessage; a longer one is allocated.
+const headSize = 256
+
+// free gives the memory back.
+func (e *encoded) free() {
+	if e.own != nil {
+		buffers.Put(e.own)
+	}
+	if e.ref != nil {
+		e.ref.Free()
+	}
+	*e = encoded{}
+}
+
+// keep returns e for somebody who frees it later, and leaves nothing in e to free.
+func (e *encoded) keep() *encoded {
+	k := *e
+	*e = encoded{}
+	return &k
+}
+
+func unmarshalProto(b []byte, v any) error {
+	m, err := protoMessage(v)
+	if err != nil {
+		return err
+	}
+	return proto.Unmarshal(b, m)
 }

@@ -60,9 +60,9 @@ type ServerConfig struct {
 	// names to a copy of it. Handlers find the state as AuthInfo.TLS.
 	TLS *tls.Config
 
-	UnaryInterceptor   grpc.UnaryServerInterceptor
-	StreamInterceptor  grpc.StreamServerInterceptor
-	StatsHandlers      []stats.Handler
+	UnaryInterceptor  grpc.UnaryServerInterceptor
+	StreamInterceptor grpc.StreamServerInterceptor
+	StatsHandlers     []stats.Handler
 
 	// UnknownServiceHandler, if not nil, gets the calls of methods that are not
 	// registered; without it they end with codes.Unimplemented.
@@ -81,7 +81,7 @@ type ServerConfig struct {
 	MaxHeaderBytes int
 
 	// StreamWindow is how many bytes a client may send ahead of the handler on
-	// one native stream. 0 means 256 KiB; the range is 64 KiB to 16 MiB.
+	// one native stream. 0 means 256 KiB; the range is 256 KiB to 16 MiB.
 	StreamWindow int
 	// ConnWindow is the same for all streams of one native connection together:
 	// what one connection may make the server hold. 0 means 16 MiB; the range is
@@ -178,3 +178,62 @@ type ClientConfig struct {
 // defaultBackoff is for peers on the same machine: an agent that boots, or a
 // connection that a restore has cut.
 var defaultBackoff = backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}
+
+// orDefault returns v, or d if v is not positive, but at least lo and, if hi is
+// not 0, at most hi.
+func orDefault[T int | int64 | time.Duration](v, d, lo, hi T) T {
+	if v <= 0 {
+		v = d
+	}
+	v = max(v, lo)
+	if hi > 0 {
+		v = min(v, hi)
+	}
+	return v
+}
+
+// setDefaults fills in what is zero, except MaxConcurrentStreams.
+func (c *ServerConfig) setDefaults() *ServerConfig {
+	c.MaxRecvMsgSize = orDefault(c.MaxRecvMsgSize, DefaultMaxRecvMsgSize, 0, 0)
+	c.MaxSendMsgSize = orDefault(c.MaxSendMsgSize, DefaultMaxSendMsgSize, 0, 0)
+	c.MaxHeaderBytes = orDefault(c.MaxHeaderBytes, DefaultMaxHeaderBytes, 0, maxMetadata)
+	c.StreamWindow = orDefault(c.StreamWindow, DefaultStreamWindow, initialStreamWindow, 16<<20)
+	c.ConnWindow = orDefault(c.ConnWindow, DefaultConnWindow, initialConnWindow, 1<<30)
+	c.Budget = orDefault(c.Budget, DefaultServerBudget, 0, 0)
+	c.HandshakeTimeout = orDefault(c.HandshakeTimeout, DefaultHandshakeTimeout, 0, 0)
+	c.MaxHandshakes = orDefault(c.MaxHandshakes, DefaultMaxHandshakes, 0, 0)
+	c.Keepalive.setDefaults()
+	if c.Spin == 0 {
+		c.Spin = DefaultSpin
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+// setDefaults fills in what is zero.
+func (c *ClientConfig) setDefaults() {
+	c.MaxHeaderBytes = orDefault(c.MaxHeaderBytes, DefaultMaxHeaderBytes, 0, maxMetadata)
+	c.StreamWindow = orDefault(c.StreamWindow, DefaultStreamWindow, initialStreamWindow, 16<<20)
+	c.ConnWindow = orDefault(c.ConnWindow, DefaultConnWindow, initialConnWindow, 1<<30)
+	c.ConnectTimeout = orDefault(c.ConnectTimeout, defaultConnectTimeout, 0, 0)
+	c.Keepalive.setDefaults()
+	if c.Backoff == (backoff.Config{}) {
+		c.Backoff = defaultBackoff
+	}
+	if c.Authority == "" {
+		c.Authority = "localhost"
+		if c.TLS != nil && c.TLS.ServerName != "" {
+			c.Authority = c.TLS.ServerName
+		}
+	}
+	if c.Spin == 0 {
+		c.Spin = DefaultSpin
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+}
+
+const defaultConnectTimeout = 20 * time.Second

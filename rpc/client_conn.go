@@ -1,0 +1,438 @@
+package rpc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// handBack is how long a connection that nobody reads stays so. A caller that
+	// comes within that time reads its answer itself; then a goroutine waits for
+	// what the server may have to say.
+	handBack = 10 * time.Millisecond
+	// loneBatches is how many batches with one call in flight the goroutine reads
+	// before it leaves the reading to the callers.
+	loneBatches = 8
+	// lastStream is the highest stream id that is used.
+	lastStream = 1<<32 - 1
+)
+
+// clientConn is a native connection of a client. Its reader is either a caller
+// that waits for an answer, if there is one alone, or a goroutine.
+type clientConn struct {
+	conn
+	client      *Client
+	peerInfo    peer.Peer
+	headerLimit atomic.Int32 // of the server's HELLO
+	spins       bool
+	canLead     bool // callers may read
+	statsCtx    context.Context
+
+	// Guarded by mu.
+	methods   map[string]*methodNumber
+	slots     []*waiter // of calls that wait until fewer streams are open
+	goAwayErr string
+	timers    []*time.Timer
+	handTimer *time.Timer
+	handArmed bool
+	handSeen  uint64
+}
+
+// methodNumber is the number of a method on a connection.
+type methodNumber struct {
+	n     uint16
+	known bool // the server has been told
+}
+
+func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
+	cc := &clientConn{client: c, peerInfo: p}
+	cc.init(nc, c.cfg.StreamWindow, c.cfg.ConnWindow)
+	cc.role = cc
+	cc.statsCtx = c.stats.connBegin(c.ctx, nc, true)
+	cc.streams = make(map[uint32]*stream)
+	cc.methods = make(map[string]*methodNumber)
+	cc.spins = c.cfg.Spin > 0 && runtime.GOMAXPROCS(0) > 1
+	cc.canLead = nc.SetReadDeadline(time.Time{}) == nil
+	cc.w.buf = appendPreface(nil, hello{
+		info: c.cfg.Hello, streamWindow: c.cfg.StreamWindow, connWindow: c.cfg.ConnWindow,
+		maxHeader: c.cfg.MaxHeaderBytes, authority: c.cfg.Authority, userAgent: c.cfg.UserAgent,
+	})
+	cc.w.bytes = len(cc.w.buf)
+	return cc
+}
+
+// begin makes the connection work. With calls waiting for it, the first of them
+// writes the preface together with its own frame, and reads the answer.
+func (cc *clientConn) begin(calls bool) {
+	cc.mu.Lock()
+	if t := cc.startKeepalive(cc.client.cfg.Keepalive); t != nil {
+		cc.timers = append(cc.timers, t)
+	}
+	if d := cc.client.cfg.IdleTimeout; d > 0 {
+		cc.watchIdle(d)
+	}
+	if calls && cc.canLead {
+		cc.armHandBack()
+	} else {
+		cc.readInBackground()
+	}
+	cc.mu.Unlock()
+	if calls {
+		cc.w.mu.Lock()
+		cc.w.start(writeSoon)
+		cc.w.mu.Unlock()
+		return
+	}
+	cc.w.flush()
+}
+
+// await waits until w is woken. If nobody reads the connection, the caller does
+// so meanwhile.
+func (cc *clientConn) await(w *waiter) {
+	if cc.reading || !cc.canLead || cc.err != nil {
+		cc.sleep(w)
+		return
+	}
+	cc.reading, cc.leader, w.on = true, w, true
+	for w.on {
+		cc.mu.Unlock()
+		var spin time.Duration
+		if cc.spins && cc.inFlight.Load() <= 1 {
+			spin = cc.client.cfg.Spin
+		}
+		err := cc.readBatch(spin)
+		if err != nil {
+			cc.fail(err)
+		} else {
+			cc.w.flush()
+		}
+		cc.mu.Lock()
+		if err != nil {
+			break
+		}
+	}
+	w.on, cc.leader = false, nil
+	if cc.waiters > 0 && cc.err == nil {
+		cc.reading = false
+		cc.readInBackground()
+		return
+	}
+	cc.reading = false
+	cc.armHandBack()
+}
+
+// readInBackground starts a goroutine that reads, if nobody does. mu is held.
+func (cc *clientConn) readInBackground() {
+	if cc.reading || cc.err != nil {
+		return
+	}
+	cc.reading = true
+	go cc.readLoop()
+}
+
+// readLoop reads until callers can do so again.
+func (cc *clientConn) readLoop() {
+	lone := 0
+	for {
+		if err := cc.readBatch(0); err != nil {
+			cc.fail(err)
+			cc.rd.close()
+			return
+		}
+		cc.w.flush()
+		if !cc.canLead {
+			continue
+		}
+		if cc.batchCalls > 1 {
+			lone = 0
+			continue
+		}
+		if lone++; lone < loneBatches {
+			continue
+		}
+		cc.mu.Lock()
+		if cc.waiters == 0 {
+			cc.reading = false
+			cc.armHandBack()
+			cc.mu.Unlock()
+			return
+		}
+		cc.mu.Unlock()
+	}
+}
+
+// armHandBack sees to it that a goroutine reads soon, if no caller does. mu is held.
+func (cc *clientConn) armHandBack() {
+	if cc.handArmed || cc.err != nil {
+		return
+	}
+	cc.handArmed = true
+	cc.handSeen = cc.received.Load()
+	if cc.handTimer == nil {
+		cc.handTimer = time.AfterFunc(handBack, cc.handBack)
+		return
+	}
+	cc.handTimer.Reset(handBack)
+}
+
+func (cc *clientConn) handBack() {
+	cc.mu.Lock()
+	defer cc.mu.Unlock()
+	cc.handArmed = false
+	if cc.reading || cc.err != nil {
+		return
+	}
+	if cc.received.Load() != cc.handSeen {
+		cc.armHandBack()
+		return
+	}
+	cc.readInBackground()
+}
+
+// ensureReader makes sure that somebody reads: this side may be waiting for the
+// server to read, and the server for this side.
+func (cc *clientConn) ensureReader() {
+	cc.mu.Lock()
+	cc.readInBackground()
+	cc.mu.Unlock()
+}
+
+func (cc *clientConn) hello(h hello) {
+	cc.headerLimit.Store(int32(h.maxHeader))
+	cc.wakeSlots()
+	go cc.client.ready(cc, h)
+}
+
+// maxStreams returns how many streams may be open. mu is held.
+func (cc *clientConn) maxStreams() int {
+	if !cc.peerKnown || cc.peer.maxStreams == 0 {
+		return initialMaxStreams
+	}
+	return int(cc.peer.maxStreams)
+}
+
+// wakeSlots wakes calls for which there is room now. mu is held.
+func (cc *clientConn) wakeSlots() {
+	for len(cc.slots) > 0 && (len(cc.streams) < cc.maxStreams() || cc.draining) {
+		w := cc.slots[0]
+		cc.slots = cc.slots[1:]
+		cc.wake(w, true)
+	}
+}
+
+// forget takes s out of the table. mu is held.
+func (cc *clientConn) forget(s *stream) {
+	if cc.streams[s.id] != s {
+		return
+	}
+	delete(cc.streams, s.id)
+	cc.inFlight.Add(-1)
+	if len(cc.slots) > 0 {
+		cc.wakeSlots()
+	}
+	if cc.draining && len(cc.streams) == 0 {
+		go cc.fail(errConnClosed)
+	}
+}
+
+func (cc *clientConn) reset(s *stream, code wireCode, text string) {
+	cs := s.cl
+	var err error
+	switch {
+	case code == codeRefused:
+		err = &errNotRun{status.Error(codes.Unavailable, "rpc: the server refused the call: "+text)}
+	case code == codeCancelled:
+		err = status.Error(codes.Canceled, "rpc: the server cancelled the call")
+	default:
+		err = status.Errorf(code.status(), "rpc: the server reset the call: %v: %s", code, text)
+	}
+	cs.over(err)
+}
+
+func (cc *clientConn) lost(s *stream, err error) {
+	var nn *notNative
+	if errors.As(cc.err, &nn) {
+		err = &errNotRun{status.Error(codes.Unavailable, "rpc: "+nn.text)}
+	}
+	cc.inFlight.Add(-1) // the table is empty already
+	s.cl.over(err)
+}
+
+func (cc *clientConn) failed(err error) {
+	cc.mu.Lock()
+	for _, t := range cc.timers {
+		t.Stop()
+	}
+	if cc.handTimer != nil {
+		cc.handTimer.Stop()
+	}
+	for _, w := range cc.slots {
+		cc.wake(w, true)
+	}
+	cc.slots = nil
+	known := cc.peerKnown
+	cc.mu.Unlock()
+	cc.client.disconnected(cc, err, known)
+}
+
+// watchIdle closes the connection when no call was made for d. mu is held.
+func (cc *clientConn) watchIdle(d time.Duration) {
+	var t *time.Timer
+	last := cc.lastID
+	t = time.AfterFunc(d, func() {
+		cc.mu.Lock()
+		idle := cc.lastID == last && len(cc.streams) == 0 && len(cc.slots) == 0
+		last = cc.lastID
+		if idle {
+			cc.draining = true
+		} else if cc.err == nil {
+			t.Reset(d)
+		}
+		cc.mu.Unlock()
+		if idle {
+			cc.fail(errConnClosed)
+		}
+	})
+	cc.timers = append(cc.timers, t)
+}
+
+func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
+	if h.typ == frameGoAway {
+		defer buffers.Put(own)
+		return cc.goAway(binary.BigEndian.Uint32(p), wireCode(binary.BigEndian.Uint32(p[4:])), string(p[8:]))
+	}
+	if h.typ == frameOpen {
+		buffers.Put(own)
+		return connErrorf(codeProtocol, "OPEN from a server")
+	}
+	head, msg, err := splitHead(h, p)
+	var eh endHead
+	if err == nil && len(head) > 0 {
+		eh, err = parseEnd(head)
+	}
+	if err != nil {
+		buffers.Put(own)
+		return err
+	}
+	cc.mu.Lock()
+	defer cc.mu.Unlock()
+	s := cc.streams[h.stream]
+	if s == nil {
+		defer buffers.Put(own)
+		if h.flags&flagMsg != 0 && h.stream <= cc.lastID {
+			if !cc.recv.receive(len(msg)) {
+				return connErrorf(codeFlowControl, "END with %d bytes beyond the connection's credit", len(msg))
+			}
+			cc.credit(nil, cost(len(msg)))
+		}
+		return cc.closedStream(h.stream, h.typ)
+	}
+	cs := s.cl
+	if h.typ == frameHeader {
+		buffers.Put(own)
+		if cs.headerKnown {
+			return connErrorf(codeProtocol, "a second HEADER, or one after a message, on stream %d", h.stream)
+		}
+		cs.setHeader(eh.md)
+		return nil
+	}
+	if s.inMsg {
+		buffers.Put(own)
+		return connErrorf(codeProtocol, "END of stream %d within a message", h.stream)
+	}
+	if h.flags&flagMsg != 0 {
+		if err := s.receive(header{typ: frameEnd, flags: flagMsg, stream: h.stream}, nil, msg, own); err != nil {
+			return err
+		}
+	} else {
+		buffers.Put(own)
+	}
+	cs.end(&eh)
+	return nil
+}
+
+// goAway handles GOAWAY: streams above last were not and will not be run.
+func (cc *clientConn) goAway(last uint32, code wireCode, text string) error {
+	cc.mu.Lock()
+	cc.draining = true
+	if code != codeNone {
+		cc.goAwayErr = code.String() + ": " + text
+	}
+	for id, s := range cc.streams {
+		if id > last {
+			s.cl.over(&errNotRun{status.Error(codes.Unavailable, "rpc: the server takes no more calls: "+text)})
+		}
+	}
+	cc.wakeSlots()
+	empty := len(cc.streams) == 0
+	cc.mu.Unlock()
+	cc.client.leave(cc)
+	if empty {
+		return io.EOF
+	}
+	return nil
+}
+
+// endHead is the head of an END or a HEADER.
+type endHead struct {
+	md, trailer metadata.MD
+	code        codes.Code
+	text        string
+	details     []byte
+}
+
+func parseEnd(head []byte) (e endHead, err error) {
+	for len(head) > 0 {
+		var tag byte
+		var v []byte
+		if tag, v, head, err = nextItem(head); err != nil {
+			return e, err
+		}
+		switch tag {
+		case tagMetadata:
+			e.md, err = parseMetadata(v)
+		case tagTrailer:
+			e.trailer, err = parseMetadata(v)
+		case tagCode:
+			var n uint64
+			n, err = uintItem(v)
+			e.code = codes.Code(min(n, 1<<31))
+		case tagMessage:
+			e.text = string(v)
+		case tagDetails:
+			e.details = append([]byte(nil), v...)
+		}
+		if err != nil {
+			return e, err
+		}
+	}
+	return e, nil
+}
+
+// err returns the status as an error, nil for OK.
+func (e *endHead) err() error {
+	if e.code == codes.OK {
+		return nil
+	}
+	p := &spb.Status{Code: int32(e.code), Message: e.text}
+	if e.details != nil {
+		var d spb.Status
+		if proto.Unmarshal(e.details, &d) == nil {
+			p.Details = d.Details
+		}
+	}
+	return status.ErrorProto(p)
+}

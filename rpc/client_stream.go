@@ -1,0 +1,443 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+)
+
+// clientStream is a call of a client. Those of unary calls are recycled.
+type clientStream struct {
+	stream
+	cc   *clientConn
+	ctx  context.Context
+	info callInfo
+	desc *grpc.StreamDesc
+	name string
+	opts []grpc.CallOption
+	stop func() bool // ends watching ctx
+
+	first    [1]segment
+	cancelFn func() // cs.cancelled, made once
+
+	// Guarded by conn.mu.
+	opened      bool
+	header      metadata.MD
+	headerKnown bool
+	hw          waiter // for the header
+	trailer     metadata.MD
+
+	md       metadata.MD // of the request, until it is opened
+	begun    time.Time   // for stats
+	statsCtx context.Context
+	finished sync.Once
+}
+
+var _ grpc.ClientStream = (*clientStream)(nil)
+
+// setHeader makes md the header. conn.mu is held.
+func (cs *clientStream) setHeader(md metadata.MD) {
+	if cs.headerKnown {
+		return
+	}
+	cs.header, cs.headerKnown = md, true
+	cs.c.wake(&cs.hw, false)
+}
+
+// end ends the call with what END says. conn.mu is held.
+func (cs *clientStream) end(e *endHead) {
+	if e.md != nil || !cs.headerKnown {
+		cs.setHeader(e.md)
+	}
+	cs.trailer = e.trailer
+	cs.remoteClosed, cs.localClosed = true, true
+	if cs.eof = e.err(); cs.eof == nil {
+		cs.eof = io.EOF
+	}
+	cs.cc.forget(&cs.stream)
+	c := cs.c
+	c.wake(&cs.rw, false)
+	c.wake(&cs.sw, false)
+	c.wake(&cs.hw, false)
+}
+
+// over ends the call with err, locally or because of a RESET. conn.mu is held.
+func (cs *clientStream) over(err error) {
+	cs.cc.forget(&cs.stream)
+	cs.stream.stop(err, true)
+	cs.c.wake(&cs.hw, true)
+}
+
+// cancelled is called when the call's context has ended.
+func (cs *clientStream) cancelled() {
+	c := cs.c
+	err := cs.ctx.Err()
+	c.mu.Lock()
+	if cs.err != nil || cs.remoteClosed && cs.eof != nil {
+		c.mu.Unlock()
+		return
+	}
+	cs.abort(status.FromContextError(err).Err())
+	c.mu.Unlock()
+	c.w.flush()
+}
+
+// abort ends the call with err and lets the server know. conn.mu is held.
+func (cs *clientStream) abort(err error) {
+	id, open := cs.id, cs.opened && cs.cc.streams[cs.id] == &cs.stream
+	code := codeCancelled
+	if status.Code(err) == codes.DeadlineExceeded {
+		code = codeDeadline
+	}
+	cs.over(err)
+	if open {
+		cs.c.w.appendControl(func(b []byte) []byte { return appendReset(b, id, code, "") })
+	}
+}
+
+// open begins the stream, with the message e if it is not nil and fits. last says
+// that nothing follows it. It returns whether e was sent, and an *errNotRun if the
+// call may be made on another connection.
+func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
+	cc := cs.cc
+	c := &cc.conn
+	var room [96]byte
+	c.mu.Lock()
+	for {
+		switch {
+		case cs.err != nil:
+			err = cs.err
+		case c.err != nil:
+			err = notRun(c.err)
+		case c.draining:
+			err = &errNotRun{status.Error(codes.Unavailable, "rpc: the connection is being closed")}
+		}
+		if err != nil {
+			c.mu.Unlock()
+			return false, err
+		}
+		if len(c.streams) < cc.maxStreams() {
+			break
+		}
+		cc.slots = append(cc.slots, &cs.sw)
+		cc.await(&cs.sw)
+	}
+	if c.lastID == lastStream {
+		c.draining = true
+		c.mu.Unlock()
+		cc.client.leave(cc)
+		return false, &errNotRun{status.Error(codes.Unavailable, "rpc: the connection has used up its streams")}
+	}
+	head, m, err := cs.openHead(room[:0])
+	if err != nil {
+		c.mu.Unlock()
+		return false, err
+	}
+	c.lastID++
+	cs.id = c.lastID
+	cs.opened = true
+	cs.recv = newRecvWindow(c.streamWin)
+	cs.send.avail = int64(c.peer.streamWindow)
+	if cs.queue == nil {
+		cs.queue = cs.first[:0]
+	}
+	c.streams[cs.id] = &cs.stream
+	c.inFlight.Add(1)
+	f := &cs.out
+	*f = frameOut{h: header{typ: frameOpen, stream: cs.id}, head: head}
+	if len(head) > 0 {
+		f.h.flags = flagHead
+	}
+	if m != nil {
+		f.h.method = m.n
+		m.known = true
+	}
+	how := writeNow
+	if e != nil {
+		n := e.size()
+		_, ok := cs.send.fit(n, n)
+		if ok {
+			_, ok = c.send.fit(n, n)
+		}
+		if ok && n+len(head) <= maxPayload-headRoom {
+			cs.send.take(n)
+			c.send.take(n)
+			sent = true
+			f.h.flags |= flagMsg
+			if last {
+				f.h.flags |= flagClose
+				cs.localClosed = true
+			}
+			cs.cut(e.head, e.body, 0, n)
+			how = writeYield
+		} else {
+			how = writeLater
+		}
+	}
+	cs.write(how)
+	return sent, nil
+}
+
+// notRun is the error of a call that was not sent because the connection has ended.
+func notRun(err error) error {
+	var nn *notNative
+	if errors.As(err, &nn) {
+		return &errNotRun{status.Error(codes.Unavailable, "rpc: "+nn.text)}
+	}
+	return &errNotRun{lostError(err)}
+}
+
+// openHead appends the head of OPEN to b. conn.mu is held.
+func (cs *clientStream) openHead(b []byte) ([]byte, *methodNumber, error) {
+	cc := cs.cc
+	m := cc.methods[cs.name]
+	if m == nil && len(cc.methods) < maxMethods && len(cs.name) <= maxMethodName {
+		m = &methodNumber{n: uint16(len(cc.methods) + 1)}
+		cc.methods[cs.name] = m
+	}
+	if len(cs.name) > maxMethodName {
+		return nil, nil, status.Errorf(codes.Unimplemented, "rpc: a method name of %d bytes", len(cs.name))
+	}
+	if m == nil || !m.known {
+		b = appendItem(b, tagMethod, cs.name)
+	}
+	if d, ok := cs.ctx.Deadline(); ok {
+		left := time.Until(d)
+		if left <= 0 {
+			return nil, nil, status.FromContextError(context.DeadlineExceeded).Err()
+		}
+		b = appendUintItem(b, tagTimeout, uint64(left))
+	}
+	if cs.info.codecName != "" && cs.info.codecName != "proto" {
+		b = appendItem(b, tagCodec, clip(cs.info.codecName, 128))
+	}
+	if a := cs.info.authority; a != "" {
+		b = appendItem(b, tagAuthority, clip(a, 255))
+	}
+	return appendMetadataItem(b, tagMetadata, cs.md), m, nil
+}
+
+// Context implements grpc.ClientStream.
+func (cs *clientStream) Context() context.Context {
+	if cs.statsCtx != nil {
+		return cs.statsCtx
+	}
+	return cs.ctx
+}
+
+// Header implements grpc.ClientStream.
+func (cs *clientStream) Header() (metadata.MD, error) {
+	if err := cs.openNow(); err != nil {
+		return nil, err
+	}
+	c := cs.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !cs.headerKnown && cs.err == nil && len(cs.queue) == 0 && !cs.remoteClosed {
+		c.role.await(&cs.hw)
+	}
+	if !cs.headerKnown && cs.err != nil {
+		return nil, unwrapNotRun(cs.err)
+	}
+	return cs.header.Copy(), nil
+}
+
+// Trailer implements grpc.ClientStream.
+func (cs *clientStream) Trailer() metadata.MD {
+	cs.c.mu.Lock()
+	defer cs.c.mu.Unlock()
+	return cs.trailer.Copy()
+}
+
+// openNow opens the stream if that was left to the first message.
+func (cs *clientStream) openNow() error {
+	cs.c.mu.Lock()
+	opened := cs.opened
+	cs.c.mu.Unlock()
+	if opened {
+		return nil
+	}
+	_, err := cs.open(nil, false)
+	if err != nil {
+		err = unwrapNotRun(err)
+		cs.finish(err)
+	}
+	return err
+}
+
+// CloseSend implements grpc.ClientStream.
+func (cs *clientStream) CloseSend() error {
+	if err := cs.openNow(); err != nil {
+		return nil // RecvMsg returns it
+	}
+	c := cs.c
+	c.mu.Lock()
+	if cs.localClosed || cs.err != nil || c.err != nil {
+		c.mu.Unlock()
+		return nil
+	}
+	cs.localClosed = true
+	cs.out = frameOut{h: header{typ: frameData, flags: flagClose, stream: cs.id}}
+	cs.write(writeNow)
+	return nil
+}
+
+// SendMsg implements grpc.ClientStream. m is the caller's again when it returns.
+func (cs *clientStream) SendMsg(m any) error {
+	var e encoded
+	if err := e.encode(&cs.info.codec, m); err != nil {
+		return err
+	}
+	defer e.free()
+	size := e.size()
+	if size > cs.info.maxSend {
+		return status.Errorf(codes.ResourceExhausted, "rpc: trying to send message larger than max (%d vs. %d)", size, cs.info.maxSend)
+	}
+	c := cs.c
+	c.mu.Lock()
+	opened := cs.opened
+	c.mu.Unlock()
+	sent := false
+	flags := uint8(0)
+	if !cs.desc.ClientStreams {
+		flags = flagClose
+	}
+	if !opened {
+		var err error
+		if sent, err = cs.open(&e, flags != 0); err != nil {
+			cs.finish(unwrapNotRun(err))
+			return unwrapNotRun(err)
+		}
+	}
+	if !sent {
+		if err := cs.sendMessage(e.head, e.body, flags, cs.bulkHow(size)); err != nil {
+			if errors.Is(err, io.EOF) {
+				c.mu.Lock()
+				ended := cs.remoteClosed && cs.eof != nil
+				c.mu.Unlock()
+				if !ended {
+					return status.Error(codes.Internal, "rpc: SendMsg after CloseSend")
+				}
+			}
+			return io.EOF // RecvMsg returns the status
+		}
+	}
+	cs.cc.client.stats.outPayload(cs.Context(), m, size, true)
+	return nil
+}
+
+// RecvMsg implements grpc.ClientStream.
+func (cs *clientStream) RecvMsg(m any) error {
+	if err := cs.openNow(); err != nil {
+		return err
+	}
+	err := cs.recvMsg(m)
+	if err == nil && !cs.desc.ServerStreams {
+		// The one answer is only good with the status that follows it.
+		switch err = cs.noMore(); {
+		case err == nil:
+			err = status.Error(codes.Internal, "rpc: a second message, where the method answers with one")
+			cs.cancelWith(err)
+		case errors.Is(err, io.EOF):
+			cs.finish(nil)
+			return nil
+		}
+	} else if errors.Is(err, io.EOF) && !cs.desc.ServerStreams {
+		err = status.Error(codes.Internal, "rpc: the status is OK, but there is no message")
+	}
+	if err != nil {
+		err = unwrapNotRun(err)
+		cs.finish(err)
+	}
+	return err
+}
+
+// recvMsg receives one message into m.
+func (cs *clientStream) recvMsg(m any) error {
+	msg, err := cs.next(cs.info.maxRecv)
+	if err != nil {
+		if status.Code(err) == codes.ResourceExhausted {
+			cs.cancelWith(err)
+		}
+		return err
+	}
+	size := msg.size
+	if err := msg.decode(&cs.info.codec, m); err != nil {
+		err = status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
+		cs.cancelWith(err)
+		return err
+	}
+	cs.cc.client.stats.inPayload(cs.Context(), m, size, true)
+	return nil
+}
+
+// noMore waits for the end of the stream and returns what it says: io.EOF for OK.
+// It returns nil if there is another message instead.
+func (cs *clientStream) noMore() error {
+	msg, err := cs.next(cs.info.maxRecv)
+	if err == nil {
+		msg.drop()
+	}
+	return err
+}
+
+// cancelWith ends the call with err, if it goes on.
+func (cs *clientStream) cancelWith(err error) {
+	c := cs.c
+	c.mu.Lock()
+	if cs.err == nil && !(cs.remoteClosed && cs.eof != nil) {
+		cs.abort(err)
+	}
+	c.mu.Unlock()
+	c.w.flush()
+}
+
+// finish ends the call for whoever observes it. err is nil or io.EOF for success.
+func (cs *clientStream) finish(err error) {
+	cs.finished.Do(func() {
+		if cs.stop != nil {
+			cs.stop()
+		}
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		c := cs.c
+		c.mu.Lock()
+		cs.discard()
+		header, trailer := cs.header, cs.trailer
+		c.mu.Unlock()
+		if cs.info.observed {
+			observe(cs.opts, header, trailer, &cs.cc.peerInfo)
+			onFinish(cs.opts, err)
+		}
+		cs.cc.client.stats.clientDone(cs, header, trailer, err)
+	})
+}
+
+func (h statsHandlers) clientDone(cs *clientStream, header, trailer metadata.MD, err error) {
+	if h == nil {
+		return
+	}
+	if header != nil {
+		h.all(cs.statsCtx, &stats.InHeader{Client: true, Header: header.Copy(), FullMethod: cs.name,
+			RemoteAddr: cs.cc.peerInfo.Addr, LocalAddr: cs.cc.peerInfo.LocalAddr})
+	}
+	h.all(cs.statsCtx, &stats.InTrailer{Client: true, Trailer: trailer.Copy()})
+	h.clientEnd(cs.statsCtx, cs.begun, trailer, err)
+}
+
+func unwrapNotRun(err error) error {
+	var nr *errNotRun
+	if errors.As(err, &nr) {
+		return nr.err
+	}
+	return err
+}

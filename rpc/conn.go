@@ -1,0 +1,489 @@
+package rpc
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// conn is what both sides of a native connection have in common: the table of
+// streams, the credit, and one mutex for both.
+//
+// Locks are taken in the order conn.mu, writer.mu.
+type conn struct {
+	nc      net.Conn
+	raw     *rawConn // nil: nc is read and written as it is
+	w       writer
+	rd      *reader // of the goroutine that reads
+	greeted bool    // what the peer sends first has come; of the same
+	role    role
+
+	received   atomic.Uint64 // reads that brought something
+	inFlight   atomic.Int32  // calls
+	batchCalls int32         // calls in flight when the last batch came; of who reads
+	streamWin  int           // window of each stream for what is received
+	budget     *budget       // of a server; nil: none
+
+	mu          sync.Mutex
+	streams     map[uint32]*stream
+	lastID      uint32 // the highest id of a stream that was opened
+	send        sendWindow
+	recv        recvWindow
+	assembly    assembly
+	creditWait  []*stream // wait for send
+	roomWait    []*stream // wait until less is pending
+	peer        hello
+	peerKnown   bool  // the peer's HELLO has come
+	err         error // why the connection has ended
+	draining    bool  // no new streams
+	leader      *waiter
+	reading     bool // somebody reads
+	waiters     int  // that sleep while somebody else reads
+	pingsUnread int  // answered since something else came
+
+	closed chan struct{} // closed with the connection
+}
+
+// role is what the two sides do differently.
+type role interface {
+	// frame handles OPEN, HEADER, END and GOAWAY. own is as of reader.next; the
+	// callee takes it.
+	frame(h header, p []byte, own *[]byte) error
+	// hello is called with mu held when the peer's HELLO has come.
+	hello(hello)
+	// reset is called with mu held when the peer has reset s.
+	reset(s *stream, code wireCode, text string)
+	// lost is called with mu held when the connection of s has ended.
+	lost(s *stream, err error)
+	// failed is called, without mu, once the connection has ended.
+	failed(err error)
+	// ensureReader is called when this side may wait for the peer to read, which
+	// may wait for this side to read.
+	ensureReader()
+	// await waits, with mu held before and after, until w is woken.
+	await(w *waiter)
+}
+
+// A waiter is something a goroutine sleeps for. on and, on a client, who reads
+// meanwhile are guarded by conn.mu.
+type waiter struct {
+	ch chan struct{}
+	on bool
+}
+
+func (c *conn) init(nc net.Conn, streamWin, connWin int) {
+	c.nc, c.raw = nc, newRawConn(nc)
+	c.w.c = c
+	c.rd = &reader{nc: nc, raw: c.raw}
+	c.streamWin = streamWin
+	c.recv = newRecvWindow(connWin)
+	c.assembly.limit = int64(connWin)
+	c.send.avail = initialConnWindow
+	c.peer = hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow}
+	c.closed = make(chan struct{})
+}
+
+// wake wakes who waits for w. mu is held. outside says that the caller is not
+// handling a frame, so that a leader has to be got out of its read.
+func (c *conn) wake(w *waiter, outside bool) {
+	if !w.on {
+		return
+	}
+	w.on = false
+	if w == c.leader {
+		if outside {
+			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+		}
+		return
+	}
+	c.waiters--
+	w.ch <- struct{}{}
+}
+
+// sleep waits, with mu held before and after, until w is woken by somebody else.
+func (c *conn) sleep(w *waiter) {
+	if w.ch == nil {
+		w.ch = make(chan struct{}, 1)
+	}
+	w.on = true
+	c.waiters++
+	c.mu.Unlock()
+	<-w.ch
+	c.mu.Lock()
+}
+
+// readBatch reads once and handles the frames that are complete.
+func (c *conn) readBatch(spin time.Duration) error {
+	rd := c.rd
+	if err := rd.fill(spin); err != nil {
+		if isTimeout(err) {
+			c.mu.Lock()
+			_ = c.nc.SetReadDeadline(time.Time{})
+			c.mu.Unlock()
+			return nil
+		}
+		return err
+	}
+	c.received.Add(1)
+	c.batchCalls = c.inFlight.Load()
+	return c.process()
+}
+
+// process handles the frames that are complete.
+func (c *conn) process() error {
+	rd := c.rd
+	if !c.greeted {
+		if ok, err := c.greet(rd); err != nil || !ok {
+			return err
+		}
+		c.greeted = true
+	}
+	for {
+		h, p, own, ok, err := rd.next()
+		if err != nil || !ok {
+			return err
+		}
+		if err := c.handle(h, p, own); err != nil {
+			return err
+		}
+	}
+}
+
+// greet handles what the peer sends first. It reports whether that was there.
+func (c *conn) greet(rd *reader) (bool, error) {
+	if rd.buf == nil {
+		return false, nil
+	}
+	b := (*rd.buf)[rd.r:rd.w]
+	k := min(len(b), len(magic))
+	if string(b[:k]) != magic[:k] {
+		return false, &notNative{explainPeer(b)}
+	}
+	if len(b) < len(magic)+headerLen {
+		return false, nil
+	}
+	h := parseHeader(b[len(magic):])
+	if h.typ != frameHello {
+		return false, connErrorf(codeProtocol, "%v instead of HELLO", h.typ)
+	}
+	if err := h.check(); err != nil {
+		return false, err
+	}
+	n := len(magic) + headerLen + int(h.length)
+	if len(b) < n {
+		return false, nil
+	}
+	said, err := parseHello(b[len(magic)+headerLen : n])
+	if err != nil {
+		return false, err
+	}
+	rd.r += n
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.send.avail += int64(said.connWindow - initialConnWindow)
+	more := uint32(said.streamWindow - initialStreamWindow)
+	for _, s := range c.streams {
+		s.send.add(more)
+		c.wake(&s.sw, false)
+	}
+	c.peer, c.peerKnown = said, true
+	c.role.hello(said)
+	return true, nil
+}
+
+// notNative is the error of a peer that speaks something else.
+type notNative struct{ text string }
+
+func (e *notNative) Error() string { return e.text }
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// handle handles one frame. It takes own.
+func (c *conn) handle(h header, p []byte, own *[]byte) error {
+	switch h.typ {
+	case frameData:
+		return c.handleData(h, p, own)
+	case frameOpen, frameHeader, frameEnd, frameGoAway:
+		return c.role.frame(h, p, own)
+	}
+	defer buffers.Put(own)
+	switch h.typ {
+	case frameCredit:
+		return c.handleCredit(h.stream, binary.BigEndian.Uint32(p))
+	case frameReset:
+		return c.handleReset(h.stream, wireCode(binary.BigEndian.Uint32(p)), string(p[4:]))
+	case framePing:
+		return c.handlePing(h, p)
+	case frameHello:
+		return connErrorf(codeProtocol, "a second HELLO")
+	}
+	return c.flood() // a type to ignore
+}
+
+// maxIdleFrames is how many frames that bring a call nowhere may come in a row.
+const maxIdleFrames = 10_000
+
+// flood counts a frame that brings nothing forward.
+func (c *conn) flood() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pingsUnread++
+	if c.pingsUnread > maxIdleFrames {
+		return connErrorf(codeFlood, "more than %d frames without effect in a row", maxIdleFrames)
+	}
+	return nil
+}
+
+func (c *conn) handlePing(h header, p []byte) error {
+	if h.flags&flagAck != 0 {
+		return c.flood()
+	}
+	var data [8]byte
+	copy(data[:], p)
+	if !c.w.appendControl(func(b []byte) []byte { return appendPing(b, flagAck, data) }) {
+		return connErrorf(codeFlood, "PINGs are sent and their answers not read")
+	}
+	if err := c.flood(); err != nil {
+		return err
+	}
+	c.flushControl()
+	return nil
+}
+
+// flushControl writes answers that were appended while reading. A server does so
+// after each batch.
+func (c *conn) flushControl() { c.w.flush() }
+
+func (c *conn) handleCredit(id, n uint32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n == 0 {
+		return connErrorf(codeFlowControl, "CREDIT of 0 bytes")
+	}
+	if id == 0 {
+		if !c.send.add(n) {
+			return connErrorf(codeFlowControl, "CREDIT beyond %d bytes", maxWindow)
+		}
+		for _, s := range c.creditWait {
+			s.waits = false
+			c.wake(&s.sw, false)
+		}
+		clear(c.creditWait)
+		c.creditWait = c.creditWait[:0]
+		return nil
+	}
+	s := c.streams[id]
+	if s == nil {
+		return c.closedStream(id, frameCredit)
+	}
+	if !s.send.add(n) {
+		return connErrorf(codeFlowControl, "CREDIT beyond %d bytes on stream %d", maxWindow, id)
+	}
+	c.wake(&s.sw, false)
+	return nil
+}
+
+// closedStream checks that a frame for a stream that is not in the table is a late
+// one, for a stream that was there. mu is held.
+func (c *conn) closedStream(id uint32, t frameType) error {
+	if id > c.lastID {
+		return connErrorf(codeProtocol, "%v for stream %d, which was never opened", t, id)
+	}
+	c.pingsUnread++
+	if c.pingsUnread > maxIdleFrames {
+		return connErrorf(codeFlood, "more than %d frames without effect in a row", maxIdleFrames)
+	}
+	return nil
+}
+
+func (c *conn) handleReset(id uint32, code wireCode, text string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[id]
+	if s == nil {
+		return c.closedStream(id, frameReset)
+	}
+	c.role.reset(s, code, text)
+	return nil
+}
+
+func (c *conn) handleData(h header, p []byte, own *[]byte) error {
+	head, msg, err := splitHead(h, p)
+	if err != nil {
+		buffers.Put(own)
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[h.stream]
+	if s == nil || s.discards {
+		defer buffers.Put(own)
+		if s == nil {
+			if err := c.closedStream(h.stream, frameData); err != nil {
+				return err
+			}
+		}
+		if h.flags&flagMsg == 0 {
+			return nil
+		}
+		if !c.recv.receive(len(msg)) {
+			return connErrorf(codeFlowControl, "DATA of %d bytes beyond the connection's credit", len(msg))
+		}
+		c.credit(nil, cost(len(msg)))
+		return nil
+	}
+	return s.receive(h, head, msg, own)
+}
+
+func cost(n int) int64 { return int64(n) + frameCost }
+
+// credit gives back credit for n bytes that are no longer held: on the connection,
+// and on s, unless it is nil. mu is held. The CREDIT frames, if it is time for
+// some, are written by the next flush.
+func (c *conn) credit(s *stream, n int64) (frames bool) {
+	c.pingsUnread = 0
+	if k := c.recv.consume(n); k > 0 {
+		c.w.appendControl(func(b []byte) []byte { return appendCredit(b, 0, k) })
+		frames = true
+	}
+	if s != nil && !s.remoteClosed {
+		if k := s.recv.consume(n); k > 0 {
+			c.w.appendControl(func(b []byte) []byte { return appendCredit(b, s.id, k) })
+			frames = true
+		}
+	}
+	return frames
+}
+
+// refsDone lets the senders of payloads go on.
+func (c *conn) refsDone(refs []refPos) {
+	c.mu.Lock()
+	for _, r := range refs {
+		r.ref.done = true
+		if s := r.ref.s; s != nil {
+			c.wake(&s.sw, true)
+		}
+	}
+	c.mu.Unlock()
+}
+
+// roomLeft lets those go on who wait because too much was pending.
+func (c *conn) roomLeft() {
+	c.mu.Lock()
+	for _, s := range c.roomWait {
+		c.wake(&s.sw, true)
+	}
+	clear(c.roomWait)
+	c.roomWait = c.roomWait[:0]
+	c.mu.Unlock()
+}
+
+func (c *conn) socketFull() { c.role.ensureReader() }
+
+// fail ends the connection and all its streams. Only the first call counts.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	var ce *connError
+	if errors.As(err, &ce) {
+		c.goAwayAndClose(ce)
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the peer closed the connection")
+	}
+	c.err = err
+	c.draining = true
+	for id, s := range c.streams {
+		delete(c.streams, id)
+		s.lost(err)
+	}
+	close(c.closed)
+	c.mu.Unlock()
+	c.w.close(err)
+	_ = c.nc.Close()
+	c.role.failed(err)
+}
+
+// goAwayAndClose tells the peer which rule it broke, if the socket has room for
+// that.
+func (c *conn) goAwayAndClose(ce *connError) {
+	w := &c.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.state == writeBusy || c.raw == nil || len(w.refs) > 0 {
+		return
+	}
+	w.state = writeBusy
+	_, _, _ = c.raw.writev([][]byte{w.buf, appendGoAway(nil, c.lastID, ce.code, ce.text)}, false, nil)
+}
+
+// budget bounds what all connections of a server hold.
+type budget struct {
+	held  atomic.Int64
+	limit int64
+}
+
+// unhold ends that n bytes count for the budget.
+func (c *conn) unhold(n int64) {
+	if c.budget != nil {
+		c.budget.held.Add(-n)
+	}
+}
+
+// assembly bounds what a connection holds of messages that are longer than the
+// window of their stream allows at once: they are put together one after another.
+type assembly struct {
+	used, limit int64
+	queue       []*stream
+}
+
+// reserve reports whether s may put together a message of n bytes now. If not it
+// is in the queue, and woken when it is its turn.
+func (a *assembly) reserve(s *stream, n int64) bool {
+	if !s.queued && len(a.queue) > 0 || a.used > 0 && a.used+n > a.limit || s.queued && a.queue[0] != s {
+		if !s.queued {
+			s.queued = true
+			a.queue = append(a.queue, s)
+		}
+		return false
+	}
+	a.leave(s)
+	a.used += n
+	s.reserved = n
+	return true
+}
+
+// leave takes s out of the queue.
+func (a *assembly) leave(s *stream) {
+	if !s.queued {
+		return
+	}
+	s.queued = false
+	for i, q := range a.queue {
+		if q == s {
+			a.queue = append(a.queue[:i], a.queue[i+1:]...)
+			return
+		}
+	}
+}
+
+// release ends what reserve began and returns who is next.
+func (a *assembly) release(s *stream) *stream {
+	a.leave(s)
+	a.used -= s.reserved
+	s.reserved = 0
+	if len(a.queue) > 0 {
+		return a.queue[0]
+	}
+	return nil
+}

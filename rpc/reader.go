@@ -1,0 +1,150 @@
+package rpc
+
+import (
+	"net"
+	"time"
+)
+
+const (
+	readBuffer     = maxPayload // of a class of buffers
+	readBufferIdle = 4 << 10
+	readAhead      = 4 << 10 // beyond a large frame
+	// largeFrame is from when on a frame that is not complete yet is read into
+	// memory of its own, which goes to its consumer as it is.
+	largeFrame = 4 << 10
+)
+
+// reader splits what a connection brings into frames. Only one goroutine uses it
+// at a time.
+type reader struct {
+	nc   net.Conn
+	raw  *rawConn // nil: use nc
+	buf  *[]byte  // nil: none needed now
+	r, w int      // what is in buf and not parsed yet
+
+	// The large frame being read, if big is not nil.
+	big    *[]byte
+	bigHdr header
+	bigN   int // bytes of it that are there
+
+	last int // bytes of the last read
+}
+
+// acquire makes sure that there is a buffer.
+func (r *reader) acquire() {
+	if r.buf == nil {
+		n := readBuffer
+		if r.raw == nil && r.last < readBufferIdle/2 {
+			n = readBufferIdle // it is held while nothing comes
+		}
+		r.buf = buffers.Get(n)
+	}
+}
+
+// release gives the buffer back if nothing is in it.
+func (r *reader) release() {
+	if r.buf != nil && r.r == r.w {
+		buffers.Put(r.buf)
+		r.buf, r.r, r.w = nil, 0, 0
+	}
+}
+
+// space returns the free part of the buffer, never empty.
+func (r *reader) space() []byte {
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+	} else if r.w == len(*r.buf) || r.r > 0 && len(*r.buf)-r.w < readAhead {
+		r.w = copy(*r.buf, (*r.buf)[r.r:r.w])
+		r.r = 0
+	}
+	return (*r.buf)[r.w:]
+}
+
+// fill reads once, and waits until there is something to read.
+func (r *reader) fill(spin time.Duration) error {
+	var first []byte
+	if r.big != nil {
+		first = (*r.big)[r.bigN:]
+	}
+	var n int
+	var err error
+	switch {
+	case r.raw != nil:
+		n, err = r.raw.fill(r, first, spin)
+	case first != nil:
+		n, err = r.nc.Read(first)
+	default:
+		if r.raw == nil && r.last < readBufferIdle/2 && r.buf != nil && len(*r.buf) > readBufferIdle {
+			r.release()
+		}
+		r.acquire()
+		n, err = r.nc.Read(r.space())
+	}
+	r.last = n
+	k := min(n, len(first))
+	r.bigN += k
+	r.w += n - k
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// next returns the next frame, if it is there as a whole. If own is not nil it is
+// the memory that p lies in, and the caller's now; otherwise p is good until the
+// next fill.
+func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
+	if r.big != nil {
+		if r.bigN < len(*r.big) {
+			return h, nil, nil, false, nil
+		}
+		own, r.big = r.big, nil
+		return r.bigHdr, *own, own, true, nil
+	}
+	have := r.w - r.r
+	if have < headerLen {
+		return h, nil, nil, false, nil
+	}
+	b := (*r.buf)[r.r:r.w]
+	h = parseHeader(b)
+	if err := h.check(); err != nil {
+		return h, nil, nil, false, err
+	}
+	n := int(h.length)
+	if have >= headerLen+n {
+		r.r += headerLen + n
+		return h, b[headerLen : headerLen+n], nil, true, nil
+	}
+	if n >= largeFrame || headerLen+n > len(*r.buf) {
+		r.big = buffers.Get(n)
+		r.bigHdr = h
+		r.bigN = copy(*r.big, b[headerLen:])
+		r.r, r.w = 0, 0
+	}
+	return h, nil, nil, false, nil
+}
+
+// split returns a reader that goes on after the frames that r has returned, while
+// the memory of the last of them stays with r.
+func (r *reader) split() *reader {
+	n := &reader{nc: r.nc, raw: r.raw, last: r.last, big: r.big, bigHdr: r.bigHdr, bigN: r.bigN}
+	r.big = nil
+	if r.r < r.w {
+		n.buf = buffers.Get(readBuffer)
+		n.w = copy(*n.buf, (*r.buf)[r.r:r.w])
+		r.r = r.w
+	}
+	return n
+}
+
+// close gives back all memory.
+func (r *reader) close() {
+	if r.buf != nil {
+		buffers.Put(r.buf)
+		r.buf = nil
+	}
+	if r.big != nil {
+		buffers.Put(r.big)
+		r.big = nil
+	}
+}

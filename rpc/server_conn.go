@@ -1,0 +1,445 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"net"
+	"runtime"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	maxMethods    = 1024 // numbers a client may give to methods
+	maxMethodName = 1024 // bytes
+	// lingerTime is how long the server waits for the client to close a connection
+	// that has come to its end.
+	lingerTime = time.Second
+)
+
+var (
+	errCanceled = context.Canceled
+	// errTurnOver ends a loop of reading whose role another goroutine has.
+	errTurnOver = errors.New("another goroutine reads")
+)
+
+// serverConn is a native connection of a server.
+type serverConn struct {
+	conn
+	srv   *Server
+	base  context.Context // of all calls: peer, what stats handlers tag
+	md    metadata.MD     // of calls that bring none
+	turn  turn
+	spins bool
+
+	// Guarded by mu.
+	methods []*method       // by number
+	active  int             // calls given to handlers
+	opened  uint64          // calls ever opened
+	pending []*serverStream // calls that wait for others to end
+	leaving bool            // GOAWAY was sent
+	last    uint32          // in that GOAWAY
+	timers  []*time.Timer
+	lingers bool
+
+	handlers sync.WaitGroup // that run
+}
+
+func newServerConn(srv *Server, nc net.Conn, p *peer.Peer) *serverConn {
+	sc := &serverConn{srv: srv}
+	sc.init(nc, srv.cfg.StreamWindow, srv.cfg.ConnWindow)
+	sc.role = sc
+	sc.budget = &srv.budget
+	sc.streams = make(map[uint32]*stream)
+	sc.base = peer.NewContext(srv.ctx, p)
+	sc.spins = srv.cfg.Spin > 0 && runtime.GOMAXPROCS(0) > 1
+	sc.w.buf = appendPreface(nil, hello{
+		info: srv.cfg.Hello, streamWindow: srv.cfg.StreamWindow, connWindow: srv.cfg.ConnWindow,
+		maxStreams: srv.cfg.MaxConcurrentStreams, maxHeader: srv.cfg.MaxHeaderBytes,
+	})
+	sc.w.bytes = len(sc.w.buf)
+	return sc
+}
+
+// serve reads the connection until it ends. begun holds what was read of it.
+func (sc *serverConn) serve(begun []byte) {
+	sc.base = sc.srv.stats.connBegin(sc.base, sc.nc, false)
+	sc.rd.acquire()
+	sc.rd.w = copy(*sc.rd.buf, begun)
+	sc.startTimers()
+	if err := sc.process(); err != nil {
+		if errors.Is(err, errTurnOver) {
+			<-sc.closed
+			return
+		}
+		sc.fail(err)
+		return
+	}
+	sc.w.flush()
+	sc.readLoop()
+	<-sc.closed
+}
+
+// readLoop reads until the connection ends or another goroutine takes over.
+func (sc *serverConn) readLoop() {
+	rd := sc.rd
+	defer rd.close()
+	// What was split off when this goroutine took over comes first.
+	if err := sc.process(); err != nil {
+		if !errors.Is(err, errTurnOver) {
+			sc.fail(err)
+		}
+		return
+	}
+	for {
+		sc.w.flush()
+		var spin time.Duration
+		if sc.spins && sc.inFlight.Load() == 0 {
+			spin = sc.srv.cfg.Spin
+		}
+		if err := sc.readBatch(spin); err != nil {
+			if !errors.Is(err, errTurnOver) {
+				sc.fail(err)
+			}
+			return
+		}
+	}
+}
+
+func (sc *serverConn) await(w *waiter) { sc.sleep(w) }
+func (sc *serverConn) ensureReader()   {}
+
+func (sc *serverConn) hello(h hello) {
+	sc.md = metadata.MD{}
+	if h.authority != "" {
+		sc.md[":authority"] = []string{h.authority}
+	}
+	if h.userAgent != "" {
+		sc.md["user-agent"] = []string{h.userAgent}
+	}
+}
+
+// headerLimit returns how much metadata the client takes.
+func (sc *serverConn) headerLimit() int {
+	if n := sc.peer.maxHeader; n > 0 {
+		return min(n, maxMetadata)
+	}
+	return maxMetadata
+}
+
+func (sc *serverConn) reset(s *stream, code wireCode, text string) {
+	ss := s.sv
+	err := context.Canceled
+	if code == codeDeadline {
+		err = context.DeadlineExceeded
+	}
+	st := status.FromContextError(err).Err()
+	if code == codeResource {
+		// This side's own doing: the client has to know.
+		st = status.Error(codes.ResourceExhausted, "rpc: "+text)
+		sc.w.appendControl(func(b []byte) []byte { return appendReset(b, ss.id, code, text) })
+	}
+	ss.stop(st, false)
+	if !ss.started {
+		sc.unqueue(ss)
+		delete(sc.streams, ss.id)
+	}
+	ss.ctx.cancel(err)
+}
+
+func (sc *serverConn) lost(s *stream, err error) {
+	s.stop(err, true)
+	s.sv.ctx.cancel(context.Canceled)
+}
+
+func (sc *serverConn) failed(err error) {
+	sc.mu.Lock()
+	sc.pending = nil
+	for _, t := range sc.timers {
+		t.Stop()
+	}
+	sc.mu.Unlock()
+	sc.srv.stats.connEnd(sc.base, false)
+	sc.srv.connEnded(sc, err)
+}
+
+func (sc *serverConn) frame(h header, p []byte, own *[]byte) error {
+	switch h.typ {
+	case frameOpen:
+		return sc.open(h, p, own)
+	case frameGoAway:
+		buffers.Put(own)
+		return sc.flood() // the client leaves: it will close the connection
+	}
+	buffers.Put(own)
+	return connErrorf(codeProtocol, "%v from a client", h.typ)
+}
+
+// openHead is the head of an OPEN.
+type openHead struct {
+	method, codec, authority string
+	timeout                  time.Duration
+	md                       metadata.MD
+}
+
+func parseOpen(head []byte) (o openHead, err error) {
+	for len(head) > 0 {
+		var tag byte
+		var v []byte
+		if tag, v, head, err = nextItem(head); err != nil {
+			return o, err
+		}
+		switch tag {
+		case tagMethod:
+			o.method = string(v)
+		case tagCodec:
+			o.codec = string(v)
+		case tagAuthority:
+			o.authority = string(v)
+		case tagTimeout:
+			n, err := uintItem(v)
+			if err != nil {
+				return o, err
+			}
+			o.timeout = max(timeoutOf(n), 1)
+		case tagMetadata:
+			if o.md, err = parseMetadata(v); err != nil {
+				return o, err
+			}
+		}
+	}
+	return o, nil
+}
+
+// open handles an OPEN. It takes own.
+func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
+	head, msg, err := splitHead(h, p)
+	var o openHead
+	if err == nil && len(head) > 0 {
+		o, err = parseOpen(head)
+	}
+	if err != nil {
+		buffers.Put(own)
+		return err
+	}
+	sc.mu.Lock()
+	if err := sc.err; err != nil {
+		sc.mu.Unlock()
+		buffers.Put(own)
+		return err
+	}
+	if h.stream <= sc.lastID {
+		sc.mu.Unlock()
+		buffers.Put(own)
+		return connErrorf(codeProtocol, "OPEN of stream %d after stream %d", h.stream, sc.lastID)
+	}
+	sc.lastID = h.stream
+	m, err := sc.method(h, &o)
+	if err != nil {
+		sc.mu.Unlock()
+		buffers.Put(own)
+		return err
+	}
+	if sc.leaving && h.stream > sc.last {
+		err := sc.skip(h, msg)
+		sc.mu.Unlock()
+		buffers.Put(own)
+		return err
+	}
+	sc.opened++
+	ss := sc.newStream(h.stream, m, &o)
+	if err := sc.admit(ss, &o); err != nil {
+		err2 := sc.skip(h, msg)
+		sc.mu.Unlock()
+		buffers.Put(own)
+		ss.finish(err, nil, writeLater)
+		return err2
+	}
+	waits := sc.active >= int(sc.srv.cfg.MaxConcurrentStreams)
+	if waits && len(sc.pending) >= int(sc.srv.cfg.MaxConcurrentStreams)+initialMaxStreams {
+		err := sc.skip(h, msg)
+		sc.mu.Unlock()
+		buffers.Put(own)
+		if !sc.w.appendControl(func(b []byte) []byte { return appendReset(b, h.stream, codeRefused, "too many streams") }) {
+			return connErrorf(codeFlood, "streams are opened beyond the limit, and the refusals not read")
+		}
+		return err
+	}
+	if !waits && m.unary != nil && h.flags&(flagMsg|flagMore) == flagMsg && !sc.srv.cfg.HandlersApart && m.pace.quick() {
+		if err := sc.acceptNow(ss, h, msg, own); err != nil {
+			sc.mu.Unlock()
+			buffers.Put(own)
+			return err
+		}
+		sc.active++
+		sc.handlers.Add(1)
+		sc.mu.Unlock()
+		sc.inFlight.Add(1)
+		sc.turn.begin(ss)
+		if !ss.runUnary() {
+			return errTurnOver
+		}
+		return nil
+	}
+	sc.streams[h.stream] = &ss.stream
+	if h.flags&(flagMsg|flagClose) != 0 {
+		if err := ss.receive(h, head, msg, own); err != nil {
+			sc.mu.Unlock()
+			return err
+		}
+	} else {
+		buffers.Put(own)
+	}
+	if waits {
+		sc.pending = append(sc.pending, ss)
+	} else {
+		sc.start(ss)
+	}
+	sc.mu.Unlock()
+	return nil
+}
+
+// start runs the handler of ss on a goroutine. mu is held.
+func (sc *serverConn) start(ss *serverStream) {
+	ss.started = true
+	sc.active++
+	sc.inFlight.Add(1)
+	sc.handlers.Add(1)
+	go ss.run()
+}
+
+// acceptNow takes the whole message of a unary call. mu is held.
+func (sc *serverConn) acceptNow(ss *serverStream, h header, msg []byte, own *[]byte) error {
+	if _, err := ss.accept(h, nil, msg); err != nil {
+		return err
+	}
+	sc.credit(nil, cost(len(msg)))
+	ss.started = true
+	ss.remoteClosed = true
+	ss.now, ss.hasNow, ss.borrows = message{data: msg, own: own, size: len(msg)}, true, own == nil
+	return nil
+}
+
+// method returns the method of an OPEN. mu is held.
+func (sc *serverConn) method(h header, o *openHead) (*method, error) {
+	if len(o.method) > maxMethodName {
+		return nil, connErrorf(codeProtocol, "a method name of %d bytes", len(o.method))
+	}
+	if h.method > maxMethods {
+		return nil, connErrorf(codeProtocol, "method number %d, more than %d", h.method, maxMethods)
+	}
+	i := int(h.method)
+	if o.method != "" {
+		m := sc.srv.find(o.method)
+		if i > 0 {
+			for len(sc.methods) <= i {
+				sc.methods = append(sc.methods, nil)
+			}
+			sc.methods[i] = m
+		}
+		return m, nil
+	}
+	if i == 0 || i >= len(sc.methods) || sc.methods[i] == nil {
+		return nil, connErrorf(codeProtocol, "OPEN with method number %d, which has no name yet", i)
+	}
+	return sc.methods[i], nil
+}
+
+// skip gives the credit for a message back that nobody gets. mu is held.
+func (sc *serverConn) skip(h header, msg []byte) error {
+	if h.flags&flagMsg == 0 {
+		return nil
+	}
+	if !sc.recv.receive(len(msg)) {
+		return connErrorf(codeFlowControl, "OPEN with %d bytes beyond the connection's credit", len(msg))
+	}
+	n := sc.pingsUnread
+	sc.credit(nil, cost(len(msg)))
+	sc.pingsUnread = n
+	return nil
+}
+
+// newStream makes the stream of an OPEN. mu is held.
+func (sc *serverConn) newStream(id uint32, m *method, o *openHead) *serverStream {
+	ss := &serverStream{sc: sc, m: m}
+	ss.sv = ss
+	ss.c, ss.id = &sc.conn, id
+	ss.recv = newRecvWindow(sc.streamWin)
+	ss.send.avail = int64(sc.peer.streamWindow)
+	ss.queue = ss.first[:0]
+	ss.ctx.parent, ss.ctx.ss = sc.base, ss
+	if o.timeout > 0 {
+		ss.ctx.deadline = time.Now().Add(o.timeout)
+	}
+	ss.md = sc.md
+	if o.md != nil || o.authority != "" {
+		md := o.md
+		if md == nil {
+			md = metadata.MD{}
+		}
+		for k, v := range sc.md {
+			if _, ok := md[k]; !ok {
+				md[k] = v
+			}
+		}
+		if o.authority != "" {
+			md[":authority"] = []string{o.authority}
+		}
+		ss.md = md
+	}
+	return ss
+}
+
+// admit checks what can be said against a call before its handler starts.
+func (sc *serverConn) admit(ss *serverStream, o *openHead) error {
+	if o.md != nil {
+		if n := metadataSize(o.md); n > sc.srv.cfg.MaxHeaderBytes {
+			return status.Errorf(codes.ResourceExhausted, "rpc: metadata of %d bytes, more than %d", n, sc.srv.cfg.MaxHeaderBytes)
+		}
+	}
+	if o.codec != "" && o.codec != "proto" {
+		if err := ss.setCodec(o.codec); err != nil {
+			return err
+		}
+	}
+	if ss.m.unary == nil && ss.m.stream == nil {
+		return status.Error(codes.Unimplemented, sc.srv.unimplemented(ss.m))
+	}
+	return nil
+}
+
+// unqueue takes ss out of those that wait. mu is held.
+func (sc *serverConn) unqueue(ss *serverStream) {
+	for i, p := range sc.pending {
+		if p == ss {
+			sc.pending = append(sc.pending[:i], sc.pending[i+1:]...)
+			return
+		}
+	}
+}
+
+// ended accounts for a handler that has returned. mu is held.
+func (sc *serverConn) ended(ss *serverStream) {
+	delete(sc.streams, ss.id)
+	if !ss.started {
+		return
+	}
+	ss.started = false
+	sc.active--
+	sc.inFlight.Add(-1)
+	sc.handlers.Done()
+	if len(sc.pending) > 0 && sc.active < int(sc.srv.cfg.MaxConcurrentStreams) && sc.err == nil {
+		next := sc.pending[0]
+		sc.pending[0] = nil
+		sc.pending = sc.pending[1:]
+		sc.start(next)
+	}
+	if sc.leaving && sc.active == 0 && len(sc.pending) == 0 {
+		sc.linger()
+	}
+}

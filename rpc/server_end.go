@@ -1,0 +1,183 @@
+package rpc
+
+import (
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// maxMetadata bounds metadata, as metadataSize counts it, so that it fits into a
+// frame with all that may be beside it.
+const maxMetadata = 60 << 10
+
+// finish ends the call with err, or with OK and, for a unary call, the message e.
+// With writeLater it does not sleep, and nor does it use e after returning: the
+// caller is the goroutine that reads.
+func (ss *serverStream) finish(err error, e *encoded, how how) {
+	st, _ := status.FromError(err)
+	if err != nil && st.Code() == codes.Unknown {
+		if _, ok := status.FromError(err); !ok {
+			st = status.FromContextError(err)
+		}
+	}
+	ss.hmu.Lock()
+	var hdr metadata.MD
+	if !ss.headerSent {
+		hdr = ss.header
+	}
+	trailer := ss.trailer
+	ss.headerSent = true
+	ss.hmu.Unlock()
+	head := ss.endHead(st, hdr, trailer)
+	if e != nil && e.size()+len(head) > maxPayload-headRoom {
+		ss.finishLong(e, hdr, how)
+		return
+	}
+	if !ss.end(head, e, how) && e != nil {
+		// There is no credit for the answer, and the caller cannot wait for it.
+		kept := e.keep()
+		go func() {
+			defer kept.free()
+			ss.end(head, kept, writeYield)
+		}()
+	}
+	ss.sc.srv.stats.end(ss, st, trailer)
+	ss.ctx.cancel(errCanceled)
+}
+
+// finishLong sends an answer that is too long for END.
+func (ss *serverStream) finishLong(e *encoded, hdr metadata.MD, how how) {
+	if how == writeLater {
+		kept := e.keep()
+		go func() {
+			defer kept.free()
+			ss.finishLong(kept, hdr, writeYield)
+		}()
+		return
+	}
+	ss.hmu.Lock()
+	var err error
+	if len(hdr) > 0 {
+		err = ss.writeHeader(writeLater)
+	}
+	ss.hmu.Unlock()
+	if err == nil {
+		err = ss.sendMessage(e.head, e.body, 0, writeNow)
+	}
+	ss.finish(err, nil, writeNow)
+}
+
+// endHead returns the head of END, within what the client takes.
+func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []byte {
+	if st.Code() == codes.OK && len(hdr) == 0 && len(trailer) == 0 {
+		return nil
+	}
+	if n := metadataSize(hdr) + metadataSize(trailer); n > min(ss.sc.headerLimit(), maxMetadata) {
+		hdr, trailer = nil, nil
+		st = status.Newf(codes.ResourceExhausted, "rpc: header and trailer of %d bytes, more than the client takes", n)
+	}
+	head := appendMetadataItem(nil, tagMetadata, hdr)
+	head = appendMetadataItem(head, tagTrailer, trailer)
+	if st.Code() == codes.OK {
+		return head
+	}
+	head = appendUintItem(head, tagCode, uint64(st.Code()))
+	room := maxHead - len(head) - 2*headRoom
+	text := st.Message()
+	if len(text) > room {
+		text = text[:room]
+	}
+	head = appendItem(head, tagMessage, text)
+	if p := st.Proto(); len(p.GetDetails()) > 0 {
+		if b, err := proto.Marshal(p); err == nil && len(b) <= room-len(text) {
+			head = appendItem(head, tagDetails, string(b))
+		}
+	}
+	return head
+}
+
+// end appends END and forgets the stream. With writeLater it reports false, and
+// does nothing, if it would have to wait for credit.
+func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
+	c := ss.c
+	f := &ss.out
+	c.mu.Lock()
+	*f = frameOut{h: header{typ: frameEnd, stream: ss.id}}
+	if len(head) > 0 {
+		f.h.flags = flagHead
+		f.head = head
+	}
+	if e != nil && ss.err == nil && c.err == nil {
+		n := e.size()
+		if how == writeLater {
+			_, ok := ss.send.fit(n, n)
+			_, ok2 := c.send.fit(n, n)
+			if !ok || !ok2 {
+				// From here on the stream may be reset.
+				c.streams[ss.id] = &ss.stream
+				c.mu.Unlock()
+				return false
+			}
+			ss.send.take(n)
+			c.send.take(n)
+		} else if _, err := ss.allowed(n, n); err != nil {
+			e = nil
+		}
+		if e != nil {
+			f.h.flags |= flagMsg
+			ss.cut(e.head, e.body, 0, n)
+		}
+	}
+	over := ss.err != nil || c.err != nil
+	if over && f.ref != nil {
+		ss.ref = ref{}
+	}
+	ss.localClosed = true
+	ss.discard()
+	ss.unreserve()
+	ss.sc.ended(ss)
+	if over {
+		*f = frameOut{}
+		c.mu.Unlock()
+		return true
+	}
+	if how == writeLater {
+		ss.writeWhileReading(e)
+		return true
+	}
+	ss.write(how)
+	return true
+}
+
+// writeWhileReading appends s.out on the goroutine that reads, which writes it at
+// the end of its batch. mu is held, and is not afterwards.
+func (ss *serverStream) writeWhileReading(e *encoded) {
+	c := ss.c
+	f := &ss.out
+	c.w.mu.Lock()
+	c.w.append(f)
+	run := f.ref != nil && c.w.start(writeNow)
+	c.w.mu.Unlock()
+	c.mu.Unlock()
+	if f.ref == nil {
+		*f = frameOut{}
+		return
+	}
+	if run {
+		c.w.run(untilFull)
+	}
+	c.mu.Lock()
+	done := ss.ref.done
+	c.mu.Unlock()
+	if done {
+		ss.ref, *f = ref{}, frameOut{}
+		return
+	}
+	kept := e.keep()
+	go func() {
+		ss.awaitRef()
+		*f = frameOut{}
+		kept.free()
+	}()
+}

@@ -1,0 +1,370 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// serverStream is a call on the server, from OPEN to END. It is not recycled,
+// because its context may outlive the handler.
+type serverStream struct {
+	stream
+	sc    *serverConn
+	m     *method
+	ctx   callCtx
+	codec callCodec
+	md    metadata.MD
+	begun time.Time // for stats
+	first [1]segment
+	stats context.Context // with what stats handlers have tagged; nil: none
+
+	// now is the message that came with OPEN, while the handler runs on the
+	// goroutine that reads; it may lie in the read buffer.
+	now     message
+	hasNow  bool
+	borrows bool   // now lies in the read buffer
+	started bool   // given to the handler; guarded by conn.mu
+	inline  uint64 // the turn in which the handler runs on the goroutine that reads
+
+	// Guarded by hmu, as handlers may send and set headers at the same time.
+	hmu        sync.Mutex
+	header     metadata.MD
+	headerSent bool
+	trailer    metadata.MD
+}
+
+var (
+	_ grpc.ServerStream          = (*serverStream)(nil)
+	_ grpc.ServerTransportStream = (*transportStream)(nil)
+)
+
+// transportStream is a serverStream as grpc.SetHeader and the like see it.
+type transportStream serverStream
+
+func (t *transportStream) Method() string                  { return t.m.name }
+func (t *transportStream) SetHeader(md metadata.MD) error  { return (*serverStream)(t).SetHeader(md) }
+func (t *transportStream) SendHeader(md metadata.MD) error { return (*serverStream)(t).SendHeader(md) }
+
+func (t *transportStream) SetTrailer(md metadata.MD) error {
+	(*serverStream)(t).SetTrailer(md)
+	return nil
+}
+
+// incoming returns the metadata of the request, never nil, so that every handler
+// finds some as it does over HTTP/2.
+func (ss *serverStream) incoming() metadata.MD { return ss.md }
+
+// Context implements grpc.ServerStream.
+func (ss *serverStream) Context() context.Context {
+	if ss.stats != nil {
+		return ss.stats
+	}
+	return &ss.ctx
+}
+
+// SetHeader implements grpc.ServerStream.
+func (ss *serverStream) SetHeader(md metadata.MD) error {
+	if len(md) == 0 {
+		return nil
+	}
+	md, err := outgoing(md)
+	if err != nil {
+		return err
+	}
+	ss.hmu.Lock()
+	defer ss.hmu.Unlock()
+	if ss.headerSent {
+		return status.Error(codes.Internal, "rpc: SetHeader after the header was sent")
+	}
+	ss.header = metadata.Join(ss.header, md)
+	return nil
+}
+
+// outgoing returns md with lower-case keys, and an error if it may not be sent.
+func outgoing(md metadata.MD) (metadata.MD, error) {
+	out := make(metadata.MD, len(md))
+	for k, vs := range md {
+		out.Append(k, vs...)
+	}
+	for k := range out {
+		if reserved(k) {
+			delete(out, k)
+		}
+	}
+	if bad := checkMetadata(out); bad != "" {
+		return nil, status.Error(codes.Internal, "rpc: "+bad)
+	}
+	return out, nil
+}
+
+// SendHeader implements grpc.ServerStream.
+func (ss *serverStream) SendHeader(md metadata.MD) error {
+	if err := ss.SetHeader(md); err != nil {
+		return err
+	}
+	ss.hmu.Lock()
+	defer ss.hmu.Unlock()
+	if ss.headerSent {
+		return status.Error(codes.Internal, "rpc: SendHeader called twice")
+	}
+	return ss.writeHeader(writeNow)
+}
+
+// writeHeader sends what was set as header. hmu is held.
+func (ss *serverStream) writeHeader(how how) error {
+	ss.headerSent = true
+	if n := metadataSize(ss.header); n > ss.sc.headerLimit() {
+		return status.Errorf(codes.ResourceExhausted, "rpc: header of %d bytes, more than the %d the client takes", n, ss.sc.headerLimit())
+	}
+	ss.sc.srv.stats.outHeader(ss)
+	c := ss.c
+	f := frameOut{h: header{typ: frameHeader, stream: ss.id}}
+	if len(ss.header) > 0 {
+		f.h.flags = flagHead
+		f.head = appendMetadataItem(nil, tagMetadata, ss.header)
+	}
+	c.mu.Lock()
+	err := ss.err
+	if err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	c.w.mu.Lock()
+	c.w.append(&f)
+	run := c.w.start(how)
+	c.w.mu.Unlock()
+	c.mu.Unlock()
+	if run {
+		c.w.run(untilFull)
+	}
+	return nil
+}
+
+// SetTrailer implements grpc.ServerStream.
+func (ss *serverStream) SetTrailer(md metadata.MD) {
+	if len(md) == 0 {
+		return
+	}
+	out, err := outgoing(md)
+	if err != nil {
+		ss.sc.srv.log.Warn("rpc: trailer not sent", "method", ss.m.name, "error", err)
+		return
+	}
+	ss.hmu.Lock()
+	ss.trailer = metadata.Join(ss.trailer, out)
+	ss.hmu.Unlock()
+}
+
+// SendMsg implements grpc.ServerStream. m is the caller's again when it returns.
+func (ss *serverStream) SendMsg(m any) error {
+	var e encoded
+	if err := e.encode(&ss.codec, m); err != nil {
+		return err
+	}
+	defer e.free()
+	if e.size() > ss.sc.srv.cfg.MaxSendMsgSize {
+		return status.Errorf(codes.ResourceExhausted, "rpc: trying to send message larger than max (%d vs. %d)", e.size(), ss.sc.srv.cfg.MaxSendMsgSize)
+	}
+	ss.hmu.Lock()
+	if !ss.headerSent {
+		if len(ss.header) > 0 || ss.sc.srv.stats != nil {
+			if err := ss.writeHeader(writeLater); err != nil {
+				ss.hmu.Unlock()
+				return err
+			}
+		}
+		ss.headerSent = true
+	}
+	ss.hmu.Unlock()
+	if err := ss.sendMessage(e.head, e.body, 0, ss.bulkHow(e.size())); err != nil {
+		if errors.Is(err, io.EOF) {
+			return status.Error(codes.Internal, "rpc: SendMsg on a stream that has ended")
+		}
+		return err
+	}
+	ss.sc.srv.stats.outPayload(ss.Context(), m, e.size(), false)
+	return nil
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (ss *serverStream) RecvMsg(m any) error {
+	ss.sent = 0
+	return ss.decode(m)
+}
+
+// decode receives the next message into m.
+func (ss *serverStream) decode(v any) error {
+	var msg message
+	if ss.hasNow {
+		msg, ss.hasNow = ss.now, false
+		ss.now = message{}
+	} else {
+		var err error
+		if msg, err = ss.next(ss.sc.srv.cfg.MaxRecvMsgSize); err != nil {
+			if ss.m.unary != nil && errors.Is(err, io.EOF) {
+				return status.Error(codes.Internal, "rpc: the request has no message")
+			}
+			return err
+		}
+	}
+	size := msg.size
+	if ss.borrows {
+		// The payload lies in the read buffer, which stays as it is while the
+		// handler runs: only a message that keeps it needs memory of its own.
+		ss.borrows = false
+		if _, ok := v.(BytesMessage); ok || ss.codec.v2 != nil {
+			msg.own = buffers.Get(size)
+			msg.data = (*msg.own)[:copy(*msg.own, msg.data)]
+		}
+	}
+	if err := msg.decode(&ss.codec, v); err != nil {
+		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
+	}
+	ss.sc.srv.stats.inPayload(ss.Context(), v, size, false)
+	return nil
+}
+
+// expired is called when the deadline has passed.
+func (ss *serverStream) expired() { ss.cancel(context.DeadlineExceeded) }
+
+// cancel ends the call's context, and what its handler waits for.
+func (ss *serverStream) cancel(err error) {
+	ss.c.mu.Lock()
+	ss.stop(status.FromContextError(err).Err(), true)
+	ss.c.mu.Unlock()
+	ss.ctx.cancel(err)
+}
+
+// run runs the handler on its own goroutine.
+func (ss *serverStream) run() {
+	if ss.m.unary != nil {
+		start := time.Now()
+		ss.runUnary()
+		ss.m.pace.took(time.Since(start))
+		return
+	}
+	ss.runStream()
+}
+
+// decoder is the dec function of a unary handler, made once and used often.
+type decoder struct {
+	ss *serverStream
+	fn func(any) error
+}
+
+var decoders = sync.Pool{New: func() any {
+	d := &decoder{}
+	d.fn = func(v any) error { return d.ss.decode(v) }
+	return d
+}}
+
+// runUnary runs the handler of a unary call and sends its answer. It reports
+// whether the caller may go on reading, if it did before.
+func (ss *serverStream) runUnary() (mine bool) {
+	done := false
+	var reply any
+	var err error
+	defer func() {
+		if !done {
+			// A panic, or runtime.Goexit, after which this goroutine will end.
+			p := recover()
+			err = ss.crashed(p)
+			mine = ss.sc.turn.end(ss) || ss.inline == 0
+			if p == nil && ss.inline != 0 && mine {
+				ss.sc.continueElsewhere()
+				mine = false
+			}
+			ss.answer(nil, err, false)
+		}
+	}()
+	d := decoders.Get().(*decoder)
+	d.ss = ss
+	ss.sc.srv.stats.begin(ss)
+	reply, err = ss.m.unary.Handler(ss.m.impl, ss.Context(), d.fn, ss.sc.srv.cfg.UnaryInterceptor)
+	d.ss = nil
+	decoders.Put(d)
+	done = true
+	mine = ss.sc.turn.end(ss)
+	ss.answer(reply, err, mine)
+	return mine
+}
+
+// runStream runs the handler of a stream.
+func (ss *serverStream) runStream() {
+	var err error
+	done := false
+	defer func() {
+		if !done {
+			err = ss.crashed(recover())
+		}
+		ss.finish(err, nil, writeYield)
+	}()
+	srv := ss.sc.srv
+	srv.stats.begin(ss)
+	if !ss.ctx.deadline.IsZero() {
+		ss.ctx.Done() // starts the timer
+	}
+	d := ss.m.stream
+	if i := srv.cfg.StreamInterceptor; i != nil {
+		info := &grpc.StreamServerInfo{FullMethod: ss.m.name, IsClientStream: d.ClientStreams, IsServerStream: d.ServerStreams}
+		err = i(ss.m.impl, ss, info, d.Handler)
+	} else {
+		err = d.Handler(ss.m.impl, ss)
+	}
+	done = true
+}
+
+// crashed turns a panic of the handler into an error.
+func (ss *serverStream) crashed(p any) error {
+	if p == nil {
+		ss.sc.srv.log.Error("rpc: handler ended its goroutine", "method", ss.m.name)
+		return status.Errorf(codes.Internal, "rpc: the handler of %s ended its goroutine", ss.m.name)
+	}
+	ss.sc.srv.log.Error("rpc: handler panicked", "method", ss.m.name, "panic", p, "stack", string(debug.Stack()))
+	return status.Errorf(codes.Internal, "rpc: the handler of %s panicked", ss.m.name)
+}
+
+// answer sends the reply of a unary handler and ends the call.
+func (ss *serverStream) answer(reply any, err error, inline bool) {
+	how := writeYield
+	if inline {
+		how = writeLater
+	}
+	if err != nil {
+		ss.finish(err, nil, how)
+		return
+	}
+	var e encoded
+	if err := e.encode(&ss.codec, reply); err != nil {
+		ss.finish(err, nil, how)
+		return
+	}
+	if limit := ss.sc.srv.cfg.MaxSendMsgSize; e.size() > limit {
+		err = status.Errorf(codes.ResourceExhausted, "rpc: trying to send message larger than max (%d vs. %d)", e.size(), limit)
+		e.free()
+		ss.finish(err, nil, how)
+		return
+	}
+	ss.sc.srv.stats.outPayload(ss.Context(), reply, e.size(), false)
+	ss.finish(nil, &e, how)
+	e.free()
+}
+
+// setCodec finds the codec for a content subtype.
+func (ss *serverStream) setCodec(name string) error {
+	v2, ok := findCodec(name)
+	if !ok {
+		return status.Errorf(codes.Unimplemented, "rpc: no codec is registered for content-subtype %q", name)
+	}
+	ss.codec.v2 = v2
+	return nil
+}

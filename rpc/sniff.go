@@ -1,0 +1,127 @@
+package rpc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+)
+
+// wire is what a client speaks.
+type wire int
+
+const (
+	wireNative wire = iota
+	wireHTTP2
+)
+
+// handshaken is a connection that has sent its first valid bytes.
+type handshaken struct {
+	net.Conn
+	wire  wire
+	begun []byte // read already
+	info  credentials.AuthInfo
+}
+
+// handshake does TLS, if the server wants it, and finds out which wire the client
+// speaks.
+func (s *Server) handshake(nc net.Conn) (*handshaken, error) {
+	deadline := time.Now().Add(s.cfg.HandshakeTimeout)
+	if err := nc.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	h := &handshaken{Conn: nc, info: authInfoOf(nc)}
+	protocol := ""
+	if s.cfg.TLS != nil {
+		tc := tls.Server(nc, s.tls)
+		ctx, cancel := context.WithDeadline(s.ctx, deadline)
+		err := tc.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("TLS: %w", err)
+		}
+		h.Conn, h.info = tc, tlsInfo(tc.ConnectionState(), h.info)
+		protocol = tc.ConnectionState().NegotiatedProtocol
+	}
+	if err := h.sniff(protocol); err != nil {
+		return nil, err
+	}
+	return h, nc.SetDeadline(time.Time{})
+}
+
+func tlsInfo(cs tls.ConnectionState, below credentials.AuthInfo) AuthInfo {
+	return AuthInfo{
+		TLSInfo: credentials.TLSInfo{
+			State:          cs,
+			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+		},
+		Transport: below,
+	}
+}
+
+// httpAnswer is for browsers and the like.
+const httpAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" +
+	"This port speaks gRPC over HTTP/2 and the native wire of vsockrpc, not HTTP/1.\n"
+
+// sniff reads until it is clear what the client speaks. protocol is what ALPN has
+// agreed on, or "".
+func (h *handshaken) sniff(protocol string) error {
+	buf := make([]byte, 0, readBufferIdle)
+	for {
+		n, err := h.Conn.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if len(buf) > 0 {
+			switch {
+			case startsLike(buf, magic) && protocol != "h2":
+				if len(buf) >= len(magic) {
+					h.wire, h.begun = wireNative, buf
+					return nil
+				}
+			case startsLike(buf, http2Preface) && protocol != alpn:
+				if len(buf) >= len(http2Preface) {
+					h.wire, h.begun = wireHTTP2, buf
+					return nil
+				}
+			default:
+				if protocol == "" && looksLikeHTTP1(buf) {
+					_, _ = io.WriteString(h.Conn, httpAnswer)
+				}
+				return fmt.Errorf("the client's first bytes %q are of no protocol known here", clip(string(buf), 24))
+			}
+		}
+		if err != nil {
+			if isTimeout(err) {
+				return fmt.Errorf("no valid preface in time, after %d bytes", len(buf))
+			}
+			if errors.Is(err, io.EOF) && len(buf) == 0 {
+				return io.EOF
+			}
+			return fmt.Errorf("%d bytes into the preface: %w", len(buf), err)
+		}
+	}
+}
+
+// startsLike reports whether b may be, or go on to be, preface.
+func startsLike(b []byte, preface string) bool {
+	n := min(len(b), len(preface))
+	return string(b[:n]) == preface[:n]
+}
+
+func looksLikeHTTP1(b []byte) bool {
+	for _, m := range []string{"GET ", "POST", "PUT ", "HEAD", "DELE", "OPTI", "PATC", "CONN", "TRAC"} {
+		if len(b) >= 3 && startsLike(b, m) {
+			return true
+		}
+	}
+	return false
+}
+
+func (h *handshaken) peer() *peer.Peer {
+	return &peer.Peer{Addr: h.Conn.RemoteAddr(), LocalAddr: h.Conn.LocalAddr(), AuthInfo: h.info}
+}

@@ -1,0 +1,516 @@
+package rpc
+
+import (
+	"io"
+	"runtime"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+)
+
+// stream is what both sides of a call have in common. Except where said, its
+// fields are guarded by conn.mu.
+type stream struct {
+	c  *conn
+	id uint32
+
+	recv     recvWindow
+	send     sendWindow
+	queue    []segment // received, not consumed
+	complete int       // whole messages in queue
+	want     int64     // bytes that the message at the end of queue still lacks
+	inMsg    bool      // there is such a message
+	reserved int64     // of conn.assembly
+	queued   bool      // for conn.assembly
+	waits    bool      // in conn.creditWait
+
+	remoteClosed bool  // the peer sends no more messages
+	localClosed  bool  // this side sends no more messages
+	discards     bool  // nobody wants what still comes
+	err          error // what receiving and sending return from now on
+	eof          error // what receiving returns after the last message, if remoteClosed
+
+	sv *serverStream // on a server
+	cl *clientStream // on a client
+
+	rw, sw waiter
+	out    frameOut // of the goroutine that sends
+	ref    ref      // likewise
+	sent   int      // small messages sent in a row, without receiving; likewise
+}
+
+// segment is a message, or a piece of one, that was received.
+type segment struct {
+	msg   []byte
+	own   *[]byte
+	total int64 // of the first piece of a message: its whole length
+	more  bool
+}
+
+// receive takes a frame with a message or a piece of one, or with flagClose. It
+// takes own.
+func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
+	c := s.c
+	if s.remoteClosed {
+		buffers.Put(own)
+		return connErrorf(codeProtocol, "%v on stream %d after its last", h.typ, h.stream)
+	}
+	if h.flags&flagMsg != 0 {
+		seg, err := s.accept(h, head, msg)
+		if err != nil {
+			buffers.Put(own)
+			return err
+		}
+		if seg.own = own; own == nil {
+			seg.own = buffers.Get(len(msg))
+			seg.msg = (*seg.own)[:copy(*seg.own, msg)]
+		}
+		if b := c.budget; b != nil && b.held.Add(cost(len(msg))) > b.limit {
+			c.unhold(cost(len(msg)))
+			buffers.Put(seg.own)
+			c.credit(nil, cost(len(msg)))
+			c.role.reset(s, codeResource, "the server holds too much that was not consumed")
+			return nil
+		}
+		s.queue = append(s.queue, seg)
+		if !seg.more {
+			s.complete++
+		}
+		if !seg.more || s.reserved > 0 || s.want+seg.total > s.recv.size/4 {
+			c.wake(&s.rw, false)
+		}
+	} else {
+		buffers.Put(own)
+		if h.flags&flagClose == 0 {
+			c.pingsUnread++
+			if c.pingsUnread > maxIdleFrames {
+				return connErrorf(codeFlood, "more than %d frames without effect in a row", maxIdleFrames)
+			}
+		}
+	}
+	if h.flags&flagClose != 0 {
+		if s.inMsg {
+			return connErrorf(codeProtocol, "stream %d closed within a message", h.stream)
+		}
+		s.remoteClosed = true
+		if s.eof == nil {
+			s.eof = io.EOF
+		}
+		c.wake(&s.rw, false)
+	}
+	return nil
+}
+
+// accept checks the frame against the credit and the message it belongs to.
+func (s *stream) accept(h header, head, msg []byte) (segment, error) {
+	n := len(msg)
+	seg := segment{msg: msg, more: h.flags&flagMore != 0}
+	if !s.inMsg {
+		seg.total = int64(n)
+		if seg.more {
+			total, ok, err := messageLength(head)
+			if err != nil {
+				return seg, err
+			}
+			if !ok || total <= uint64(n) || total > 1<<40 {
+				return seg, connErrorf(codeProtocol, "%v begins a message without its right length", h.typ)
+			}
+			seg.total = int64(total)
+		}
+		s.want, s.inMsg = seg.total, true
+	}
+	if int64(n) > s.want || (int64(n) == s.want) == seg.more || seg.more && n == 0 {
+		return seg, connErrorf(codeProtocol, "%v with %d bytes, where its message lacks %d", h.typ, n, s.want)
+	}
+	if !s.c.recv.receive(n) {
+		return seg, connErrorf(codeFlowControl, "%v of %d bytes beyond the connection's credit", h.typ, n)
+	}
+	if !s.recv.receive(n) {
+		return seg, connErrorf(codeFlowControl, "%v of %d bytes beyond the credit of stream %d", h.typ, n, s.id)
+	}
+	s.want -= int64(n)
+	s.inMsg = seg.more
+	return seg, nil
+}
+
+// message is a received message. It is freed once.
+type message struct {
+	data []byte
+	own  *[]byte
+	more []segment // if it came in pieces, all of them, and data is nil
+	size int
+}
+
+// next waits for the next message, of at most limit bytes.
+func (s *stream) next(limit int) (m message, err error) {
+	c := s.c
+	c.mu.Lock()
+	var pieces []segment
+	var have int64
+	for {
+		if s.err != nil {
+			err = s.err
+			break
+		}
+		if len(s.queue) > 0 {
+			first := &s.queue[0]
+			if have == 0 && first.total > int64(limit) {
+				err = status.Errorf(codes.ResourceExhausted, "rpc: received message larger than max (%d vs. %d)", first.total, limit)
+				break
+			}
+			if pieces == nil && !first.more {
+				m = message{data: first.msg, own: first.own, size: len(first.msg)}
+				s.pop(1)
+				s.complete--
+				s.consumed(cost(m.size))
+				c.unhold(cost(m.size))
+				return m, nil
+			}
+			if s.complete > 0 || have > 0 || first.total <= s.recv.size/4 || c.assembly.reserve(s, first.total) {
+				if s.complete > 0 || s.reserved > 0 {
+					n := int64(0)
+					k := 0
+					for k < len(s.queue) {
+						seg := &s.queue[k]
+						n += cost(len(seg.msg))
+						have += int64(len(seg.msg))
+						pieces = append(pieces, *seg)
+						k++
+						if !seg.more {
+							break
+						}
+					}
+					last := !pieces[len(pieces)-1].more
+					s.pop(k)
+					if last {
+						s.complete--
+						s.unreserve()
+						s.consumed(n)
+						for _, seg := range pieces {
+							c.unhold(cost(len(seg.msg)))
+						}
+						return message{more: pieces, size: int(have)}, nil
+					}
+					if c.credit(s, n) {
+						c.mu.Unlock()
+						c.w.flush()
+						c.mu.Lock()
+						continue
+					}
+				}
+			}
+		} else if s.remoteClosed {
+			err = s.eof
+			break
+		}
+		c.role.await(&s.rw)
+	}
+	s.unreserve()
+	c.mu.Unlock()
+	s.free(pieces)
+	return message{}, err
+}
+
+// pop takes the first k segments off the queue.
+func (s *stream) pop(k int) {
+	n := copy(s.queue, s.queue[k:])
+	clear(s.queue[n:])
+	s.queue = s.queue[:n]
+}
+
+// consumed gives credit back for n bytes, unlocks conn.mu, and writes the CREDIT
+// frames if there are any.
+func (s *stream) consumed(n int64) {
+	frames := s.c.credit(s, n)
+	s.c.mu.Unlock()
+	if frames {
+		s.c.w.flush()
+	}
+}
+
+// unreserve ends the use of conn.assembly.
+func (s *stream) unreserve() {
+	if s.reserved > 0 || s.queued {
+		if next := s.c.assembly.release(s); next != nil {
+			s.c.wake(&next.rw, true)
+		}
+	}
+}
+
+// free gives back the memory of pieces that were taken off the queue and not
+// delivered.
+func (s *stream) free(pieces []segment) {
+	for _, seg := range pieces {
+		s.c.unhold(cost(len(seg.msg)))
+		buffers.Put(seg.own)
+	}
+}
+
+// discard throws away what was received, and what still comes. mu is held.
+func (s *stream) discard() {
+	s.discards = true
+	if len(s.queue) == 0 {
+		return
+	}
+	var n int64
+	for _, seg := range s.queue {
+		n += cost(len(seg.msg))
+	}
+	s.free(s.queue)
+	clear(s.queue)
+	s.queue, s.complete = s.queue[:0], 0
+	s.c.credit(nil, n)
+}
+
+// decode decodes m into v and frees it.
+func (m *message) decode(cd *callCodec, v any) error {
+	if m.more != nil {
+		return m.decodePieces(cd, v)
+	}
+	if cd.v2 == nil {
+		if bm, ok := v.(BytesMessage); ok {
+			*m.own = m.data
+			b := mem.NewBuffer(m.own, &buffers)
+			err := bm.UnmarshalBytes(b)
+			b.Free()
+			return err
+		}
+		err := unmarshalProto(m.data, v)
+		buffers.Put(m.own)
+		return err
+	}
+	// A codec of the application's may keep what it is given.
+	b := mem.SliceBuffer(append([]byte(nil), m.data...))
+	buffers.Put(m.own)
+	return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
+}
+
+// decodePieces joins the pieces and decodes them.
+func (m *message) decodePieces(cd *callCodec, v any) error {
+	pool := mem.DefaultBufferPool()
+	own := pool.Get(m.size)
+	n := 0
+	for _, seg := range m.more {
+		n += copy((*own)[n:], seg.msg)
+		buffers.Put(seg.own)
+	}
+	b := mem.NewBuffer(own, pool)
+	defer b.Free()
+	switch bm, ok := v.(BytesMessage); {
+	case cd.v2 != nil:
+		return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
+	case ok:
+		return bm.UnmarshalBytes(b)
+	}
+	return unmarshalProto(b.ReadOnlyData(), v)
+}
+
+// drop frees m undecoded.
+func (m *message) drop() {
+	buffers.Put(m.own)
+	for _, seg := range m.more {
+		buffers.Put(seg.own)
+	}
+}
+
+const (
+	chunk = 64 << 10 // a piece of a long message
+	// leastChunk is the shortest piece worth sending while the rest has to wait.
+	leastChunk = 16 << 10
+	// headRoom is what the head of a DATA frame may take.
+	headRoom = 16
+	// bulk is from how many small messages in a row on they are collected.
+	bulk = 2
+)
+
+// sendMessage sends the message a followed by b, as one or more DATA frames, the
+// last of them with flags. It returns when a and b are no longer needed.
+func (s *stream) sendMessage(a, b []byte, flags uint8, how how) error {
+	c := s.c
+	total := len(a) + len(b)
+	for off, first := 0, true; first || off < total; first = false {
+		n := total - off
+		if n > maxPayload-headRoom {
+			n = chunk
+		}
+		c.mu.Lock()
+		n, err := s.allowed(n, min(n, leastChunk))
+		if err != nil {
+			c.mu.Unlock()
+			return err
+		}
+		f := &s.out
+		*f = frameOut{h: header{typ: frameData, flags: flagMsg, stream: s.id}}
+		if off+n < total {
+			f.h.flags |= flagMore
+			if first {
+				var room [headRoom]byte
+				f.h.flags |= flagHead
+				f.head = appendUintItem(room[:0], tagLength, uint64(total))
+			}
+		} else {
+			f.h.flags |= flags
+			if flags&flagClose != 0 {
+				s.localClosed = true
+			}
+		}
+		s.cut(a, b, off, n)
+		s.write(how)
+		off += n
+	}
+	return nil
+}
+
+// cut makes bytes off to off+n of the message a, b the message of s.out. mu is held.
+func (s *stream) cut(a, b []byte, off, n int) {
+	f := &s.out
+	if off < len(a) {
+		f.msg = a[off:min(off+n, len(a))]
+		n -= len(f.msg)
+		off = 0
+	} else {
+		off -= len(a)
+	}
+	b = b[off : off+n]
+	if s.c.raw != nil && n >= byReference {
+		s.ref.p, s.ref.s, s.ref.done = b, s, false
+		f.ref = &s.ref
+	} else {
+		f.more = b
+	}
+}
+
+// allowed waits until a frame of up to n message bytes may be sent, and no fewer
+// than least, takes the credit, and returns how many. mu is held.
+func (s *stream) allowed(n, least int) (int, error) {
+	c := s.c
+	flushed := false
+	for {
+		if s.err != nil {
+			return 0, s.err
+		}
+		if c.err != nil {
+			return 0, lostError(c.err)
+		}
+		if s.localClosed {
+			return 0, io.EOF
+		}
+		k, ok := s.send.fit(n, least)
+		if ok {
+			k, ok = c.send.fit(k, min(k, least))
+		}
+		if ok {
+			c.w.mu.Lock()
+			if !c.w.full() {
+				c.w.mu.Unlock()
+				s.send.take(k)
+				c.send.take(k)
+				return k, nil
+			}
+			c.w.room = true
+			c.w.mu.Unlock()
+			c.roomWait = append(c.roomWait, s)
+		} else if !flushed {
+			// What this side has left for later may be what the peer waits for.
+			flushed = true
+			c.mu.Unlock()
+			c.w.flush()
+			c.mu.Lock()
+			continue
+		} else if s.send.avail > frameCost && !s.waits {
+			s.waits = true
+			c.creditWait = append(c.creditWait, s)
+		}
+		c.role.await(&s.sw)
+	}
+}
+
+// write appends s.out and sees to it that it is written. It unlocks conn.mu, and
+// returns when the frame's payload is no longer needed.
+func (s *stream) write(how how) {
+	c := s.c
+	f := &s.out
+	c.w.mu.Lock()
+	c.w.append(f)
+	run := c.w.start(how)
+	c.w.mu.Unlock()
+	c.mu.Unlock()
+	if run {
+		if how == writeYield && c.inFlight.Load() > 1 {
+			runtime.Gosched()
+		}
+		if f.ref != nil {
+			c.w.run(whileMine)
+		} else {
+			c.w.run(untilFull)
+		}
+	}
+	if f.ref != nil {
+		s.awaitRef()
+	}
+	*f = frameOut{}
+}
+
+// awaitRef waits until the payload in s.ref is written or copied.
+func (s *stream) awaitRef() {
+	c := s.c
+	c.mu.Lock()
+	for !s.ref.done {
+		if s.err != nil || c.err != nil {
+			c.mu.Unlock()
+			if c.w.disown(&s.ref) {
+				s.ref = ref{}
+				return
+			}
+			c.w.kick()
+			c.mu.Lock()
+			if s.ref.done {
+				break
+			}
+		}
+		c.role.await(&s.sw)
+	}
+	s.ref = ref{}
+	c.mu.Unlock()
+}
+
+// bulkHow says who writes a small message of a stream: from the third in a row on
+// they are collected.
+func (s *stream) bulkHow(n int) how {
+	if n >= byReference {
+		s.sent = 0
+		return writeNow
+	}
+	s.sent++
+	if s.sent > bulk {
+		return writeSoon
+	}
+	return writeNow
+}
+
+// stop ends s with err for whoever uses it. mu is held; outside is as of conn.wake.
+func (s *stream) stop(err error, outside bool) {
+	if s.err == nil {
+		s.err = err
+	}
+	s.discard()
+	s.unreserve()
+	s.c.wake(&s.rw, outside)
+	s.c.wake(&s.sw, outside)
+	if s.ref.p != nil {
+		s.c.w.kick()
+	}
+}
+
+// lost ends s because the connection has ended. mu is held.
+func (s *stream) lost(err error) {
+	if s.remoteClosed && s.eof != nil && s.eof != io.EOF {
+		return // its status is known
+	}
+	s.c.role.lost(s, lostError(err))
+}
+
+func lostError(err error) error {
+	return status.Error(codes.Unavailable, "rpc: connection lost: "+err.Error())
+}

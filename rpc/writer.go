@@ -1,0 +1,481 @@
+package rpc
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+)
+
+const (
+	// maxPending is how much may wait for the socket before those who send
+	// messages wait too.
+	maxPending = 256 << 10
+	// maxControlPending is how much may wait for the socket because the peer asked
+	// for it, in answers that cannot be held back.
+	maxControlPending = 1 << 20
+	// fullBatch is worth a write of its own: a vsock packet.
+	fullBatch = 64 << 10
+	// byReference is from when on a payload is not copied to be sent.
+	byReference = 12 << 10
+	// keepPending is how much memory an idle connection keeps for sending.
+	keepPending = 1 << 10
+	// maxRounds is how many batches one sender writes for others.
+	maxRounds = 8
+)
+
+// A writer sends frames in the order in which they were appended. There is no
+// goroutine for it: who appends a frame also writes it, with all that others have
+// appended in the meantime, unless somebody is writing already and takes it along.
+type writer struct {
+	c *conn
+
+	mu    sync.Mutex
+	state writeRole
+	buf   []byte   // what waits, but for payloads sent by reference
+	own   *[]byte  // the pooled memory of buf, if any
+	keep  []byte   // memory for the next buf
+	refs  []refPos // payloads that belong into buf
+	bytes int      // all that waits
+	err   error    // why nothing can be sent any more
+	room  bool     // somebody waits until less is pending
+	// fullFor counts control bytes that were appended while nothing was written.
+	control int
+
+	// The batch that is being written; of whoever has the role of writing.
+	batch batch
+	// parked says that the one who writes sleeps until the socket has room, and
+	// may be woken by a write deadline.
+	parked bool
+	kicked bool // somebody has asked for that since the batch was begun
+}
+
+type writeRole uint8
+
+const (
+	writeIdle      writeRole = iota
+	writeScheduled           // a goroutine was started to write, and has not begun
+	writeBusy
+)
+
+// refPos is a payload sent by reference, and where in the buffer it belongs.
+type refPos struct {
+	pos int
+	ref *ref
+}
+
+// A ref is a payload that is sent from its sender's memory, which must not change
+// until it is done.
+type ref struct {
+	p    []byte
+	s    *stream
+	done bool // guarded by conn.mu
+}
+
+type batch struct {
+	buf  []byte
+	own  *[]byte
+	refs []refPos
+	all  [][]byte // the pieces of buf, and the payloads between them
+	bufs [][]byte // the part of all that is not written yet
+}
+
+// how says who writes a frame.
+type how uint8
+
+const (
+	writeNow   how = iota // who appends it, or who is writing
+	writeYield            // the same, but others get the chance to append theirs first
+	writeSoon             // the sender has more: somebody else, or with the next
+	writeLater            // who appended it says so with flush
+)
+
+// frameOut is a frame to append.
+type frameOut struct {
+	h    header
+	head []byte // copied, with its length before it if flagHead is set
+	msg  []byte // copied
+	more []byte // copied, after msg
+	ref  *ref   // not copied, after msg
+}
+
+// length returns the length of the frame's payload.
+func (f *frameOut) length() int {
+	n := len(f.msg) + len(f.more)
+	if f.h.flags&flagHead != 0 {
+		n += uvarintLen(len(f.head)) + len(f.head)
+	}
+	if f.ref != nil {
+		n += len(f.ref.p)
+	}
+	return n
+}
+
+func uvarintLen(n int) int {
+	k := 1
+	for ; n >= 0x80; n >>= 7 {
+		k++
+	}
+	return k
+}
+
+// full reports whether who sends messages has to wait. mu is held.
+func (w *writer) full() bool { return w.bytes > maxPending && w.err == nil }
+
+// append adds f to what is to be written. mu is held, and conn.mu if there is a ref.
+func (w *writer) append(f *frameOut) {
+	if w.err != nil {
+		if f.ref != nil {
+			f.ref.done = true
+		}
+		return
+	}
+	f.h.length = uint32(f.length())
+	w.grow(headerLen + int(f.h.length) + 3)
+	b := appendHeader(w.buf, f.h)
+	if f.h.flags&flagHead != 0 {
+		n := len(f.head)
+		for ; n >= 0x80; n >>= 7 {
+			b = append(b, byte(n)|0x80)
+		}
+		b = append(b, byte(n))
+		b = append(b, f.head...)
+	}
+	b = append(b, f.msg...)
+	w.buf = append(b, f.more...)
+	if f.ref != nil {
+		w.refs = append(w.refs, refPos{len(w.buf), f.ref})
+	}
+	w.bytes += headerLen + int(f.h.length)
+}
+
+// grow makes sure that buf has memory: its own small one, or pooled.
+func (w *writer) grow(n int) {
+	if w.buf == nil {
+		if n <= cap(w.keep) {
+			w.buf, w.keep = w.keep[:0], nil
+			return
+		}
+		if n <= keepPending && w.keep == nil && w.batch.buf == nil {
+			w.buf = make([]byte, 0, keepPending)
+			return
+		}
+	}
+	if cap(w.buf)-len(w.buf) >= n {
+		return
+	}
+	b := buffers.Get(max(len(w.buf)+n, min(2*cap(w.buf), maxPayload)))
+	*b = append((*b)[:0], w.buf...)
+	w.recycle(w.buf, w.own)
+	w.buf, w.own = *b, b
+}
+
+// recycle gives back the memory of a buf.
+func (w *writer) recycle(buf []byte, own *[]byte) {
+	switch {
+	case own != nil:
+		buffers.Put(own)
+	case cap(buf) == keepPending:
+		w.keep = buf[:0]
+	}
+}
+
+// control appends a frame that the peer's own frames have called for, to be
+// written later. It reports false if the peer makes more of them than it reads.
+func (w *writer) appendControl(fn func(b []byte) []byte) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return true
+	}
+	w.grow(headerLen + maxControl)
+	before := len(w.buf)
+	w.buf = fn(w.buf)
+	n := len(w.buf) - before
+	w.bytes += n
+	w.control += n
+	return w.control <= maxControlPending
+}
+
+// start decides, after an append, whether the caller has to call run. mu is held.
+func (w *writer) start(h how) bool {
+	if w.state == writeBusy || w.err != nil || w.bytes == 0 {
+		return false
+	}
+	if h == writeLater {
+		return false
+	}
+	if w.c.raw == nil || h == writeSoon && w.bytes < fullBatch {
+		if w.state == writeIdle {
+			w.state = writeScheduled
+			go w.scheduled()
+		}
+		return false
+	}
+	w.state = writeBusy
+	return true
+}
+
+// scheduled writes what waits when it is its turn, after what comes meanwhile.
+func (w *writer) scheduled() {
+	if w.c.raw != nil {
+		last := -1
+		for range 16 {
+			w.mu.Lock()
+			n, mine := w.bytes, w.state == writeScheduled
+			w.mu.Unlock()
+			if !mine {
+				return
+			}
+			if n == last || n >= fullBatch {
+				break
+			}
+			last = n
+			runtime.Gosched()
+		}
+	}
+	w.mu.Lock()
+	if w.state != writeScheduled {
+		w.mu.Unlock()
+		return
+	}
+	w.state = writeBusy
+	w.mu.Unlock()
+	w.run(untilIdle)
+}
+
+// flush writes what waits, without sleeping.
+func (w *writer) flush() {
+	w.mu.Lock()
+	run := w.start(writeNow)
+	w.mu.Unlock()
+	if run {
+		w.run(untilFull)
+	}
+}
+
+// patience says how long somebody goes on writing.
+type patience uint8
+
+const (
+	untilFull patience = iota // a few batches, while the socket has room
+	whileMine                 // a few batches, sleeping when the socket is full
+	untilIdle                 // to the end
+)
+
+// run writes batch after batch until nothing waits. The caller has got the role of
+// writing from start; when its patience is at an end a new goroutine goes on.
+func (w *writer) run(until patience) {
+	park := until != untilFull
+	for round := 0; ; round++ {
+		w.mu.Lock()
+		if !w.take() {
+			w.state = writeIdle
+			w.mu.Unlock()
+			return
+		}
+		w.mu.Unlock()
+		if round == maxRounds && until != untilIdle {
+			go w.resume()
+			return
+		}
+		if !w.writeBatch(park) {
+			return
+		}
+	}
+}
+
+// resume goes on with a batch that was begun.
+func (w *writer) resume() {
+	if w.writeBatch(true) {
+		w.run(untilIdle)
+	}
+}
+
+// take makes what waits the batch. mu is held.
+func (w *writer) take() bool {
+	if w.bytes == 0 || w.err != nil {
+		return false
+	}
+	b := &w.batch
+	b.buf, b.own = w.buf, w.own
+	b.refs, w.refs = w.refs, b.refs[:0]
+	w.buf, w.own, w.bytes, w.control = nil, nil, 0, 0
+	b.all = b.all[:0]
+	at := 0
+	for _, r := range b.refs {
+		b.all = append(b.all, b.buf[at:r.pos], r.ref.p)
+		at = r.pos
+	}
+	if at < len(b.buf) {
+		b.all = append(b.all, b.buf[at:])
+	}
+	b.bufs = b.all
+	w.kicked = false
+	return true
+}
+
+// writeBatch writes the batch. It reports false if the role of writing is no
+// longer the caller's.
+func (w *writer) writeBatch(park bool) bool {
+	b := &w.batch
+	var err error
+	if w.c.raw == nil {
+		for _, p := range b.bufs {
+			if _, err = w.c.nc.Write(p); err != nil {
+				break
+			}
+		}
+	} else {
+		for len(b.bufs) > 0 {
+			var n int
+			var again bool
+			n, again, err = w.c.raw.writev(b.bufs, park, w.parking)
+			w.unpark()
+			b.advance(n)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				// Somebody whose payload is in the batch cannot wait any longer.
+				_ = w.c.nc.SetWriteDeadline(time.Time{})
+				w.detach()
+				err = nil
+				if len(b.bufs) > 0 {
+					go w.resume()
+					return false
+				}
+			}
+			if err != nil {
+				break
+			}
+			if again && len(b.bufs) > 0 {
+				w.c.socketFull()
+				go w.resume()
+				return false
+			}
+		}
+	}
+	w.finish(err)
+	return true
+}
+
+// advance drops n written bytes.
+func (b *batch) advance(n int) {
+	for len(b.bufs) > 0 && n >= len(b.bufs[0]) {
+		n -= len(b.bufs[0])
+		b.bufs = b.bufs[1:]
+	}
+	if n > 0 {
+		b.bufs[0] = b.bufs[0][n:]
+	}
+}
+
+// parking is called before the one who writes sleeps.
+func (w *writer) parking() {
+	w.mu.Lock()
+	w.parked = true
+	if w.kicked {
+		_ = w.c.nc.SetWriteDeadline(time.Unix(1, 0))
+	}
+	w.mu.Unlock()
+	w.c.socketFull()
+}
+
+func (w *writer) unpark() {
+	w.mu.Lock()
+	w.parked = false
+	w.mu.Unlock()
+}
+
+// kick makes the one who sleeps with a batch copy the payloads in it, so that
+// their senders need not wait until the socket has room.
+func (w *writer) kick() {
+	w.mu.Lock()
+	if w.state == writeBusy {
+		w.kicked = true
+		if w.parked {
+			_ = w.c.nc.SetWriteDeadline(time.Unix(1, 0))
+		}
+	}
+	w.mu.Unlock()
+}
+
+// disown replaces the payload of r by a copy, if it waits and is not being written
+// yet, and reports whether it did: then the writer does not know r any more.
+func (w *writer) disown(r *ref) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.refs {
+		if w.refs[i].ref == r {
+			w.refs[i].ref = &ref{p: append([]byte(nil), r.p...)}
+			return true
+		}
+	}
+	return false
+}
+
+// detach copies what is left of the batch.
+func (w *writer) detach() {
+	b := &w.batch
+	if len(b.refs) == 0 {
+		return
+	}
+	n := 0
+	for _, p := range b.bufs {
+		n += len(p)
+	}
+	rest := make([]byte, 0, n)
+	for _, p := range b.bufs {
+		rest = append(rest, p...)
+	}
+	w.release(b)
+	b.buf, b.own = rest, nil
+	b.all = append(b.all[:0], rest)
+	b.bufs = b.all
+}
+
+// release lets go of the payloads and the memory of b.
+func (w *writer) release(b *batch) {
+	if len(b.refs) > 0 {
+		w.c.refsDone(b.refs)
+		clear(b.refs)
+		b.refs = b.refs[:0]
+	}
+	w.mu.Lock()
+	w.recycle(b.buf, b.own)
+	b.buf, b.own = nil, nil
+	w.mu.Unlock()
+}
+
+// finish ends a batch.
+func (w *writer) finish(err error) {
+	w.release(&w.batch)
+	clear(w.batch.all)
+	w.batch.bufs = nil
+	w.mu.Lock()
+	room := w.room
+	w.room = false
+	w.mu.Unlock()
+	if room {
+		w.c.roomLeft()
+	}
+	if err != nil {
+		w.c.fail(err)
+	}
+}
+
+// close makes every later append do nothing.
+func (w *writer) close(err error) {
+	w.mu.Lock()
+	if w.err == nil {
+		w.err = err
+	}
+	refs := w.refs
+	w.refs = nil
+	w.recycle(w.buf, w.own)
+	w.buf, w.own, w.bytes = nil, nil, 0
+	w.room = false
+	w.mu.Unlock()
+	if len(refs) > 0 {
+		w.c.refsDone(refs)
+	}
+}
