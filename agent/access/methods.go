@@ -57,6 +57,26 @@ var methods = map[string]Class{
 	"/guest.v1.ForwardService/Dial":   Trusted,
 	"/guest.v1.ForwardService/Listen": Trusted,
 	"/guest.v1.ForwardService/Accept": Trusted,
+
+	"/guest.v1.FileService/Stat":          Trusted,
+	"/guest.v1.FileService/ReadLink":      Trusted,
+	"/guest.v1.FileService/List":          Trusted,
+	"/guest.v1.FileService/MakeDirectory": Trusted,
+	"/guest.v1.FileService/RemoveFile":    Trusted,
+	"/guest.v1.FileService/Rename":        Trusted,
+	"/guest.v1.FileService/SetAttributes": Trusted,
+	"/guest.v1.FileService/MakeLink":      Trusted,
+	"/guest.v1.FileService/MakeTemporary": Trusted,
+	"/guest.v1.FileService/DiskFree":      Trusted,
+	"/guest.v1.FileService/DiskUsage":     Trusted,
+	"/guest.v1.FileService/ListXattrs":    Trusted,
+	"/guest.v1.FileService/SetXattr":      Trusted,
+	"/guest.v1.FileService/Hash":          Trusted,
+	"/guest.v1.FileService/Read":          Trusted,
+	"/guest.v1.FileService/Watch":         Trusted,
+	"/guest.v1.FileService/Open":          Trusted,
+	"/guest.v1.FileService/Upload":        Trusted,
+	"/guest.v1.FileService/Download":      Trusted,
 }
 
 // Decided reports whether the class of a method is a decision, not the default.
