@@ -1,0 +1,124 @@
+//go:build linux
+
+package forward
+
+import (
+	"errors"
+	"io"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/vsockrpc/vsockrpc/agent/fault"
+	"github.com/vsockrpc/vsockrpc/internal/bulk"
+)
+
+// relay joins the rest of a stream with conn until both directions have ended,
+// or either breaks. It closes conn, and returns what the call ends with. A
+// connection that the host breaks off is reset for its peer in the guest too.
+//
+// After an error the receiver may still be in RecvMsg: it ends when the handler
+// has returned.
+func relay(stream grpc.ServerStream, conn net.Conn) error {
+	ends := make(chan error, 2)
+	go func() { ends <- sendFrom(stream, conn) }()
+	go func() { ends <- receiveTo(stream, conn) }()
+	for range 2 {
+		select {
+		case err := <-ends:
+			if err != nil {
+				reset(conn)
+				return err
+			}
+		case <-stream.Context().Done():
+			reset(conn)
+			return stream.Context().Err()
+		}
+	}
+	conn.Close()
+	return nil
+}
+
+// sendFrom sends what conn gives until its end, which it sends too.
+func sendFrom(stream grpc.ServerStream, conn net.Conn) error {
+	datagrams := isDatagram(conn)
+	out := bulk.NewTunnelReader(conn, datagrams)
+	defer out.Free()
+	for {
+		frame, readErr := out.Next()
+		if frame != nil {
+			if err := stream.SendMsg(frame); err != nil {
+				return err
+			}
+		}
+		switch {
+		case readErr == nil:
+		case errors.Is(readErr, io.EOF):
+			return nil
+		default:
+			return resetFault(readErr)
+		}
+	}
+}
+
+// receiveTo writes what arrives to conn until the end, which it passes on.
+func receiveTo(stream grpc.ServerStream, conn net.Conn) error {
+	datagrams := isDatagram(conn)
+	frame := bulk.Frame{Layout: bulk.Tunnel}
+	defer frame.Free()
+	for {
+		if err := stream.RecvMsg(&frame); err != nil {
+			if errors.Is(err, io.EOF) {
+				// The client will send no more, and did not say that this
+				// was on purpose.
+				return fault.New(codes.Canceled, reasonReset, "the host broke the connection off")
+			}
+			return err
+		}
+		end := frame.Varints[bulk.TunnelEnd] != 0
+		if len(frame.Data) > 0 || datagrams && !end {
+			// What one datagram meets, such as nobody listening, says nothing
+			// of the next.
+			if _, err := conn.Write(frame.Data); err != nil && !datagrams {
+				return resetFault(err)
+			}
+		}
+		frame.Free()
+		if end {
+			return closeWrite(conn)
+		}
+	}
+}
+
+// isDatagram reports whether writes to conn keep their boundaries.
+func isDatagram(conn net.Conn) bool {
+	switch c := conn.(type) {
+	case *net.UDPConn:
+		return true
+	case *net.UnixConn:
+		return c.LocalAddr().Network() == "unixgram"
+	}
+	return false
+}
+
+// closeWrite passes the end of a direction on. A datagram socket has no such
+// thing: its connection is over.
+func closeWrite(conn net.Conn) error {
+	c, ok := conn.(interface{ CloseWrite() error })
+	if !ok || isDatagram(conn) {
+		return conn.Close()
+	}
+	if err := c.CloseWrite(); err != nil {
+		return resetFault(err)
+	}
+	return nil
+}
+
+// reset closes conn such that its peer sees a broken connection, not an end.
+func reset(conn net.Conn) {
+	if c, ok := conn.(*net.TCPConn); ok {
+		c.SetLinger(0)
+	}
+	conn.Close()
+}

@@ -1,0 +1,162 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// DialContext connects to an address from inside the guest: names are resolved
+// there, and "localhost" is the guest. The network is "tcp", "tcp4", "tcp6",
+// "udp", "udp4", "udp6", "unix" or "unixgram", as for net.Dial. It fits
+// http.Transport.DialContext, database drivers and grpc.WithContextDialer.
+//
+// ctx bounds the dialing alone. The connection behaves as the net package's do:
+// it has a CloseWrite method that ends one direction, and a connection that its
+// end in the guest broke gives syscall.ECONNRESET. It has a Reset method that
+// breaks it off. A lost connection to the guest breaks it too.
+//
+// The error is an [*Error], whose Reason says what the guest's kernel said, such
+// as "connection-refused". The caller must close the connection.
+func (g *Guest) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	open := &guestv1.DialOpen{Network: network, Address: []byte(addr)}
+	if d, ok := ctx.Deadline(); ok {
+		open.TimeoutMillis = uint64(max(time.Until(d).Milliseconds(), 1))
+	}
+	return g.openTunnel(ctx, "dial in the guest", guestv1.ForwardService_Dial_FullMethodName, network,
+		&guestv1.DialRequest{Message: &guestv1.DialRequest_Open{Open: open}})
+}
+
+// openTunnel calls Dial or Accept, whose messages have the same members, and
+// exchanges the opening messages.
+func (g *Guest) openTunnel(ctx context.Context, op, method, network string, first any) (net.Conn, error) {
+	// The call lives as long as the connection, not as long as the dialing.
+	callCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	opened, stream, err := openStream(callCtx, g.conn, method, first)
+	if err != nil || !stop() {
+		cancel()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, g.wrap(op, method, err)
+	}
+	datagrams := strings.HasPrefix(network, "udp") || network == "unixgram"
+	return newTunnel(stream, cancel,
+		tunnelAddr{network, string(opened.GetLocalAddress())},
+		tunnelAddr{network, string(opened.GetRemoteAddress())}, datagrams), nil
+}
+
+func openStream(ctx context.Context, cc grpc.ClientConnInterface, method string, first any) (*guestv1.TunnelOpened, grpc.ClientStream, error) {
+	stream, err := cc.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method)
+	if err != nil {
+		return nil, nil, err
+	}
+	// If the call has ended, RecvMsg says why.
+	if err := stream.SendMsg(first); err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	m := new(guestv1.DialResponse)
+	if err := stream.RecvMsg(m); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = protocolError("a tunnel ends before it is open")
+		}
+		return nil, nil, err
+	}
+	if m.GetOpened() == nil {
+		return nil, nil, protocolError("the first message of a tunnel is not opened")
+	}
+	return m.GetOpened(), stream, nil
+}
+
+// tunnelAddr is an address inside the guest, as the guest wrote it. The text may
+// hold any character.
+type tunnelAddr struct{ network, text string }
+
+func (a tunnelAddr) Network() string { return a.network }
+func (a tunnelAddr) String() string  { return a.text }
+
+// Listen listens on an address inside the guest: "tcp", "tcp4", "tcp6" or
+// "unix". Connections that are made to it there are accepted here; each is as
+// one of [Guest.DialContext]. The guest stops listening when the listener is
+// closed or the connection to the guest is lost, which Accept then tells.
+//
+// ctx bounds the call of Listen alone. The caller must close the listener.
+func (g *Guest) Listen(ctx context.Context, network, addr string) (net.Listener, error) {
+	const op, method = "listen in the guest", guestv1.ForwardService_Listen_FullMethodName
+	callCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	stream, err := guestv1.NewForwardServiceClient(g.conn).Listen(callCtx, &guestv1.ListenRequest{Network: network, Address: []byte(addr)})
+	var first *guestv1.ListenResponse
+	if err == nil {
+		first, err = stream.Recv()
+	}
+	if err == nil && len(first.GetAddress()) == 0 {
+		err = protocolError("the first message of Listen has no address")
+	}
+	if err != nil || !stop() {
+		cancel()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, g.wrap(op, method, err)
+	}
+	return &listener{guest: g, stream: stream, ctx: callCtx, cancel: cancel, network: network,
+		addr: tunnelAddr{network, string(first.GetAddress())}}, nil
+}
+
+// listener accepts connections that are made inside the guest.
+type listener struct {
+	guest   *Guest
+	stream  grpc.ServerStreamingClient[guestv1.ListenResponse]
+	ctx     context.Context
+	cancel  context.CancelFunc
+	network string
+	addr    tunnelAddr
+}
+
+// Accept waits for the next connection. It may not be called concurrently with
+// itself; with Close it may.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		m, err := l.stream.Recv()
+		if l.ctx.Err() != nil {
+			return nil, l.opError(net.ErrClosed)
+		}
+		if err != nil {
+			return nil, l.opError(l.guest.wrap("accept in the guest", guestv1.ForwardService_Listen_FullMethodName, err))
+		}
+		if len(m.GetConnectionId()) == 0 {
+			return nil, l.opError(protocolError("a message of Listen names no connection"))
+		}
+		conn, err := l.guest.openTunnel(l.ctx, "accept in the guest", guestv1.ForwardService_Accept_FullMethodName, l.network,
+			&guestv1.AcceptRequest{Message: &guestv1.AcceptRequest_Open{Open: &guestv1.AcceptOpen{ConnectionId: m.GetConnectionId()}}})
+		if err == nil {
+			return conn, nil
+		}
+		// That one may have gone away meanwhile; the next need not have.
+		if e := new(Error); errors.As(err, &e) && e.Reason == "no-connection" {
+			continue
+		}
+		return nil, l.opError(err)
+	}
+}
+
+func (l *listener) opError(err error) error {
+	return &net.OpError{Op: "accept", Net: l.network, Addr: l.addr, Err: err}
+}
+
+// Close stops listening. Connections that were accepted stay.
+func (l *listener) Close() error {
+	l.cancel()
+	return nil
+}
+
+func (l *listener) Addr() net.Addr { return l.addr }
