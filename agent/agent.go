@@ -7,22 +7,20 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/agent/process"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
-	"github.com/vsockrpc/vsockrpc/transport"
+	"github.com/vsockrpc/vsockrpc/rpc"
 )
 
 // ProtocolVersion is InfoResponse.protocol_version: it grows by one with each
@@ -52,7 +50,7 @@ type Agent struct {
 	version string
 	log     *slog.Logger
 	rules   access.Rules
-	server  *grpc.Server
+	server  *rpc.Server
 	health  *health.Server
 	process *process.Server
 	guard   *guard
@@ -89,7 +87,7 @@ func New(cfg *Config) (*Agent, error) {
 	a.id = hex.EncodeToString(id[:])
 
 	a.guard = newGuard(a.rules, a.log)
-	a.server = newServer(a.guard)
+	a.server = newServer(a.guard, a.version)
 
 	pc := process.Config{}
 	if cfg.Process != nil {
@@ -103,9 +101,11 @@ func New(cfg *Config) (*Agent, error) {
 
 	a.AddCapability(&guestv1.Capability{Name: "exec", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "sessions", Enabled: true})
+	a.AddCapability(&guestv1.Capability{Name: "forward", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "close-output", Enabled: true})
 	guestv1.RegisterAgentServiceServer(a, &infoService{agent: a})
 	guestv1.RegisterProcessServiceServer(a, a.process)
+	guestv1.RegisterForwardServiceServer(a, forward.NewServer(&forward.Config{Logger: a.log}))
 	healthv1.RegisterHealthServer(a, a.health)
 	reflection.Register(a)
 	return a, nil
@@ -162,7 +162,7 @@ func (a *Agent) Serve(l net.Listener) error {
 	if err == nil || errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}
-	return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	return err
 }
 
 // Shutdown ends the agent in order: no more calls, those that are open may end
@@ -201,26 +201,22 @@ func (a *Agent) Close() error {
 // Bounds on callers. A host may have many programs that each keep a connection
 // open, and one of them may have thousands of sessions.
 const (
-	maxStreams       = 4096            // of one connection
-	maxHeaderBytes   = 16 << 10        // metadata of a call
-	handshakeTimeout = 5 * time.Second // from accept to the first valid bytes
-	// A vsock finds a dead peer in no other way than by asking.
-	pingTime    = 10 * time.Second
-	pingTimeout = 10 * time.Second
+	maxConnections = 1024
+	maxStreams     = 4096 // of one connection
 )
 
-// newServer makes the server that all services run on.
-func newServer(g *guard) *grpc.Server {
-	return grpc.NewServer(
-		grpc.Creds(transport.NewCredentials()),
-		grpc.UnaryInterceptor(g.unary),
-		grpc.StreamInterceptor(g.stream),
-		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxHeaderListSize(maxHeaderBytes),
-		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingTime, Timeout: pingTimeout}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingTime / 2, PermitWithoutStream: true}),
-	)
+// newServer makes the server that all services run on. What it says about
+// itself reaches callers who are not trusted, so it says no more than Info tells
+// those.
+func newServer(g *guard, version string) *rpc.Server {
+	return rpc.NewServer(&rpc.ServerConfig{
+		UnaryInterceptor:     g.unary,
+		StreamInterceptor:    g.stream,
+		MaxConcurrentStreams: maxStreams,
+		MaxConnections:       maxConnections,
+		Hello:                rpc.HelloInfo{Software: "guest-agent/" + version},
+		Logger:               g.log,
+	})
 }
 
 // Alive reports whether the agent still gets through its own locks: it returns

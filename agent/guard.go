@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync/atomic"
@@ -14,10 +13,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
-	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/agent/fault"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -81,12 +79,8 @@ func decisionOf(ctx context.Context) access.Decision {
 
 // refusal is the status that a caller gets who is not trusted.
 func refusal(method string, d access.Decision) error {
-	st := status.New(codes.PermissionDenied, fmt.Sprintf("the guest's agent refuses this caller (rule %s): %s", d.Rule, d.Remedy))
-	detailed, err := st.WithDetails(&guestv1.ErrorDetail{Reason: "refused", Remedy: d.Remedy, Operation: method})
-	if err != nil {
-		return st.Err()
-	}
-	return detailed.Err()
+	return fault.New(codes.PermissionDenied, "refused", "the guest's agent refuses this caller (rule %s): %s", d.Rule, d.Remedy).
+		On(method, "", nil).Hint(d.Remedy)
 }
 
 // unary is the interceptor over all unary methods.
@@ -107,7 +101,8 @@ func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 	if !d.Trusted {
 		defer g.open.Add(-1)
 		if g.open.Add(1) > maxUntrustedStreams {
-			return status.Errorf(codes.ResourceExhausted, "callers who are not trusted have %d streams open already", maxUntrustedStreams)
+			return fault.New(codes.ResourceExhausted, "too-many-streams", "callers who are not trusted have %d streams open already", maxUntrustedStreams).
+				On(info.FullMethod, "", nil).Hint(d.Remedy)
 		}
 	}
 	if access.ClassOf(info.FullMethod) == access.Open {
@@ -118,7 +113,7 @@ func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 	}
 	err = handler(srv, &guardedStream{ServerStream: ss, ctx: ctx})
 	if err != nil && ctx.Err() != nil && ss.Context().Err() == nil {
-		return status.Error(codes.Unavailable, "the guest's agent is shutting down")
+		return fault.New(codes.Unavailable, "agent-stopping", "the guest's agent is shutting down").On(info.FullMethod, "", nil)
 	}
 	return err
 }

@@ -50,56 +50,62 @@ func TestWhoMayCall(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			a, l := serve(t, &Config{Access: access.Rules{Mode: tt.mode, UID: ownUID}}, nil)
-			cc := client(t, l, tt.peer)
-
-			// Health answers everybody.
-			health := healthv1.NewHealthClient(cc)
-			if r, err := health.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || r.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-				t.Errorf("health check: %v, %v", r, err)
-			}
-			if r, err := health.List(t.Context(), &healthv1.HealthListRequest{}); err != nil || len(r.GetStatuses()) < 4 {
-				t.Errorf("health list: %v, %v", r, err)
-			}
-			watch, err := health.Watch(t.Context(), &healthv1.HealthCheckRequest{Service: "guest.v1.ProcessService"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if r, err := watch.Recv(); err != nil || r.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-				t.Errorf("health watch: %v, %v", r, err)
-			}
-
-			// Info answers everybody, the guest's facts only the trusted.
-			info, err := guestv1.NewAgentServiceClient(cc).Info(t.Context(), &guestv1.InfoRequest{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			checkInfo(t, a, info, tt.trusted, tt.rule)
-
-			// Everything else.
-			want := codes.PermissionDenied
-			if tt.trusted {
-				want = codes.OK
-			}
-			errs := map[string]error{
-				"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": listServices(t.Context(), cc),
-				"/guest.v1.ProcessService/ListSessions":                     cc.Invoke(t.Context(), "/guest.v1.ProcessService/ListSessions", &guestv1.ListSessionsRequest{}, &guestv1.ListSessionsResponse{}),
-			}
-			for method, err := range errs {
-				if status.Code(err) != want {
-					t.Errorf("%s: %v, want %v", method, err, want)
-				}
-				if tt.trusted {
-					continue
-				}
-				d := detailOf(err)
-				if d.GetReason() != "refused" || d.GetRemedy() == "" || d.GetOperation() != method {
-					t.Errorf("%s: detail %v", method, d)
-				}
-				if !strings.Contains(err.Error(), tt.rule) || !strings.Contains(err.Error(), d.GetRemedy()) {
-					t.Errorf("%s: text %q has not the rule and the remedy", method, err)
-				}
+			for wire, cc := range clients(t, l, tt.peer) {
+				t.Run(wire, func(t *testing.T) { checkCalls(t, a, cc, tt.trusted, tt.rule) })
 			}
 		})
+	}
+}
+
+// checkCalls calls one method of each class.
+func checkCalls(t *testing.T, a *Agent, cc grpc.ClientConnInterface, trusted bool, rule string) {
+	t.Helper()
+	// Health answers everybody.
+	health := healthv1.NewHealthClient(cc)
+	if r, err := health.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || r.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("health check: %v, %v", r, err)
+	}
+	if r, err := health.List(t.Context(), &healthv1.HealthListRequest{}); err != nil || len(r.GetStatuses()) < 4 {
+		t.Errorf("health list: %v, %v", r, err)
+	}
+	watch, err := health.Watch(t.Context(), &healthv1.HealthCheckRequest{Service: "guest.v1.ProcessService"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := watch.Recv(); err != nil || r.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("health watch: %v, %v", r, err)
+	}
+
+	// Info answers everybody, the guest's facts only the trusted.
+	info, err := guestv1.NewAgentServiceClient(cc).Info(t.Context(), &guestv1.InfoRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkInfo(t, a, info, trusted, rule)
+
+	// Everything else.
+	want := codes.PermissionDenied
+	if trusted {
+		want = codes.OK
+	}
+	errs := map[string]error{
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": listServices(t.Context(), cc),
+		"/guest.v1.ProcessService/ListSessions":                     cc.Invoke(t.Context(), "/guest.v1.ProcessService/ListSessions", &guestv1.ListSessionsRequest{}, &guestv1.ListSessionsResponse{}),
+	}
+	for method, err := range errs {
+		if status.Code(err) != want {
+			t.Errorf("%s: %v, want %v", method, err, want)
+		}
+		if trusted {
+			continue
+		}
+		d := detailOf(err)
+		if d.GetReason() != "refused" || d.GetRemedy() == "" || d.GetOperation() != method {
+			t.Errorf("%s: detail %v", method, d)
+		}
+		if !strings.Contains(err.Error(), rule) || !strings.Contains(err.Error(), d.GetRemedy()) {
+			t.Errorf("%s: text %q has not the rule and the remedy", method, err)
+		}
 	}
 }
 
@@ -191,25 +197,26 @@ func TestUnknownMethods(t *testing.T) {
 	}
 	_, l := serve(t, &Config{}, func(a *Agent) { a.RegisterService(desc, struct{}{}) })
 	for port, want := range map[uint32]codes.Code{900: codes.OK, 5000: codes.PermissionDenied} {
-		cc := client(t, l, vsockPeer(2, port))
-		err := cc.Invoke(t.Context(), "/other.v1.Service/Call", &guestv1.InfoRequest{}, &guestv1.InfoResponse{})
-		if status.Code(err) != want {
-			t.Errorf("port %d, unary: %v, want %v", port, err, want)
-		}
-		stream, err := cc.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, "/other.v1.Service/Stream")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := stream.SendMsg(&guestv1.InfoRequest{}); err != nil && !errors.Is(err, io.EOF) {
-			t.Fatal(err)
-		}
-		stream.CloseSend()
-		if err := stream.RecvMsg(&guestv1.InfoResponse{}); status.Code(err) != want {
-			t.Errorf("port %d, stream: %v, want %v", port, err, want)
-		}
-		r, err := healthv1.NewHealthClient(cc).Check(t.Context(), &healthv1.HealthCheckRequest{Service: "other.v1.Service"})
-		if err != nil || r.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-			t.Errorf("health of the other service: %v, %v", r, err)
+		for wire, cc := range clients(t, l, vsockPeer(2, port)) {
+			err := cc.Invoke(t.Context(), "/other.v1.Service/Call", &guestv1.InfoRequest{}, &guestv1.InfoResponse{})
+			if status.Code(err) != want {
+				t.Errorf("%s, port %d, unary: %v, want %v", wire, port, err, want)
+			}
+			stream, err := cc.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, "/other.v1.Service/Stream")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.SendMsg(&guestv1.InfoRequest{}); err != nil && !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+			stream.CloseSend()
+			if err := stream.RecvMsg(&guestv1.InfoResponse{}); status.Code(err) != want {
+				t.Errorf("%s, port %d, stream: %v, want %v", wire, port, err, want)
+			}
+			r, err := healthv1.NewHealthClient(cc).Check(t.Context(), &healthv1.HealthCheckRequest{Service: "other.v1.Service"})
+			if err != nil || r.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+				t.Errorf("%s, health of the other service: %v, %v", wire, r, err)
+			}
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -108,6 +109,14 @@ func client(t *testing.T, l *peerListener, p *transport.Peer) *grpc.ClientConn {
 	}
 	t.Cleanup(func() { cc.Close() })
 	return cc
+}
+
+// clients returns clients that call as a peer, by the name of their wire.
+func clients(t *testing.T, l *peerListener, p *transport.Peer) map[string]grpc.ClientConnInterface {
+	t.Helper()
+	native := rpc.NewClient(func(ctx context.Context) (net.Conn, error) { return l.dial(ctx, p) }, nil)
+	t.Cleanup(func() { native.Close() })
+	return map[string]grpc.ClientConnInterface{"grpc": client(t, l, p), "native": native}
 }
 
 func vsockPeer(cid, port uint32) *transport.Peer {

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
+	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -125,11 +126,15 @@ func refused(rule, remedy string) Decision {
 	return Decision{Connect: true, Rule: rule, Remedy: remedy}
 }
 
-// PeerOf returns the peer that the AuthInfo of a connection tells of. Without
-// one it returns a zero Peer, which only ModeEmbedded trusts.
+// PeerOf returns the peer that the AuthInfo of a connection tells of, with TLS
+// that of the connection below. Without one it returns a zero Peer, which only
+// ModeEmbedded trusts.
 func PeerOf(info credentials.AuthInfo) transport.Peer {
-	if ai, ok := info.(transport.AuthInfo); ok {
+	switch ai := info.(type) {
+	case transport.AuthInfo:
 		return ai.Peer
+	case rpc.AuthInfo:
+		return PeerOf(ai.Transport)
 	}
 	return transport.Peer{}
 }

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -95,11 +96,14 @@ func TestPeerOf(t *testing.T) {
 	if got := PeerOf(transport.AuthInfo{Peer: want}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
+	if got := PeerOf(rpc.AuthInfo{Transport: transport.AuthInfo{Peer: want}}); got != want {
+		t.Errorf("below TLS: got %v, want %v", got, want)
+	}
 	_, other, err := insecure.NewCredentials().ServerHandshake(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, info := range map[string]credentials.AuthInfo{"none": nil, "of another kind": other} {
+	for name, info := range map[string]credentials.AuthInfo{"none": nil, "of another kind": other, "none below TLS": rpc.AuthInfo{}} {
 		if got := PeerOf(info); got != (transport.Peer{}) {
 			t.Errorf("AuthInfo %s: got %v, want the zero Peer", name, got)
 		}
