@@ -13,9 +13,11 @@ import (
 )
 
 // Times between and of the tries of wait. A guest that boots may swallow a
-// connection: then only a new one is answered.
+// connection: then only a new one is answered. But one so slow that each try
+// ends before its answer comes is given more time with each.
 const (
-	waitTry      = 2 * time.Second
+	waitFirstTry = 2 * time.Second
+	waitLastTry  = 10 * time.Second
 	waitFirstGap = 50 * time.Millisecond
 	waitLastGap  = time.Second
 )
@@ -53,23 +55,27 @@ func (c *cli) wait(ctx context.Context, target string, timeout time.Duration) er
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	c.connectTimeout = min(c.connectTimeout, waitTry)
+	c.connectTimeout = min(c.connectTimeout, waitFirstTry)
 	var last error
 	for gap := waitFirstGap; ; gap = min(2*gap, waitLastGap) {
+		start := time.Now()
 		g, err := c.dial(ctx, target)
 		if err == nil {
 			c.close(g)
 			return nil
 		}
+		// A guest whose clock is the faster one cancels the try itself, before
+		// this side's time is over.
+		ge, ok := errors.AsType[*guest.Error](err)
+		canceled := ok && ge.Code == codes.Canceled
 		if ctx.Err() == nil {
-			// A guest whose clock is the faster one cancels the try itself,
-			// before this side's time is over.
-			ge, ok := errors.AsType[*guest.Error](err)
-			canceled := ok && ge.Code == codes.Canceled
 			if !guest.Temporary(err) && !canceled {
 				return err
 			}
 			last = err
+		}
+		if time.Since(start) >= c.connectTimeout || canceled {
+			c.connectTimeout = min(c.connectTimeout*3/2, waitLastTry)
 		}
 		select {
 		case <-time.After(gap):
