@@ -20,7 +20,7 @@ import (
 // where that is possible: see canHost.
 type Nested struct {
 	Args    []string      // flags for the test binary, such as -test.v
-	Timeout time.Duration // for the boot and all tests; 0 is 10 minutes
+	Timeout time.Duration // for the boot and all tests; 0 is 20 minutes
 	Output  io.Writer     // what the tests print
 	Emulate bool          // use the outer machine even where it is not needed
 }
@@ -76,7 +76,7 @@ func (n *Nested) Run(ctx context.Context) error {
 	}
 	timeout := n.Timeout
 	if timeout == 0 {
-		timeout = 10 * time.Minute
+		timeout = 20 * time.Minute
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the nested lab did not end within %v", timeout))
 	defer cancel()

@@ -15,8 +15,9 @@ import (
 )
 
 // callLimit ends a host-ctl that hangs, with the stacks of its goroutines. It
-// is far above what the slowest machine needs.
-const callLimit = 2 * time.Minute
+// is far above what a busy machine needs: an exec takes some seconds on an
+// emulated one, and half a minute if the computer has other work as well.
+const callLimit = 4 * time.Minute
 
 // A host runs host-ctl.
 type host struct {
@@ -44,7 +45,8 @@ func (r result) String() string {
 
 // command returns a host-ctl that is not started.
 func (h host) command(ctx context.Context, c call) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, h.hostCtl, c.args...)
+	// A later flag wins over this one: an emulated agent is slow to answer.
+	cmd := exec.CommandContext(ctx, h.hostCtl, append([]string{"--connect-timeout", "1m"}, c.args...)...)
 	cmd.Stdin = c.stdin
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if c.user != 0 {
