@@ -60,6 +60,15 @@ cross: ## compile for the other systems
 	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) build -tags $(TAGS) ./transport/... ./rpc/... ./guest/... ./cmd/host-ctl
 	GOOS=windows CGO_ENABLED=0 $(GO) build -tags $(TAGS) ./transport/... ./rpc/... ./guest/... ./cmd/host-ctl
 
+.PHONY: bench-smoke
+bench-smoke: ## the comparison with peers, too short for figures
+	$(GO) -C internal/bench run . -quick
+
+.PHONY: bench-peers
+bench-peers: ## rpc beside grpc-go, ttrpc, drpc, connect-go (about 10 minutes)
+	@mkdir -p bin
+	$(GO) -C internal/bench run . -o $(CURDIR)/bin/bench-peers.md
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin
