@@ -60,6 +60,18 @@ cross: ## compile for the other systems
 	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) build -tags $(TAGS) ./transport/... ./rpc/... ./guest/... ./cmd/host-ctl
 	GOOS=windows CGO_ENABLED=0 $(GO) build -tags $(TAGS) ./transport/... ./rpc/... ./guest/... ./cmd/host-ctl
 
+.PHONY: lab
+lab: ## tests on real AF_VSOCK, in kernels of their own
+	$(GO) run ./internal/vmtest/lab
+
+.PHONY: bench
+bench: ## dialing, exec and forwarding beside raw sockets, ssh and local processes
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./guest ./agent/process ./rpc
+
+.PHONY: stress
+stress: ## the tests with loads in full (half an hour)
+	VSOCKRPC_STRESS=1 $(GO) test -count=1 -timeout 60m ./...
+
 .PHONY: bench-smoke
 bench-smoke: ## the comparison with peers, too short for figures
 	$(GO) -C internal/bench run . -quick

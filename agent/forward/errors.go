@@ -22,7 +22,7 @@ const (
 	reasonBadAddress  = "bad-address"
 	reasonRefused     = "connection-refused"
 	reasonReset       = "connection-reset"
-	reasonUnreachable = "unreachable"
+	reasonNoRoute     = "no-route"
 	reasonNoHost      = "no-such-host"
 	reasonNotFound    = "not-found"
 	reasonPermission  = "not-permitted"
@@ -84,7 +84,7 @@ func classify(err error) (code codes.Code, reason, remedy string) {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT), isDNS && dns.IsTimeout:
 		return codes.DeadlineExceeded, reasonTimeout, ""
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		return codes.Unavailable, reasonUnreachable, "the guest has no route to the address"
+		return codes.Unavailable, reasonNoRoute, "the guest has no route to the address"
 	case errors.Is(err, os.ErrNotExist):
 		return codes.NotFound, reasonNotFound, ""
 	case errors.Is(err, os.ErrPermission):

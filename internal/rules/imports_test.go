@@ -1,6 +1,4 @@
-// Package imports holds the test that keeps the directions in which packages
-// import each other; ARCHITECTURE.md explains them.
-package imports
+package rules
 
 import (
 	"os/exec"
@@ -25,6 +23,8 @@ var forbidden = []struct {
 	{"/cmd/guest-agent", []string{"/guest", "github.com/spf13/cobra", "golang.org/x/term"}, "the agent is small"},
 }
 
+// TestDirections keeps the directions in which packages import each other;
+// ARCHITECTURE.md explains them.
 func TestDirections(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go command")
