@@ -16,21 +16,21 @@ import (
 
 // The stable words of this package's errors (ErrorDetail.reason).
 const (
-	reasonTooMany     = "too-many-connections"
-	reasonProtocol    = "protocol"
-	reasonBadNetwork  = "bad-network"
-	reasonBadAddress  = "bad-address"
-	reasonRefused     = "connection-refused"
-	reasonReset       = "connection-reset"
-	reasonNoRoute     = "no-route"
-	reasonNoHost      = "no-such-host"
-	reasonNotFound    = "not-found"
-	reasonPermission  = "not-permitted"
-	reasonTimeout     = "timed-out"
-	reasonInUse       = "address-in-use"
-	reasonNoConn      = "no-connection"
-	reasonFiles       = "files-exhausted"
-	reasonFailed      = "failed"
+	reasonTooMany    = "too-many-connections"
+	reasonProtocol   = "protocol"
+	reasonBadNetwork = "bad-network"
+	reasonBadAddress = "bad-address"
+	reasonRefused    = "connection-refused"
+	reasonReset      = "connection-reset"
+	reasonNoRoute    = "no-route"
+	reasonNoHost     = "no-such-host"
+	reasonNotFound   = "not-found"
+	reasonPermission = "not-permitted"
+	reasonTimeout    = "timed-out"
+	reasonInUse      = "address-in-use"
+	reasonNoConn     = "no-connection"
+	reasonFiles      = "files-exhausted"
+	reasonFailed     = "failed"
 )
 
 func protocolFault(text string) error {
