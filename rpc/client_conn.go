@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -90,13 +91,9 @@ func (cc *clientConn) begin(calls bool) {
 		cc.readInBackground()
 	}
 	cc.mu.Unlock()
-	if calls {
-		cc.w.mu.Lock()
-		cc.w.start(writeSoon)
-		cc.w.mu.Unlock()
-		return
+	if !calls {
+		cc.w.flush()
 	}
-	cc.w.flush()
 }
 
 // await waits until w is woken. If nobody reads the connection, the caller does
@@ -189,6 +186,7 @@ func (cc *clientConn) armHandBack() {
 }
 
 func (cc *clientConn) handBack() {
+	cc.w.flush() // the preface, if the call it was left for has gone
 	cc.mu.Lock()
 	defer cc.mu.Unlock()
 	cc.handArmed = false
@@ -210,6 +208,8 @@ func (cc *clientConn) ensureReader() {
 	cc.mu.Unlock()
 }
 
+func (cc *clientConn) roomLeft() {}
+
 func (cc *clientConn) hello(h hello) {
 	cc.headerLimit.Store(int32(h.maxHeader))
 	cc.wakeSlots()
@@ -226,11 +226,23 @@ func (cc *clientConn) maxStreams() int {
 
 // wakeSlots wakes calls for which there is room now. mu is held.
 func (cc *clientConn) wakeSlots() {
-	for len(cc.slots) > 0 && (len(cc.streams) < cc.maxStreams() || cc.draining) {
-		w := cc.slots[0]
-		cc.slots = cc.slots[1:]
-		cc.wake(w, true)
+	room := cc.maxStreams() - len(cc.streams)
+	if cc.draining {
+		room = len(cc.slots)
 	}
+	for ; room > 0 && len(cc.slots) > 0; room-- {
+		cc.wake(cc.slots[0], true)
+		cc.slots = slices.Delete(cc.slots, 0, 1)
+	}
+}
+
+// leaveSlots ends the wait of w for room, and lets another have what w may have
+// been woken for. mu is held.
+func (cc *clientConn) leaveSlots(w *waiter) {
+	if i := slices.Index(cc.slots, w); i >= 0 {
+		cc.slots = slices.Delete(cc.slots, i, i+1)
+	}
+	cc.wakeSlots()
 }
 
 // forget takes s out of the table. mu is held.
@@ -350,9 +362,17 @@ func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
 		return nil
 	}
 	if s.inMsg {
-		buffers.Put(own)
-		return connErrorf(codeProtocol, "END of stream %d within a message", h.stream)
+		// The handler has ended while something else was sending.
+		if h.flags&flagMsg != 0 {
+			buffers.Put(own)
+			return connErrorf(codeProtocol, "END of stream %d with a message within another", h.stream)
+		}
+		if eh.code == codes.OK {
+			eh.code, eh.text = codes.Internal, "rpc: the server ended the call within a message"
+		}
+		s.dropTail()
 	}
+	cs.setHeader(eh.md)
 	if h.flags&flagMsg != 0 {
 		if err := s.receive(header{typ: frameEnd, flags: flagMsg, stream: h.stream}, nil, msg, own); err != nil {
 			return err

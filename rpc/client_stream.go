@@ -54,9 +54,6 @@ func (cs *clientStream) setHeader(md metadata.MD) {
 
 // end ends the call with what END says. conn.mu is held.
 func (cs *clientStream) end(e *endHead) {
-	if e.md != nil || !cs.headerKnown {
-		cs.setHeader(e.md)
-	}
 	cs.trailer = e.trailer
 	cs.remoteClosed, cs.localClosed = true, true
 	if cs.eof = e.err(); cs.eof == nil {
@@ -111,30 +108,12 @@ func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 	c := &cc.conn
 	var room [96]byte
 	c.mu.Lock()
-	for {
-		switch {
-		case cs.err != nil:
-			err = cs.err
-		case c.err != nil:
-			err = notRun(c.err)
-		case c.draining:
-			err = &errNotRun{status.Error(codes.Unavailable, "rpc: the connection is being closed")}
-		}
-		if err != nil {
-			c.mu.Unlock()
-			return false, err
-		}
-		if len(c.streams) < cc.maxStreams() {
-			break
-		}
-		cc.slots = append(cc.slots, &cs.sw)
-		cc.await(&cs.sw)
-	}
-	if c.lastID == lastStream {
-		c.draining = true
+	if err := cs.admit(); err != nil {
 		c.mu.Unlock()
-		cc.client.leave(cc)
-		return false, &errNotRun{status.Error(codes.Unavailable, "rpc: the connection has used up its streams")}
+		if isNotRun(err) {
+			cc.client.leave(cc)
+		}
+		return false, err
 	}
 	head, m, err := cs.openHead(room[:0])
 	if err != nil {
@@ -182,8 +161,44 @@ func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 			how = writeLater
 		}
 	}
-	cs.write(how)
+	cs.write(f, how)
 	return sent, nil
+}
+
+// admit waits until the stream may be opened. conn.mu is held.
+func (cs *clientStream) admit() error {
+	cc := cs.cc
+	c := &cc.conn
+	for {
+		switch {
+		case cs.err != nil:
+			return cs.err
+		case c.err != nil:
+			return notRun(c.err)
+		case c.lastID == lastStream:
+			c.draining = true
+			fallthrough
+		case c.draining:
+			return &errNotRun{status.Error(codes.Unavailable, "rpc: the connection is being closed")}
+		}
+		if len(c.streams) >= cc.maxStreams() {
+			cc.slots = append(cc.slots, &cs.sw)
+			cc.await(&cs.sw)
+			if cs.err != nil || c.err != nil || c.draining {
+				cc.leaveSlots(&cs.sw)
+			}
+			continue
+		}
+		c.w.mu.Lock()
+		full := c.w.full()
+		c.w.room = c.w.room || full
+		c.w.mu.Unlock()
+		if !full {
+			return nil
+		}
+		c.roomWait = append(c.roomWait, &cs.stream)
+		cc.await(&cs.sw)
+	}
 }
 
 // notRun is the error of a call that was not sent because the connection has ended.
@@ -285,8 +300,7 @@ func (cs *clientStream) CloseSend() error {
 		return nil
 	}
 	cs.localClosed = true
-	cs.out = frameOut{h: header{typ: frameData, flags: flagClose, stream: cs.id}}
-	cs.write(writeNow)
+	cs.write(&frameOut{h: header{typ: frameData, flags: flagClose, stream: cs.id}}, writeNow)
 	return nil
 }
 

@@ -138,6 +138,9 @@ func (e *encoded) size() int { return len(e.head) + len(e.body) }
 
 // encode encodes v.
 func (e *encoded) encode(cd *callCodec, v any) error {
+	if v == nil {
+		return nil // an empty message, as gRPC has it
+	}
 	if cd.v2 != nil {
 		bs, err := cd.v2.Marshal(v)
 		if err != nil {

@@ -95,8 +95,8 @@ type ServerConfig struct {
 	// HandshakeTimeout is how long a connection may take to send its first valid
 	// bytes (and to finish TLS). 0 means 5 s.
 	HandshakeTimeout time.Duration
-	// MaxHandshakes bounds the connections that have not sent them yet; more
-	// wait in the listener's queue. 0 means 64.
+	// MaxHandshakes bounds the connections that have not sent them yet; when one
+	// more comes the oldest of them is closed. 0 means 64.
 	MaxHandshakes int
 	// MaxConnections bounds the connections in all; more are closed at once. 0
 	// means no bound.

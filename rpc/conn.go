@@ -64,6 +64,8 @@ type role interface {
 	// ensureReader is called when this side may wait for the peer to read, which
 	// may wait for this side to read.
 	ensureReader()
+	// roomLeft is called with mu held when less is pending to be written.
+	roomLeft()
 	// await waits, with mu held before and after, until w is woken.
 	await(w *waiter)
 }
@@ -227,6 +229,9 @@ func (c *conn) handle(h header, p []byte, own *[]byte) error {
 	return c.flood() // a type to ignore
 }
 
+// leastCredit is how much credit is worth a frame of its own.
+const leastCredit = 1 << 10
+
 // maxIdleFrames is how many frames that bring a call nowhere may come in a row.
 const maxIdleFrames = 10_000
 
@@ -253,19 +258,19 @@ func (c *conn) handlePing(h header, p []byte) error {
 	if err := c.flood(); err != nil {
 		return err
 	}
-	c.flushControl()
 	return nil
 }
-
-// flushControl writes answers that were appended while reading. A server does so
-// after each batch.
-func (c *conn) flushControl() { c.w.flush() }
 
 func (c *conn) handleCredit(id, n uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n == 0 {
 		return connErrorf(codeFlowControl, "CREDIT of 0 bytes")
+	}
+	if n < leastCredit {
+		if c.pingsUnread++; c.pingsUnread > maxIdleFrames {
+			return connErrorf(codeFlood, "credit comes in pieces of less than %d bytes", leastCredit)
+		}
 	}
 	if id == 0 {
 		if !c.send.add(n) {
@@ -382,6 +387,7 @@ func (c *conn) roomLeft() {
 	}
 	clear(c.roomWait)
 	c.roomWait = c.roomWait[:0]
+	c.role.roomLeft()
 	c.mu.Unlock()
 }
 

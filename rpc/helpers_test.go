@@ -8,6 +8,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"path/filepath"
@@ -48,7 +50,7 @@ var testTLS = sync.OnceValues(func() (server, client *tls.Config) {
 
 // serverConfigFor returns the configuration for a kind of connection, such as
 // "native/tls".
-func serverConfigFor(t testing.TB, which string) *ServerConfig {
+func serverConfigFor(which string) *ServerConfig {
 	cfg := &ServerConfig{}
 	if strings.HasSuffix(which, "/tls") {
 		cfg.TLS, _ = testTLS()
@@ -87,7 +89,7 @@ func serveUnix(t testing.TB, s interface {
 	go func() { done <- s.Serve(lis) }()
 	t.Cleanup(func() {
 		s.Stop()
-		if err := <-done; err != nil {
+		if err := <-done; err != nil && !errors.Is(err, ErrServerStopped) {
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -125,4 +127,13 @@ func dialHTTP2(t testing.TB, dial dialFunc, opts ...grpc.DialOption) *grpc.Clien
 	}
 	t.Cleanup(func() { cc.Close() })
 	return cc
+}
+
+// quiet makes cfg log nothing.
+func quiet(cfg *ServerConfig) *ServerConfig {
+	if cfg == nil {
+		cfg = &ServerConfig{}
+	}
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	return cfg
 }

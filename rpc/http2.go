@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime/debug"
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 )
 
 // newHTTP2Server returns the stock server for clients that speak HTTP/2, with the
@@ -37,11 +40,12 @@ func newHTTP2Server(cfg *ServerConfig) *grpc.Server {
 		// A client may ask for signs of life as often as this side does.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minHTTP2Ping, PermitWithoutStream: true}),
 	}
+	opts = append(opts, grpc.ChainUnaryInterceptor(cfg.keepUnaryPanic), grpc.ChainStreamInterceptor(cfg.keepStreamPanic))
 	if cfg.UnaryInterceptor != nil {
-		opts = append(opts, grpc.UnaryInterceptor(cfg.UnaryInterceptor))
+		opts = append(opts, grpc.ChainUnaryInterceptor(cfg.UnaryInterceptor))
 	}
 	if cfg.StreamInterceptor != nil {
-		opts = append(opts, grpc.StreamInterceptor(cfg.StreamInterceptor))
+		opts = append(opts, grpc.ChainStreamInterceptor(cfg.StreamInterceptor))
 	}
 	for _, h := range cfg.StatsHandlers {
 		opts = append(opts, grpc.StatsHandler(h))
@@ -50,6 +54,32 @@ func newHTTP2Server(cfg *ServerConfig) *grpc.Server {
 		opts = append(opts, grpc.UnknownServiceHandler(cfg.UnknownServiceHandler))
 	}
 	return grpc.NewServer(opts...)
+}
+
+// keepUnaryPanic keeps the panic of a handler from ending the process.
+func (c *ServerConfig) keepUnaryPanic(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (_ any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.panicked(info.FullMethod, p)
+		}
+	}()
+	return h(ctx, req)
+}
+
+// keepStreamPanic does the same for streams.
+func (c *ServerConfig) keepStreamPanic(srv any, st grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.panicked(info.FullMethod, p)
+		}
+	}()
+	return h(srv, st)
+}
+
+// panicked logs a panic of a handler and returns what its caller is told.
+func (c *ServerConfig) panicked(method string, p any) error {
+	c.Logger.Error("rpc: handler panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+	return status.Errorf(codes.Internal, "rpc: the handler of %s panicked", method)
 }
 
 // handshakenCreds gives gRPC the AuthInfo of a connection whose handshake is done.

@@ -67,8 +67,11 @@ func (c *Client) invoke(ctx context.Context, method string, args, reply any, opt
 	if n := e.size(); n > ci.maxSend {
 		return status.Errorf(codes.ResourceExhausted, "rpc: trying to send message larger than max (%d vs. %d)", n, ci.maxSend)
 	}
-	for {
+	for n := 0; ; n++ {
 		err := c.attempt(ctx, method, args, reply, &e, &ci, opts)
+		if err == nil {
+			return nil
+		}
 		var nr *errNotRun
 		if !errors.As(err, &nr) {
 			return err
@@ -78,9 +81,25 @@ func (c *Client) invoke(ctx context.Context, method string, args, reply any, opt
 		if !ci.waitForReady && !c.retries(nr) {
 			return nr.err
 		}
-		if err := ctx.Err(); err != nil {
+		if err := pause(ctx, n); err != nil {
 			return status.FromContextError(err).Err()
 		}
+	}
+}
+
+// pause waits before the call is made again for the nth time, longer each time
+// but for the first.
+func pause(ctx context.Context, n int) error {
+	if n == 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(time.Millisecond << min(n, 6))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -100,7 +119,7 @@ func (c *Client) attempt(ctx context.Context, method string, args, reply any, e 
 		return err
 	}
 	err := cs.unary(args, reply, e)
-	if !isNotRun(err) || ci.observed || c.stats != nil {
+	if ci.observed || c.stats != nil {
 		cs.finish(unwrapNotRun(err))
 	}
 	if cs.stop == nil || cs.stop() {
@@ -210,7 +229,7 @@ func (c *Client) newStream(ctx context.Context, desc *grpc.StreamDesc, method st
 	if err := ci.apply(opts); err != nil {
 		return nil, err
 	}
-	for {
+	for n := 0; ; n++ {
 		cs := &clientStream{desc: desc}
 		cs.cancelFn = cs.cancelled
 		if err := c.prepare(ctx, cs, method, &ci, opts); err != nil {
@@ -227,6 +246,9 @@ func (c *Client) newStream(ctx context.Context, desc *grpc.StreamDesc, method st
 		var nr *errNotRun
 		if !errors.As(err, &nr) || !ci.waitForReady && !c.retries(nr) {
 			return nil, unwrapNotRun(err)
+		}
+		if err := pause(ctx, n); err != nil {
+			return nil, status.FromContextError(err).Err()
 		}
 	}
 }

@@ -35,16 +35,14 @@ type Server struct {
 	http2    *grpc.Server
 	http2Lis *http2Listener
 
-	handshakes chan struct{} // one for each connection that may be in its handshake
-
 	mu       sync.Mutex
 	serving  bool // registering is over
 	stopping bool
 	lis      map[net.Listener]struct{}
 	natives  map[*serverConn]struct{}
-	early    map[net.Conn]struct{} // in their handshake
-	conns    int                   // all of them
-	drained  *sync.Cond            // conns has changed
+	early    []net.Conn // in their handshake, the oldest first
+	conns    int        // all of them
+	drained  *sync.Cond // conns has changed
 }
 
 var _ reflection.GRPCServer = (*Server)(nil)
@@ -54,7 +52,6 @@ func NewServer(cfg *ServerConfig) *Server {
 	s := &Server{
 		lis:     make(map[net.Listener]struct{}),
 		natives: make(map[*serverConn]struct{}),
-		early:   make(map[net.Conn]struct{}),
 	}
 	if cfg != nil {
 		s.cfg = *cfg
@@ -68,7 +65,6 @@ func NewServer(cfg *ServerConfig) *Server {
 	s.stats = slices.Clone(s.cfg.StatsHandlers)
 	s.budget.limit = s.cfg.Budget
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.handshakes = make(chan struct{}, s.cfg.MaxHandshakes)
 	s.drained = sync.NewCond(&s.mu)
 	if s.cfg.TLS != nil {
 		s.tls = s.cfg.TLS.Clone()
@@ -137,14 +133,8 @@ func (s *Server) Serve(lis net.Listener) error {
 	}()
 	var wait time.Duration
 	for {
-		select {
-		case s.handshakes <- struct{}{}:
-		case <-s.ctx.Done():
-			return nil
-		}
 		nc, err := lis.Accept()
 		if err != nil {
-			<-s.handshakes
 			s.mu.Lock()
 			stopping := s.stopping
 			s.mu.Unlock()
@@ -163,7 +153,7 @@ func (s *Server) Serve(lis net.Listener) error {
 			return fmt.Errorf("accept on %v: %w", lis.Addr(), err)
 		}
 		wait = 0
-		go s.handle(nc, func() { <-s.handshakes })
+		go s.handle(nc)
 	}
 }
 
@@ -174,25 +164,30 @@ func (s *Server) ServeConn(nc net.Conn) {
 		_ = nc.Close()
 		return
 	}
-	s.handle(nc, func() {})
+	s.handle(nc)
 }
 
-// handle serves a connection. begun is called when its handshake is over.
-func (s *Server) handle(nc net.Conn, begun func()) {
+// handle serves a connection.
+func (s *Server) handle(nc net.Conn) {
 	s.mu.Lock()
 	if s.stopping || s.cfg.MaxConnections > 0 && s.conns >= s.cfg.MaxConnections {
 		s.mu.Unlock()
-		begun()
 		_ = nc.Close()
 		return
 	}
 	s.conns++
-	s.early[nc] = struct{}{}
+	if len(s.early) >= s.cfg.MaxHandshakes {
+		// An honest client is done in no time: the oldest is not one.
+		_ = s.early[0].Close()
+		s.early = slices.Delete(s.early, 0, 1)
+	}
+	s.early = append(s.early, nc)
 	s.mu.Unlock()
 	h, err := s.handshake(nc)
-	begun()
 	s.mu.Lock()
-	delete(s.early, nc)
+	if i := slices.Index(s.early, nc); i >= 0 {
+		s.early = slices.Delete(s.early, i, i+1)
+	}
 	stopping := s.stopping
 	s.mu.Unlock()
 	if err != nil || stopping {
@@ -250,7 +245,7 @@ func (s *Server) stop() []*serverConn {
 	for l := range s.lis {
 		_ = l.Close()
 	}
-	for nc := range s.early {
+	for _, nc := range s.early {
 		_ = nc.Close()
 	}
 	all := make([]*serverConn, 0, len(s.natives))

@@ -46,6 +46,9 @@ type serverConn struct {
 	last    uint32          // in that GOAWAY
 	timers  []*time.Timer
 	lingers bool
+	// The goroutine that reads waits until the client has read some more.
+	readerWaits bool
+	readerRoom  waiter
 
 	handlers sync.WaitGroup // that run
 }
@@ -98,6 +101,9 @@ func (sc *serverConn) readLoop() {
 	}
 	for {
 		sc.w.flush()
+		if !sc.waitForRoom() {
+			return
+		}
 		var spin time.Duration
 		if sc.spins && sc.inFlight.Load() == 0 {
 			spin = sc.srv.cfg.Spin
@@ -111,8 +117,42 @@ func (sc *serverConn) readLoop() {
 	}
 }
 
+// waitForRoom stops reading from a client that does not read its answers. It
+// reports false if the connection has ended.
+func (sc *serverConn) waitForRoom() bool {
+	sc.w.mu.Lock()
+	full := sc.w.full()
+	sc.w.room = sc.w.room || full
+	sc.w.mu.Unlock()
+	if !full {
+		return true
+	}
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.readerWaits = true
+	for sc.readerWaits && sc.err == nil {
+		sc.w.mu.Lock()
+		full := sc.w.full()
+		sc.w.room = sc.w.room || full
+		sc.w.mu.Unlock()
+		if !full {
+			break
+		}
+		sc.sleep(&sc.readerRoom)
+	}
+	sc.readerWaits = false
+	return sc.err == nil
+}
+
 func (sc *serverConn) await(w *waiter) { sc.sleep(w) }
 func (sc *serverConn) ensureReader()   {}
+
+func (sc *serverConn) roomLeft() {
+	if sc.readerWaits {
+		sc.readerWaits = false
+		sc.wake(&sc.readerRoom, true)
+	}
+}
 
 func (sc *serverConn) hello(h hello) {
 	sc.md = metadata.MD{}
@@ -159,6 +199,7 @@ func (sc *serverConn) lost(s *stream, err error) {
 
 func (sc *serverConn) failed(err error) {
 	sc.mu.Lock()
+	sc.roomLeft()
 	sc.pending = nil
 	for _, t := range sc.timers {
 		t.Stop()

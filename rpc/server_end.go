@@ -7,6 +7,10 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// errHandlerDone is what goroutines of a handler get that use its stream after it
+// has returned.
+var errHandlerDone = status.Error(codes.Canceled, "rpc: the handler has returned")
+
 // maxMetadata bounds metadata, as metadataSize counts it, so that it fits into a
 // frame with all that may be beside it.
 const maxMetadata = 60 << 10
@@ -101,7 +105,12 @@ func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []b
 // does nothing, if it would have to wait for credit.
 func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
 	c := ss.c
-	f := &ss.out
+	var mine frameOut
+	f := &mine
+	if e != nil {
+		// Only a unary call ends with a message, and nobody else sends on it.
+		f = &ss.out
+	}
 	c.mu.Lock()
 	*f = frameOut{h: header{typ: frameEnd, stream: ss.id}}
 	if len(head) > 0 {
@@ -134,8 +143,12 @@ func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
 		ss.ref = ref{}
 	}
 	ss.localClosed = true
-	ss.discard()
-	ss.unreserve()
+	ref := ss.ref.p // keep stop from taking our own payload for a sender's
+	if f.ref != nil {
+		ss.ref.p = nil
+	}
+	ss.stop(errHandlerDone, false)
+	ss.ref.p = ref
 	ss.sc.ended(ss)
 	if over {
 		*f = frameOut{}
@@ -143,18 +156,17 @@ func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
 		return true
 	}
 	if how == writeLater {
-		ss.writeWhileReading(e)
+		ss.writeWhileReading(f, e)
 		return true
 	}
-	ss.write(how)
+	ss.write(f, how)
 	return true
 }
 
-// writeWhileReading appends s.out on the goroutine that reads, which writes it at
+// writeWhileReading appends f on the goroutine that reads, which writes it at
 // the end of its batch. mu is held, and is not afterwards.
-func (ss *serverStream) writeWhileReading(e *encoded) {
+func (ss *serverStream) writeWhileReading(f *frameOut, e *encoded) {
 	c := ss.c
-	f := &ss.out
 	c.w.mu.Lock()
 	c.w.append(f)
 	run := f.ref != nil && c.w.start(writeNow)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -329,8 +328,7 @@ func (ss *serverStream) crashed(p any) error {
 		ss.sc.srv.log.Error("rpc: handler ended its goroutine", "method", ss.m.name)
 		return status.Errorf(codes.Internal, "rpc: the handler of %s ended its goroutine", ss.m.name)
 	}
-	ss.sc.srv.log.Error("rpc: handler panicked", "method", ss.m.name, "panic", p, "stack", string(debug.Stack()))
-	return status.Errorf(codes.Internal, "rpc: the handler of %s panicked", ss.m.name)
+	return ss.sc.srv.cfg.panicked(ss.m.name, p)
 }
 
 // answer sends the reply of a unary handler and ends the call.

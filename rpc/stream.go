@@ -62,6 +62,9 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 			buffers.Put(own)
 			return err
 		}
+		if s.cl != nil {
+			s.cl.setHeader(nil) // a message means that there is none
+		}
 		if seg.own = own; own == nil {
 			seg.own = buffers.Get(len(msg))
 			seg.msg = (*seg.own)[:copy(*seg.own, msg)]
@@ -82,7 +85,7 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 		}
 	} else {
 		buffers.Put(own)
-		if h.flags&flagClose == 0 {
+		if h.flags&flagClose == 0 && h.typ == frameData {
 			c.pingsUnread++
 			if c.pingsUnread > maxIdleFrames {
 				return connErrorf(codeFlood, "more than %d frames without effect in a row", maxIdleFrames)
@@ -247,6 +250,26 @@ func (s *stream) free(pieces []segment) {
 	}
 }
 
+// dropTail throws away the pieces of a message whose rest will not come. mu is held.
+func (s *stream) dropTail() {
+	s.inMsg, s.want = false, 0
+	k := len(s.queue)
+	for k > 0 && s.queue[k-1].more {
+		k--
+	}
+	var n int64
+	for _, seg := range s.queue[k:] {
+		n += cost(len(seg.msg))
+	}
+	if n == 0 {
+		return
+	}
+	s.free(s.queue[k:])
+	clear(s.queue[k:])
+	s.queue = s.queue[:k]
+	s.c.credit(nil, n)
+}
+
 // discard throws away what was received, and what still comes. mu is held.
 func (s *stream) discard() {
 	s.discards = true
@@ -356,7 +379,7 @@ func (s *stream) sendMessage(a, b []byte, flags uint8, how how) error {
 			}
 		}
 		s.cut(a, b, off, n)
-		s.write(how)
+		s.write(f, how)
 		off += n
 	}
 	return nil
@@ -426,11 +449,10 @@ func (s *stream) allowed(n, least int) (int, error) {
 	}
 }
 
-// write appends s.out and sees to it that it is written. It unlocks conn.mu, and
-// returns when the frame's payload is no longer needed.
-func (s *stream) write(how how) {
+// write appends f, with s.ref if it has a ref, and sees to it that it is written. It
+// unlocks conn.mu, and returns when the frame's payload is no longer needed.
+func (s *stream) write(f *frameOut, how how) {
 	c := s.c
-	f := &s.out
 	c.w.mu.Lock()
 	c.w.append(f)
 	run := c.w.start(how)
@@ -457,7 +479,7 @@ func (s *stream) awaitRef() {
 	c := s.c
 	c.mu.Lock()
 	for !s.ref.done {
-		if s.err != nil || c.err != nil {
+		if s.err != nil && s.err != errHandlerDone || c.err != nil {
 			c.mu.Unlock()
 			if c.w.disown(&s.ref) {
 				s.ref = ref{}

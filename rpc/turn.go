@@ -48,8 +48,8 @@ func (t *turn) end(ss *serverStream) bool {
 	if t.seq.CompareAndSwap(ss.inline, ss.inline+1) {
 		return true
 	}
-	t.mu.Lock() // until who took over has what it needs
-	t.mu.Unlock()
+	t.mu.Lock() // wait until who took over has what it needs
+	defer t.mu.Unlock()
 	return false
 }
 
