@@ -247,11 +247,11 @@ func (s *scenario) pause(t *testing.T) {
 
 // powerOff powers the guest off during a command.
 func (s *scenario) powerOff(t *testing.T) {
-	b := s.host.start(t, "exec", "--reconnect", "1s", s.host.guest, "--", "sh", "-c", "echo ready; sleep 1000")
+	b := s.host.start(t, "exec", "--reconnect", "0", s.host.guest, "--", "sh", "-c", "echo ready; sleep 1000")
 	if got := b.line(t); got != "ready" {
 		t.Fatalf("the command says %q", got)
 	}
-	off := s.host.start(t, "exec", "--reconnect", "1s", s.host.guest, "--", "poweroff", "-f")
+	off := s.host.start(t, "exec", "--reconnect", "0", s.host.guest, "--", "poweroff", "-f")
 	s.guest.waitEnd(t, callLimit)
 	start := time.Now()
 	if code, stderr := b.wait(t, seconds); code != 125 || stderr == "" {
