@@ -272,8 +272,12 @@ func (cs *clientStream) Trailer() metadata.MD {
 	return cs.trailer.Copy()
 }
 
-// openNow opens the stream if that was left to the first message.
+// openNow opens the stream if that was left to the first message. A context that
+// has ended counts from now on, and not only when somebody has told the stream.
 func (cs *clientStream) openNow() error {
+	if cs.ctx.Err() != nil {
+		cs.cancelled()
+	}
 	cs.c.mu.Lock()
 	opened := cs.opened
 	cs.c.mu.Unlock()
@@ -353,6 +357,7 @@ func (cs *clientStream) RecvMsg(m any) error {
 	if err := cs.openNow(); err != nil {
 		return err
 	}
+	cs.sent.Store(0)
 	err := cs.recvMsg(m)
 	if err == nil && !cs.desc.ServerStreams {
 		// The one answer is only good with the status that follows it.

@@ -196,7 +196,7 @@ func (ss *serverStream) SendMsg(m any) error {
 
 // RecvMsg implements grpc.ServerStream.
 func (ss *serverStream) RecvMsg(m any) error {
-	ss.sent = 0
+	ss.sent.Store(0)
 	return ss.decode(m)
 }
 

@@ -3,6 +3,7 @@ package rpc
 import (
 	"io"
 	"runtime"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
@@ -35,9 +36,9 @@ type stream struct {
 	cl *clientStream // on a client
 
 	rw, sw waiter
-	out    frameOut // of the goroutine that sends
-	ref    ref      // likewise
-	sent   int      // small messages sent in a row, without receiving; likewise
+	out    frameOut     // of the goroutine that sends
+	ref    ref          // likewise
+	sent   atomic.Int32 // small messages sent in a row, without receiving
 }
 
 // segment is a message, or a piece of one, that was received.
@@ -501,11 +502,10 @@ func (s *stream) awaitRef() {
 // they are collected.
 func (s *stream) bulkHow(n int) how {
 	if n >= byReference {
-		s.sent = 0
+		s.sent.Store(0)
 		return writeNow
 	}
-	s.sent++
-	if s.sent > bulk {
+	if s.sent.Add(1) > bulk {
 		return writeSoon
 	}
 	return writeNow
