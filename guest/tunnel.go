@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,6 +47,8 @@ type tunnel struct {
 	writeMu sync.Mutex
 
 	readDeadline, writeDeadline deadline
+
+	linger atomic.Int64 // SetLinger's argument plus one
 
 	endOnce, closeOnce, breakOnce sync.Once
 	err                           error
@@ -359,14 +362,34 @@ func (t *tunnel) CloseWrite() error {
 	return nil
 }
 
-// Close ends both directions. What was written before is sent.
+// Close ends both directions. What was written before is sent, in the
+// background unless SetLinger says otherwise.
 func (t *tunnel) Close() error {
 	t.closeOnce.Do(func() {
+		linger, wait := tunnelLinger, false
+		if sec := t.linger.Load(); sec > 0 {
+			linger, wait = time.Duration(sec-1)*time.Second, true
+		}
+		if linger == 0 {
+			t.fail(net.ErrClosed)
+		}
 		close(t.closed)
 		t.CloseWrite()
-		timer := time.AfterFunc(tunnelLinger, func() { t.fail(net.ErrClosed) })
+		timer := time.AfterFunc(linger, func() { t.fail(net.ErrClosed) })
 		context.AfterFunc(t.stream.Context(), func() { timer.Stop() })
+		if wait {
+			<-t.stream.Context().Done()
+		}
 	})
+	return nil
+}
+
+// SetLinger says what Close does, as that of *net.TCPConn: with 0 it breaks the
+// connection off; with more it waits so many seconds at most until the guest
+// has got what was written, and has ended its direction too. Less than 0 is the
+// default.
+func (t *tunnel) SetLinger(sec int) error {
+	t.linger.Store(int64(max(sec, -1)) + 1)
 	return nil
 }
 

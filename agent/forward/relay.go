@@ -21,24 +21,40 @@ import (
 // After an error the receiver may still be in RecvMsg: it ends when the handler
 // has returned.
 func relay(stream grpc.ServerStream, conn net.Conn) error {
-	ends := make(chan error, 2)
-	go func() { ends <- sendFrom(stream, conn) }()
-	go func() { ends <- receiveTo(stream, conn) }()
-	for range 2 {
+	sent, received := make(chan error, 1), make(chan error, 1)
+	go func() { sent <- sendFrom(stream, conn) }()
+	go func() { received <- receiveTo(stream, conn) }()
+	var failed error
+	for sent != nil || received != nil {
+		var err error
 		select {
-		case err := <-ends:
-			if err != nil {
-				reset(conn)
-				return err
+		case err = <-sent:
+			sent = nil
+		case err = <-received:
+			received = nil
+			if w, ok := err.(writeError); ok {
+				// What cannot be written to any more may still have something
+				// to say, and the rest tells by itself that it is broken.
+				failed, err = resetFault(w.error), nil
 			}
 		case <-stream.Context().Done():
-			reset(conn)
-			return stream.Context().Err()
+			err = stream.Context().Err()
 		}
+		if err != nil {
+			reset(conn)
+			return err
+		}
+	}
+	if failed != nil {
+		reset(conn)
+		return failed
 	}
 	conn.Close()
 	return nil
 }
+
+// writeError is why a socket of the guest could not be written to.
+type writeError struct{ error }
 
 // sendFrom sends what conn gives until its end, which it sends too.
 func sendFrom(stream grpc.ServerStream, conn net.Conn) error {
@@ -81,7 +97,7 @@ func receiveTo(stream grpc.ServerStream, conn net.Conn) error {
 			// What one datagram meets, such as nobody listening, says nothing
 			// of the next.
 			if _, err := conn.Write(frame.Data); err != nil && !datagrams {
-				return resetFault(err)
+				return writeError{err}
 			}
 		}
 		frame.Free()
@@ -110,7 +126,7 @@ func closeWrite(conn net.Conn) error {
 		return conn.Close()
 	}
 	if err := c.CloseWrite(); err != nil {
-		return resetFault(err)
+		return writeError{err}
 	}
 	return nil
 }
