@@ -3,25 +3,342 @@
 package process
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
-// cgroups makes the cgroups of sessions; nil: there are none.
-type cgroups struct{}
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	// agentLeaf is the agent's own cgroup: one with controllers for its children
+	// may hold no process itself. systemd makes one of this name by
+	// DelegateSubgroup=agent.
+	agentLeaf = "agent"
+	// sessionsGroup holds the cgroups of all sessions, sharedGroup those
+	// sessions that have none of their own.
+	sessionsGroup = "vsockrpc-sessions"
+	sharedGroup   = "shared"
+	// cpu.weight is 100 where nobody sets it.
+	agentWeight    = 1000
+	sessionsWeight = 50
+	// spareTasks is how many tasks of the kernel's limit sessions cannot use. An
+	// agent that can make no thread does not survive.
+	spareTasks = 256
+)
+
+// cgroups makes the cgroups of sessions, of version 2. A nil *cgroups makes
+// none.
+type cgroups struct {
+	dir         string // of all sessions
+	controllers []string
+	shared      *os.File // the directory of those without limits
+
+	mu       sync.Mutex
+	leftover []string // could not be removed: something still runs there
+}
 
 // cgroup is one session's own; nil: none.
-type cgroup struct{}
+type cgroup struct {
+	path string
+	dir  *os.File
+}
 
-func (c *cgroups) forSession(_ sessionID, l *guestv1.ResourceLimits) (*cgroup, error) {
+// newCgroups moves the agent to a leaf, and makes the cgroup of all sessions.
+// protect gives the agent more weight than those, and spares it some tasks.
+func newCgroups(protect bool) (*cgroups, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(cgroupRoot, &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil, errors.New("the guest has no cgroup v2")
+	}
+	own, err := ownCgroup()
+	if err != nil {
+		return nil, err
+	}
+	parent := filepath.Join(cgroupRoot, own)
+	switch {
+	case own == "/":
+		// The root may have both processes and children with controllers.
+	case filepath.Base(parent) == agentLeaf:
+		parent = filepath.Dir(parent)
+	default:
+		leaf := filepath.Join(parent, agentLeaf)
+		if err := makeDir(leaf); err != nil {
+			return nil, err
+		}
+		if err := writeCgroup(leaf, "cgroup.procs", strconv.Itoa(os.Getpid())); err != nil {
+			return nil, err
+		}
+	}
+	c := &cgroups{dir: filepath.Join(parent, sessionsGroup)}
+	if err := makeDir(c.dir); err != nil {
+		return nil, err
+	}
+	available, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"memory", "pids", "cpu"} {
+		if !slices.Contains(strings.Fields(string(available)), name) {
+			continue
+		}
+		if err := writeCgroup(parent, "cgroup.subtree_control", "+"+name); err != nil {
+			return nil, err
+		}
+		if err := writeCgroup(c.dir, "cgroup.subtree_control", "+"+name); err != nil {
+			return nil, err
+		}
+		c.controllers = append(c.controllers, name)
+	}
+	shared := filepath.Join(c.dir, sharedGroup)
+	if err := makeDir(shared); err != nil {
+		return nil, err
+	}
+	if c.shared, err = openDir(shared); err != nil {
+		return nil, err
+	}
+	if protect {
+		c.protect(parent, own != "/")
+	}
+	return c, nil
+}
+
+// protect is as much as the guest's controllers allow.
+func (c *cgroups) protect(parent string, hasLeaf bool) {
+	if hasLeaf {
+		_ = writeCgroup(filepath.Join(parent, agentLeaf), "cpu.weight", strconv.Itoa(agentWeight))
+	}
+	_ = writeCgroup(c.dir, "cpu.weight", strconv.Itoa(sessionsWeight))
+	if most := min(readNumber("/proc/sys/kernel/pid_max"), readNumber("/proc/sys/kernel/threads-max")); most > 2*spareTasks {
+		_ = writeCgroup(c.dir, "pids.max", strconv.FormatUint(most-spareTasks, 10))
+	}
+}
+
+// forSession makes a cgroup for a session that has limits, or returns nil.
+func (c *cgroups) forSession(id sessionID, l *guestv1.ResourceLimits) (*cgroup, error) {
 	if l == nil || l.MemoryBytes == nil && l.Processes == nil && l.CpuMillis == nil {
 		return nil, nil
 	}
-	return nil, newFault(codes.FailedPrecondition, reasonNoCgroup, "this agent has no cgroups for sessions")
+	if c == nil {
+		return nil, noCgroup("this agent makes no cgroups for sessions")
+	}
+	path := filepath.Join(c.dir, id.String())
+	if err := makeDir(path); err != nil {
+		return nil, noCgroup("cannot make a cgroup: %v", err).on("mkdir", path, err)
+	}
+	dir, err := openDir(path)
+	if err != nil {
+		return nil, noCgroup("cannot open a cgroup: %v", err).on("open", path, err)
+	}
+	g := &cgroup{path, dir}
+	for _, limit := range []struct {
+		controller string
+		value      *uint64
+		text       func(uint64) string
+	}{
+		{"memory", l.MemoryBytes, decimal},
+		{"pids", l.Processes, decimal},
+		{"cpu", l.CpuMillis, cpuMax},
+	} {
+		if limit.value == nil {
+			continue
+		}
+		file := limit.controller + ".max"
+		err := error(noCgroup("the guest has no %s controller", limit.controller))
+		if slices.Contains(c.controllers, limit.controller) {
+			err = writeCgroup(path, file, limit.text(*limit.value))
+		}
+		if err != nil {
+			c.remove(g)
+			if f, ok := err.(*fault); ok {
+				return nil, f
+			}
+			return nil, newFault(codes.InvalidArgument, reasonBadSpec, "%s of %d: %v", file, *limit.value, err).on("write", path, err)
+		}
+	}
+	return g, nil
 }
 
-func (c *cgroups) fd(*cgroup) int  { return -1 }
-func (c *cgroups) remove(*cgroup)  {}
-func (g *cgroup) oomKills() uint64 { return 0 }
-func (g *cgroup) kill()            {}
+func noCgroup(format string, args ...any) *fault {
+	return newFault(codes.FailedPrecondition, reasonNoCgroup, format, args...).
+		hint("limits of memory, processes and CPU need cgroup v2 in the guest, delegated to the agent")
+}
+
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// cpuMax is cpu.max for so many thousandths of a CPU. The kernel takes no quota
+// below a millisecond.
+func cpuMax(millis uint64) string {
+	period := uint64(100_000) // microseconds
+	if millis < 10 {
+		period = 1_000_000
+	}
+	return fmt.Sprintf("%d %d", min(millis, 1<<30)*period/1000, period)
+}
+
+// fd returns the directory that a session's process starts in, or -1.
+func (c *cgroups) fd(g *cgroup) int {
+	switch {
+	case g != nil:
+		return int(g.dir.Fd())
+	case c != nil:
+		return int(c.shared.Fd())
+	}
+	return -1
+}
+
+// remove removes a session's cgroup, now or once nothing runs there any more:
+// what has left the process group may live on.
+func (c *cgroups) remove(g *cgroup) {
+	if g == nil {
+		return
+	}
+	g.dir.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leftover = append(c.leftover, g.path)
+	c.leftover = slices.DeleteFunc(c.leftover, func(path string) bool {
+		return !errors.Is(os.Remove(path), syscall.EBUSY)
+	})
+}
+
+// close removes what is left, as far as nothing runs there.
+func (c *cgroups) close() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shared.Close()
+	for _, path := range append(c.leftover, filepath.Join(c.dir, sharedGroup), c.dir) {
+		_ = os.Remove(path)
+	}
+	c.leftover = nil
+}
+
+// oomKills returns how many processes of the cgroup were killed for want of
+// memory.
+func (g *cgroup) oomKills() uint64 {
+	if g == nil {
+		return 0
+	}
+	text, err := os.ReadFile(filepath.Join(g.path, "memory.events"))
+	if err != nil {
+		return 0
+	}
+	for line := range bytes.Lines(text) {
+		if n, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
+			kills, _ := strconv.ParseUint(string(bytes.TrimSpace(n)), 10, 64)
+			return kills
+		}
+	}
+	return 0
+}
+
+// kill kills every process of the cgroup, those too that have left the process
+// group.
+func (g *cgroup) kill() {
+	if g == nil || writeCgroup(g.path, "cgroup.kill", "1") == nil {
+		return
+	}
+	// Before Linux 5.14. What forks meanwhile is found by the next round.
+	for range 10 {
+		text, err := os.ReadFile(filepath.Join(g.path, "cgroup.procs"))
+		if err != nil || len(text) == 0 {
+			return
+		}
+		for line := range strings.Lines(string(text)) {
+			pid, err := strconv.Atoi(strings.TrimSpace(line))
+			if err != nil || pid <= 0 {
+				continue
+			}
+			if p, ok := readStat(pid); ok {
+				p.signal(p.session, unix.SIGKILL)
+			}
+		}
+	}
+}
+
+// watchOOM calls f whenever the counts of the cgroup's memory.events change,
+// until the file that it returns is closed; nil if it cannot.
+func (g *cgroup) watchOOM(f func()) *os.File {
+	if g == nil {
+		return nil
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil
+	}
+	events := os.NewFile(uintptr(fd), "inotify")
+	if _, err := unix.InotifyAddWatch(fd, filepath.Join(g.path, "memory.events"), unix.IN_MODIFY); err != nil {
+		events.Close()
+		return nil
+	}
+	go func() {
+		var buf [4096]byte
+		for {
+			if _, err := events.Read(buf[:]); err != nil {
+				return
+			}
+			f()
+		}
+	}()
+	return events
+}
+
+// ownCgroup returns the agent's cgroup below the root of version 2.
+func ownCgroup() (string, error) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok && filepath.IsAbs(path) && !strings.HasPrefix(path, "/..") {
+			return path, nil
+		}
+	}
+	return "", errors.New("the agent is in no cgroup that it can see")
+}
+
+func makeDir(path string) error {
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+func openDir(path string) (*os.File, error) {
+	return os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
+// writeCgroup writes a file of a cgroup. It never creates one.
+func writeCgroup(dir, name, value string) error {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(value)
+	return err
+}
+
+// readNumber returns the number in a file, 0 if there is none.
+func readNumber(name string) uint64 {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64)
+	return n
+}

@@ -128,6 +128,10 @@ func runHelper(name string, args []string) {
 			fmt.Println(size.Row, size.Col)
 			<-c
 		}
+	case "hog":
+		hog(number(0))
+	case "bomb":
+		bomb()
 	case "deaf": // reads no stdin
 		fmt.Println("ready")
 		forever()

@@ -230,3 +230,14 @@ func TestOOMScoreIsNotInherited(t *testing.T) {
 		t.Errorf("the agent's score is %s afterwards", own())
 	}
 }
+
+func TestCPUMax(t *testing.T) {
+	for millis, want := range map[uint64]string{
+		0: "0 1000000", 1: "1000 1000000", 9: "9000 1000000", 10: "1000 100000", 1000: "100000 100000",
+		2500: "250000 100000", 1<<64 - 1: "107374182400 100000",
+	} {
+		if got := cpuMax(millis); got != want {
+			t.Errorf("%d thousandths: %q, want %q", millis, got, want)
+		}
+	}
+}

@@ -29,6 +29,7 @@ type Server struct {
 	stopping context.Context
 	stop     context.CancelFunc
 	wg       sync.WaitGroup // of every session's run
+	closing  sync.Once
 
 	mu       sync.Mutex
 	sessions map[sessionID]*session
@@ -59,6 +60,12 @@ func NewServer(cfg *Config) *Server {
 	}
 	s.memory = newMemory(s.cfg.MaxRingsTotal)
 	s.oom = newOOMGuard(s.cfg.Protect)
+	if s.cfg.Cgroup {
+		var err error
+		if s.cgroups, err = newCgroups(s.cfg.Protect); err != nil {
+			s.cfg.Logger.Info("no cgroups for sessions", "err", err)
+		}
+	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -90,6 +97,7 @@ func (s *Server) Close() error {
 	for _, ses := range all {
 		s.forget(ses)
 	}
+	s.closing.Do(s.cgroups.close)
 	return nil
 }
 

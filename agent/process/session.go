@@ -4,6 +4,7 @@ package process
 
 import (
 	"container/list"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -48,9 +49,10 @@ type session struct {
 	group    *cgroup // nil: none of its own
 	started  time.Time
 
-	room [outputs]chan struct{} // wakes a pump; each has a buffer of one
-	fed  chan struct{}          // wakes feed
-	done chan struct{}          // closed when the session has its exit
+	oomEvents *os.File               // nil: not watched
+	room      [outputs]chan struct{} // wakes a pump; each has a buffer of one
+	fed       chan struct{}          // wakes feed
+	done      chan struct{}          // closed when the session has its exit
 
 	mu        sync.Mutex
 	st        *state
@@ -67,8 +69,9 @@ type session struct {
 	leash     *countdown // runs while the owner is gone
 	timeout   *countdown
 	kill      *time.Timer
-	forgotten bool // not in the table any more
-	consumed  bool // to be forgotten once it has ended
+	forgotten bool   // not in the table any more
+	consumed  bool   // to be forgotten once it has ended
+	oomTold   uint64 // how many OOM kills watchers were told of
 }
 
 // start starts the process and what serves it.
@@ -110,6 +113,7 @@ func (s *session) start() error {
 			s.end("its time was up", syscall.SIGTERM)
 		})
 	}
+	s.oomEvents = s.group.watchOOM(func() { s.srv.publishOOM(s) })
 	s.srv.publishStart(s)
 	go s.run()
 	return nil
@@ -142,6 +146,9 @@ func (s *session) run() {
 	close(s.done)
 	if lingering {
 		s.endLingering()
+	}
+	if s.oomEvents != nil {
+		s.oomEvents.Close()
 	}
 	s.child.close()
 	s.srv.cgroups.remove(s.group)
@@ -228,11 +235,9 @@ func (s *session) makeExit(status unix.WaitStatus, usage unix.Rusage, err error)
 	default:
 		exit.Code = new(uint32(status.ExitStatus()))
 	}
-	if s.group.oomKills() > 0 {
-		exit.OomKilled = true
-		if exit.Reason == "" {
-			exit.Reason = "out of memory"
-		}
+	// 137 is how a shell says that what it ran was killed.
+	if (exit.Signal == uint32(unix.SIGKILL) || exit.GetCode() == 128+9) && !s.ending && s.group.oomKills() > 0 {
+		exit.OomKilled, exit.Reason = true, "out of memory"
 	}
 	return exit
 }

@@ -31,8 +31,9 @@ func (c child) close() {
 	}
 }
 
-// spawn starts c with the descriptors of fds as 0, 1 and 2. On a terminal, fds
-// are the terminal three times. The caller closes fds.
+// spawn starts c with the descriptors of fds as 0, 1 and 2, in a cgroup if that
+// is not -1. On a terminal, fds are the terminal three times. The caller closes
+// fds.
 func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child, error) {
 	attr := &syscall.SysProcAttr{Setsid: true, Setctty: terminal}
 	if cgroup >= 0 {

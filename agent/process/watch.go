@@ -86,9 +86,18 @@ func (s *Server) publishStart(ses *session) {
 }
 
 func (s *Server) publishExit(ses *session) {
-	info := ses.info()
-	if info.Exit.OomKilled {
-		s.publish(&guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_OomKilled{OomKilled: info}})
+	s.publishOOM(ses)
+	s.publish(&guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_Exited{Exited: ses.info()}})
+}
+
+// publishOOM tells of OOM kills in a session since the last time.
+func (s *Server) publishOOM(ses *session) {
+	kills := ses.group.oomKills()
+	ses.mu.Lock()
+	news := kills > ses.oomTold
+	ses.oomTold = max(ses.oomTold, kills)
+	ses.mu.Unlock()
+	if news {
+		s.publish(&guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_OomKilled{OomKilled: ses.info()}})
 	}
-	s.publish(&guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_Exited{Exited: info}})
 }
