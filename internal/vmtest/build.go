@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 const labinit = "github.com/vsockrpc/vsockrpc/internal/vmtest/labinit"
@@ -91,8 +92,10 @@ func FindPackages(ctx context.Context, patterns ...string) ([]string, error) {
 }
 
 // buildTests builds the tests of packages into dir. Each runs in the directory
-// of its package.
-func buildTests(ctx context.Context, dir string, packages, args []string) ([]Run, error) {
+// of its package, with a time limit at which it tells where it hangs, below the
+// lab's own.
+func buildTests(ctx context.Context, dir string, packages, args []string, limit time.Duration) ([]Run, error) {
+	args = append([]string{"-test.timeout=" + (limit * 4 / 5).String()}, args...)
 	pkgs, err := listTests(ctx, packages)
 	if err != nil {
 		return nil, err

@@ -86,12 +86,16 @@ func (n *Nested) Run(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 
+	// Another user of the host runs host-ctl too.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
 	for _, pkg := range []string{labinit, hostCtl, guestAgent} {
 		if err := buildProgram(ctx, filepath.Join(dir, filepath.Base(pkg)), pkg); err != nil {
 			return err
 		}
 	}
-	runs, err := buildTests(ctx, dir, []string{nestedTests}, n.Args)
+	runs, err := buildTests(ctx, dir, []string{nestedTests}, n.Args, timeout)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 type UML struct {
 	Packages []string      // import paths or directories of packages with tests
 	Args     []string      // flags for every test binary, such as -test.v
-	Timeout  time.Duration // for the boot and all tests; 0 is 5 minutes
+	Timeout  time.Duration // for the boot and all tests; 0 is 10 minutes
 	Output   io.Writer     // what the guest prints
 }
 
@@ -36,7 +36,7 @@ func (u *UML) Run(ctx context.Context) error {
 	}
 	timeout := u.Timeout
 	if timeout == 0 {
-		timeout = 5 * time.Minute
+		timeout = 10 * time.Minute
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the UML lab did not end within %v", timeout))
 	defer cancel()
@@ -50,7 +50,7 @@ func (u *UML) Run(ctx context.Context) error {
 	if err := buildProgram(ctx, init, labinit); err != nil {
 		return err
 	}
-	runs, err := buildTests(ctx, dir, u.Packages, u.Args)
+	runs, err := buildTests(ctx, dir, u.Packages, u.Args, timeout)
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func (o *options) run(ctx context.Context, args []string) error {
 func (o *options) uml(ctx context.Context, packages, testFlags []string) error {
 	if len(packages) == 0 {
 		var err error
-		if packages, err = vmtest.FindPackages(ctx, "./..."); err != nil {
+		if packages, err = vmtest.FindPackages(ctx, "github.com/vsockrpc/vsockrpc/..."); err != nil {
 			return err
 		}
 	}
