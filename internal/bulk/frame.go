@@ -23,6 +23,7 @@ var (
 	ExecInput  = Layout{Member: 2, Data: 2} // ExecRequest.input
 	ExecOutput = Layout{Member: 2, Data: 3} // ExecResponse.output
 	Tunnel     = Layout{Member: 2, Data: 1} // DialRequest.segment, DialResponse.segment
+	FilePiece  = Layout{Member: 2, Data: 2} // piece, write and data of FileService's streams
 )
 
 // Frame is one message: data, or Control.

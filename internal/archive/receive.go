@@ -1,0 +1,390 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/vsockrpc/vsockrpc/internal/bulk"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// The bounds of a receiver that has none of its own.
+const (
+	DefaultMaxEntries = 10_000_000
+	DefaultMaxBytes   = 16 << 40
+)
+
+// ReceiveConfig is where and how Receive writes.
+type ReceiveConfig struct {
+	// Transfer is the transfer's id.
+	Transfer [16]byte
+	// Destination is where to write: a directory to put the sources in or, for
+	// one source, its new name. With a slash at its end it must be a directory.
+	Destination string
+	// Root bounds Destination; nil for the whole file system.
+	Root *os.Root
+	// Names are what the sources are called; empty for one whose contents go into
+	// the destination.
+	Names   []string
+	Options *guestv1.TransferOptions
+	// Resume keeps, and goes on with, the unfinished files of an earlier try.
+	Resume bool
+	Memory *Memory // of earlier tries; nil for none
+
+	// Trusted takes the sender's links as they are, wherever they lead, and
+	// entries in any order.
+	Trusted bool
+	// Owner returns the owner to give a file with Options.Archive. nil: leave it.
+	Owner func(e *guestv1.Entry) (uid, gid int)
+	// Xattr reports whether an extended attribute may be set. nil: none.
+	Xattr func(name string) bool
+	// FoldNames reports names as collisions that differ in case alone.
+	FoldNames bool
+
+	MaxEntries uint64 // 0: DefaultMaxEntries
+	MaxBytes   uint64 // 0: DefaultMaxBytes
+
+	// OnDone is as in SendConfig. Failures that are not Remote are this side's.
+	OnDone func(Done)
+}
+
+// Receive writes what comes on st to the destination. The opening messages have
+// been exchanged but for ready, which Receive sends. It returns what it has told
+// the sender in the end; what went wrong with single files OnDone learns.
+//
+// After a cut, which is an error that is ErrCut, unfinished files are left for
+// another try; after any other error nothing unfinished is left.
+//
+// It does all its work on the goroutine that calls it.
+func Receive(st Stream, cfg *ReceiveConfig) (*guestv1.Finished, error) {
+	r := &receiver{st: st, cfg: cfg, ctx: st.Context(), finished: &guestv1.Finished{}, frame: newSenderFrame(),
+		maxEntries: cfg.MaxEntries, maxBytes: cfg.MaxBytes}
+	if r.maxEntries == 0 {
+		r.maxEntries = DefaultMaxEntries
+	}
+	if r.maxBytes == 0 {
+		r.maxBytes = DefaultMaxBytes
+	}
+	if r.cfg.Memory == nil {
+		r.cfg.Memory = &Memory{}
+	}
+	err := r.openDestination()
+	if err == nil {
+		err = r.run()
+	}
+	err = r.close(err)
+	if err != nil {
+		return nil, err
+	}
+	m := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Finished{Finished: r.finished}}
+	if err := st.SendMsg(m); err != nil {
+		return nil, cut(err)
+	}
+	return r.finished, nil
+}
+
+type receiver struct {
+	st    Stream
+	cfg   *ReceiveConfig
+	ctx   context.Context
+	frame *bulk.Frame
+
+	base    *target   // the destination
+	names   []string  // of the sources, in it
+	stack   []*target // from base down to where the last entry is
+	source  uint32    // of the last entry
+	current *file     // under way, or nil
+	discard uint64    // the entry whose pieces are thrown away, or 0
+	pending []*placed // whole files that are not renamed yet
+	waiting uint64    // bytes in them
+	single  bool      // one file, and no tree
+
+	number     uint64            // of the last entry
+	bytes      uint64            // of contents, consumed
+	reported   uint64            // of them, acknowledged
+	reportedTo uint64            // entries
+	offered    map[uint64]uint64 // of an entry, how much of it is here
+	maxEntries uint64
+	maxBytes   uint64
+	finished   *guestv1.Finished
+}
+
+// openDestination finds out what the destination is.
+func (r *receiver) openDestination() error {
+	dest := r.cfg.Destination
+	mustBeDir := strings.HasSuffix(dest, "/") || len(r.cfg.Names) > 1 || filepath.Base(dest) == "." || filepath.Base(dest) == ".."
+	contents := false
+	r.names = append(r.names, r.cfg.Names...)
+	seen := make(map[string]bool)
+	for _, name := range r.names {
+		if name == "" {
+			contents = true
+			continue
+		}
+		if err := checkName(name); err != nil {
+			return err
+		}
+		if seen[name] {
+			return newFailure("receive", name, codes.InvalidArgument, ReasonCollision, "two sources have this name")
+		}
+		seen[name] = true
+	}
+	info, err := r.statDestination(dest)
+	made := false
+	switch {
+	case err == nil && info.IsDir():
+	case err == nil && mustBeDir || err == nil && contents:
+		return newFailure("open", dest, codes.FailedPrecondition, ReasonNotDirectory, "it is no directory")
+	case err == nil && !info.Mode().IsRegular():
+		f := newFailure("open", dest, codes.FailedPrecondition, ReasonSpecial, "it is a %s", kindOf(LinuxMode(info.Mode())))
+		f.Remedy = "write to it with a command in the guest"
+		return f
+	case err == nil || errors.Is(err, fs.ErrNotExist) && !contents && !mustBeDir:
+		// The single source gets this name.
+		if err == nil && r.cfg.Root == nil {
+			if dest, err = filepath.EvalSymlinks(dest); err != nil {
+				return failed("open", dest, err)
+			}
+		}
+		r.names[0] = filepath.Base(dest)
+		if err := checkName(r.names[0]); err != nil {
+			return err
+		}
+		dest = filepath.Dir(dest)
+	case errors.Is(err, fs.ErrNotExist) && contents:
+		if err := r.makeDestination(dest); err != nil {
+			return failed("mkdir", dest, err)
+		}
+		made = true
+	default:
+		return failed("open", dest, err)
+	}
+	var root *os.Root
+	if r.cfg.Root != nil {
+		root, err = r.cfg.Root.OpenRoot(inRoot(dest))
+	} else {
+		root, err = os.OpenRoot(dest)
+	}
+	if err != nil {
+		return failed("open", dest, err)
+	}
+	r.base = &target{root: root, path: dest, refs: 1}
+	r.stack = []*target{r.base}
+	if !made {
+		r.base.clean(r.cfg)
+	}
+	return nil
+}
+
+func (r *receiver) statDestination(dest string) (fs.FileInfo, error) {
+	if r.cfg.Root != nil {
+		return r.cfg.Root.Stat(inRoot(dest))
+	}
+	return os.Stat(dest)
+}
+
+func (r *receiver) makeDestination(dest string) error {
+	if r.cfg.Root != nil {
+		return r.cfg.Root.Mkdir(inRoot(dest), 0o777)
+	}
+	return os.Mkdir(strings.TrimRight(dest, "/"), 0o777)
+}
+
+// run receives until the end.
+func (r *receiver) run() error {
+	ready := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Ready{Ready: &guestv1.Ready{Window: Window}}}
+	if err := r.st.SendMsg(ready); err != nil {
+		return cut(err)
+	}
+	defer r.frame.Free()
+	for {
+		r.frame.Control = nil
+		if err := r.st.RecvMsg(r.frame); err != nil {
+			return cut(err)
+		}
+		end, err := r.take()
+		if err != nil || end {
+			return err
+		}
+		if err := r.acknowledge(false); err != nil {
+			return err
+		}
+	}
+}
+
+// take takes in one message.
+func (r *receiver) take() (end bool, err error) {
+	if r.frame.IsData() {
+		return false, r.piece()
+	}
+	m := r.frame.Control.(*guestv1.UploadRequest)
+	if r.current != nil {
+		switch m.Message.(type) {
+		case *guestv1.UploadRequest_End, *guestv1.UploadRequest_Failure:
+		default:
+			return false, protocolFailure("a file without an end")
+		}
+	}
+	switch m := m.Message.(type) {
+	case *guestv1.UploadRequest_Entries:
+		if len(m.Entries.GetEntries()) == 0 {
+			return false, r.count(1)
+		}
+		for _, e := range m.Entries.GetEntries() {
+			if err := r.entry(e); err != nil {
+				return false, err
+			}
+		}
+	case *guestv1.UploadRequest_File:
+		return false, r.begin(m.File)
+	case *guestv1.UploadRequest_End:
+		return false, r.end(m.End)
+	case *guestv1.UploadRequest_Offer:
+		return false, r.offer(m.Offer)
+	case *guestv1.UploadRequest_Failure:
+		return false, r.remoteFailure(m.Failure)
+	case *guestv1.UploadRequest_Finish:
+		return true, nil
+	case *guestv1.UploadRequest_Open:
+		return false, protocolFailure("a second opening message")
+	default:
+		// Of a later version; count it, so that it is bounded.
+		return false, r.count(1)
+	}
+	return false, nil
+}
+
+// count counts entries against the limit.
+func (r *receiver) count(n uint64) error {
+	if n > r.maxEntries {
+		return &Failure{Code: codes.ResourceExhausted, Reason: ReasonTooMany, Text: "the sender has more entries than the limit",
+			Remedy: "raise the limit, if the sender is to be trusted"}
+	}
+	r.maxEntries -= n
+	return nil
+}
+
+// consume counts bytes of contents against the limit.
+func (r *receiver) consume(n uint64) error {
+	if n > r.maxBytes {
+		return &Failure{Code: codes.ResourceExhausted, Reason: ReasonTooManyBytes, Text: "the sender has more bytes than the limit",
+			Remedy: "raise the limit, if the sender is to be trusted"}
+	}
+	r.maxBytes -= n
+	return nil
+}
+
+// next checks that an entry comes after the one before.
+func (r *receiver) next(number uint64) error {
+	if number <= r.number {
+		return protocolFailure("entry %d after %d", number, r.number)
+	}
+	r.number = number
+	return r.count(1)
+}
+
+// remoteFailure notes that the sender could not read a file.
+func (r *receiver) remoteFailure(m *guestv1.FileFailure) error {
+	if r.current != nil && m.GetEntry() == r.current.entry.Number {
+		r.current.drop()
+		r.current = nil
+	} else if r.discard != 0 && m.GetEntry() == r.discard {
+		r.discard = 0
+		return nil
+	} else if err := r.next(m.GetEntry()); err != nil {
+		return err
+	}
+	r.finished.Failed++
+	r.done(Done{Failure: FailureOf(m), Remote: true})
+	return nil
+}
+
+// failedEntry tells both sides that an entry could not be made. It returns err
+// if no further entry could either.
+func (r *receiver) failedEntry(e *guestv1.Entry, err error) error {
+	f := failed("write", string(e.Path), err)
+	if f.fatal() {
+		return f
+	}
+	r.finished.Failed++
+	r.done(Done{Failure: f})
+	m := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Failure{Failure: f.message(e.Number)}}
+	if err := r.st.SendMsg(m); err != nil {
+		return cut(err)
+	}
+	return nil
+}
+
+func (r *receiver) done(d Done) {
+	if r.cfg.OnDone != nil {
+		r.cfg.OnDone(d)
+	}
+}
+
+// acknowledge tells the sender how far it is, if that is worth it.
+func (r *receiver) acknowledge(all bool) error {
+	entries := r.inPlace()
+	if !all && r.bytes-r.reported < Window/4 && entries-r.reportedTo < 64 {
+		return nil
+	}
+	if r.bytes == r.reported && entries == r.reportedTo {
+		return nil
+	}
+	r.reported, r.reportedTo = r.bytes, entries
+	a := &guestv1.Acknowledge{Bytes: r.bytes, Entries: entries}
+	if err := r.st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Acknowledge{Acknowledge: a}}); err != nil {
+		return cut(err)
+	}
+	return nil
+}
+
+// inPlace returns the number of the entry up to which all is done.
+func (r *receiver) inPlace() uint64 {
+	switch {
+	case len(r.pending) > 0:
+		return r.pending[0].entry.Number - 1
+	case r.current != nil:
+		return r.current.entry.Number - 1
+	}
+	return r.number
+}
+
+// close ends the transfer: what is whole is put in place, what is not stays only
+// if it may be gone on with.
+func (r *receiver) close(err error) error {
+	if r.base == nil {
+		return err
+	}
+	isCut := errors.Is(err, ErrCut)
+	if r.current != nil {
+		if isCut {
+			r.current.leave(r.cfg.Memory)
+		} else {
+			r.current.drop()
+		}
+		r.current = nil
+	}
+	if flushErr := r.flush(true); err == nil {
+		err = flushErr
+	}
+	for _, t := range r.stack {
+		if isCut {
+			t.entry = nil // there is more to be written to it
+		}
+	}
+	r.popTo(1)
+	if err == nil {
+		err = r.syncAll()
+	}
+	r.base.release()
+	if err == nil && r.base.failure != nil {
+		r.done(Done{Failure: r.base.failure})
+	}
+	return err
+}

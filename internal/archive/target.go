@@ -1,0 +1,236 @@
+package archive
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// target is a directory that is written to. It stays open while it is on the
+// stack of the receiver, while files in it wait to be renamed, and while a
+// directory in it is open. When the last of these ends it gets its mode and
+// time, which writing to it would have changed.
+type target struct {
+	root  *os.Root // nil: it could not be made, and what is below it is lost
+	path  string   // for errors
+	name  string   // in above
+	above *target
+	refs  int
+
+	entry   *guestv1.Entry // nil: neither mode nor time is to be set
+	setuid  bool
+	existed bool
+	last    string            // the last name
+	folded  map[string]string // the names, by their folded form
+	failure *Failure          // what went wrong when it was left
+}
+
+func (t *target) hold() *target {
+	t.refs++
+	return t
+}
+
+func (t *target) release() {
+	if t.refs--; t.refs > 0 {
+		return
+	}
+	if t.root != nil && t.entry != nil {
+		mode := permissions(t.entry.Mode, t.setuid)
+		err := t.root.Chmod(".", mode)
+		if err == nil {
+			when := time.Unix(0, t.entry.ModifiedUnixNanos)
+			err = t.root.Chtimes(".", when, when)
+		}
+		if err != nil && t.above != nil && !(t.existed && errors.Is(err, fs.ErrPermission)) {
+			t.above.failure = failed("set attributes", t.path, err)
+		}
+	}
+	if t.root != nil {
+		t.root.Close()
+	}
+	if t.above != nil {
+		if t.failure != nil && t.above.failure == nil {
+			t.above.failure = t.failure
+		}
+		t.above.release()
+	}
+}
+
+// permissions returns the permissions of a mode, without what gives a program
+// the rights of its owner unless that is asked for.
+func permissions(mode uint32, setuid bool) fs.FileMode {
+	if !setuid {
+		mode &^= modeSetuid | modeSetgid
+	}
+	return FileMode(mode &^ modeType)
+}
+
+// staleAfter is how old an unfinished file must be before any transfer into the
+// same directory removes it. Until then its own transfer may go on with it.
+const staleAfter = 24 * time.Hour
+
+// maxLooked bounds the names that are looked through for unfinished files.
+const maxLooked = 10_000
+
+// clean removes unfinished files that nobody will come back to.
+func (t *target) clean(cfg *ReceiveConfig) {
+	d, err := t.root.Open(".")
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(maxLooked)
+	if err != nil {
+		return
+	}
+	own := tempName(cfg.Transfer, "")[:len(tempPrefix)+16]
+	for _, name := range names {
+		if !isTempName(name) {
+			continue
+		}
+		info, err := t.root.Lstat(name)
+		if err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		old := time.Since(info.ModTime()) > staleAfter
+		if !old && (cfg.Resume || !strings.HasPrefix(name, own)) {
+			continue
+		}
+		f, err := t.root.OpenFile(name, os.O_RDWR|openFlags, 0)
+		if err != nil {
+			continue
+		}
+		if lock(f) == nil {
+			t.root.Remove(name)
+		}
+		f.Close()
+	}
+}
+
+// enter makes the last directory of the stack the one that path's last element
+// is to be in, and returns it with that name.
+func (r *receiver) enter(e *guestv1.Entry) (*target, string, error) {
+	if int(e.GetSource()) >= len(r.names) || e.GetSource() < r.source && !r.cfg.Trusted {
+		return nil, "", protocolFailure("an entry of source %d", e.GetSource())
+	}
+	below, err := splitPath(e.GetPath())
+	if err != nil {
+		return nil, "", err
+	}
+	path := below
+	if name := r.names[e.GetSource()]; name != "" {
+		path = append([]string{name}, below...)
+	}
+	if e.GetSource() != r.source {
+		r.source = e.GetSource()
+		r.popTo(1)
+		r.base.last = ""
+	}
+	if len(path) == 0 {
+		r.popTo(1)
+		return nil, "", nil // the destination itself
+	}
+	parents, name := path[:len(path)-1], path[len(path)-1]
+	same := 0
+	for same < len(parents) && same+1 < len(r.stack) && r.stack[same+1].name == parents[same] {
+		same++
+	}
+	r.popTo(same + 1)
+	for _, p := range parents[same:] {
+		if !r.cfg.Trusted {
+			return nil, "", protocolFailure("%q comes before its directory", e.GetPath())
+		}
+		if err := r.descend(p, nil); err != nil {
+			return nil, "", err
+		}
+	}
+	t := r.stack[len(r.stack)-1]
+	if !r.cfg.Trusted {
+		if name <= t.last {
+			return nil, "", protocolFailure("%q comes after %q in a directory", name, t.last)
+		}
+		t.last = name
+	}
+	return t, name, nil
+}
+
+// popTo leaves the directories of the stack beyond the first n.
+func (r *receiver) popTo(n int) {
+	for len(r.stack) > n {
+		r.pop()
+	}
+}
+
+func (r *receiver) pop() {
+	t := r.stack[len(r.stack)-1]
+	r.stack = r.stack[:len(r.stack)-1]
+	t.release()
+	if f := r.base.failure; f != nil {
+		r.base.failure = nil
+		r.done(Done{Failure: f})
+	}
+}
+
+// descend makes or opens a directory in the last one of the stack, and puts it
+// there. If that fails what is below it is lost, which the error says once.
+func (r *receiver) descend(name string, e *guestv1.Entry) error {
+	above := r.stack[len(r.stack)-1]
+	t := &target{path: joinPath(above.path, name), name: name, above: above.hold(), refs: 1, entry: e, setuid: r.cfg.Options.GetKeepSetuid()}
+	r.stack = append(r.stack, t)
+	if above.root == nil {
+		return errLost
+	}
+	// Until it has all that is to be in it, its owner may write to it.
+	err := above.root.Mkdir(name, 0o700)
+	made := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		info, statErr := above.root.Lstat(name)
+		switch {
+		case statErr != nil:
+			return failed("stat", t.path, statErr)
+		case !info.IsDir():
+			return newFailure("mkdir", t.path, codes.FailedPrecondition, ReasonNotDirectory, "a %s is in the way", describe(info))
+		}
+		err = nil
+	}
+	if err != nil {
+		return failed("mkdir", t.path, err)
+	}
+	if t.root, err = above.root.OpenRoot(name); err != nil {
+		return failed("open", t.path, err)
+	}
+	switch {
+	case !made:
+		if t.clean(r.cfg); !r.cfg.Resume && !r.cfg.Options.GetArchive() {
+			t.entry = nil // it is merged with, and stays as it is
+		}
+		t.existed = true
+	case e == nil:
+		err = t.root.Chmod(".", 0o755)
+	}
+	if err != nil {
+		return failed("mkdir", t.path, err)
+	}
+	return nil
+}
+
+// errLost says that an entry is below a directory that could not be made.
+var errLost = errors.New("its directory could not be made")
+
+func describe(info fs.FileInfo) string {
+	switch {
+	case info.IsDir():
+		return "directory"
+	case info.Mode().IsRegular():
+		return "file"
+	case info.Mode()&fs.ModeSymlink != 0:
+		return "symbolic link"
+	}
+	return kindOf(LinuxMode(info.Mode()))
+}
