@@ -1,0 +1,185 @@
+package keys
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+)
+
+// keyType is the only kind of key there is (RFC 8709, section 4).
+const keyType = "ssh-ed25519"
+
+// Public is an Ed25519 public key. It is comparable.
+type Public [ed25519.PublicKeySize]byte
+
+// PublicOf returns the public half of a private key.
+func PublicOf(key ed25519.PrivateKey) Public {
+	var p Public
+	copy(p[:], key.Public().(ed25519.PublicKey))
+	return p
+}
+
+// blob is the key as RFC 8709 has it on the wire of SSH.
+func (p Public) blob() []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(keyType)))
+	b = append(b, keyType...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(p)))
+	return append(b, p[:]...)
+}
+
+// String returns the key as OpenSSH writes it, without a comment.
+func (p Public) String() string { return keyType + " " + p.Base64() }
+
+// Base64 returns the second word of String, which says by itself what it is.
+func (p Public) Base64() string { return base64.StdEncoding.EncodeToString(p.blob()) }
+
+// Fingerprint returns "SHA256:" and 43 characters, as ssh-keygen -l prints them.
+func (p Public) Fingerprint() string {
+	sum := sha256.Sum256(p.blob())
+	return fingerprintPrefix + base64.RawStdEncoding.EncodeToString(sum[:])
+}
+
+const fingerprintPrefix = "SHA256:"
+
+// CheckFingerprint returns an error unless s is of the form of Fingerprint.
+func CheckFingerprint(s string) error {
+	digits, ok := strings.CutPrefix(s, fingerprintPrefix)
+	sum, err := base64.RawStdEncoding.Strict().DecodeString(digits)
+	if !ok || err != nil || len(sum) != sha256.Size {
+		return fmt.Errorf("fingerprint %.80q: want SHA256: and 43 characters, as ssh-keygen -l prints them", s)
+	}
+	return nil
+}
+
+// ParseBase64 parses what Base64 returns.
+func ParseBase64(s string) (Public, error) {
+	var p Public
+	blob, err := base64.StdEncoding.Strict().DecodeString(s)
+	head := p.blob()
+	head = head[:len(head)-len(p)]
+	if err != nil || len(blob) != len(head)+len(p) || !bytes.HasPrefix(blob, head) {
+		return p, fmt.Errorf("key %.80q is no Ed25519 key as OpenSSH writes them (AAAAC3NzaC1lZDI1NTE5...)", s)
+	}
+	copy(p[:], blob[len(head):])
+	return p, nil
+}
+
+// ParsePublic parses a line "ssh-ed25519 BASE64 [comment]", or BASE64 alone. It
+// returns the comment too.
+func ParsePublic(line string) (Public, string, error) {
+	words := strings.Fields(line)
+	if len(words) > 0 && words[0] == keyType {
+		words = words[1:]
+	}
+	if len(words) == 0 {
+		return Public{}, "", errors.New("no key: want ssh-ed25519 AAAAC3NzaC1lZDI1NTE5... [comment]")
+	}
+	p, err := ParseBase64(words[0])
+	return p, strings.Join(words[1:], " "), err
+}
+
+// pemType is the type of a PEM block with a private key.
+const pemType = "PRIVATE KEY"
+
+// Marshal returns the private key as PKCS #8 in PEM.
+func Marshal(key ed25519.PrivateKey) []byte {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		panic("keys: " + err.Error()) // of an Ed25519 key it always succeeds
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})
+}
+
+// Parse parses what Marshal returns.
+func Parse(data []byte) (ed25519.PrivateKey, error) {
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != pemType {
+		return nil, errors.New("no private key in it: want PKCS #8 in PEM (BEGIN PRIVATE KEY), as host-ctl keygen makes it")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	ed, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("the private key is a %T: want Ed25519", key)
+	}
+	return ed, nil
+}
+
+// maxKeyFile bounds what is read of a file that should hold one key.
+const maxKeyFile = 16 << 10
+
+// ReadPrivate reads the file of a private key. One that others may read is
+// refused, as ssh does.
+func ReadPrivate(path string) (ed25519.PrivateKey, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !fi.Mode().IsRegular() || fi.Size() > maxKeyFile:
+		return nil, fmt.Errorf("%s is no file of a private key", path)
+	case runtime.GOOS != "windows" && fi.Mode().Perm()&0o077 != 0:
+		return nil, fmt.Errorf("%s may be read by others (mode %#o): chmod 600 it, and make a new key if others are about", path, fi.Mode().Perm())
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	key, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
+}
+
+// WritePrivate makes a new file for a private key, with mode 0600, and its
+// directory. If the file exists the error is fs.ErrExist.
+func WritePrivate(path string, key ed25519.PrivateKey) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(Marshal(key))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		os.Remove(path)
+	}
+	return err
+}
+
+// ReadOrMake reads the private key of a file, or makes a key and the file if
+// there is none. If it cannot make the file it returns the new key, to be used
+// while the process lives, and the error.
+func ReadOrMake(path string) (key ed25519.PrivateKey, made bool, err error) {
+	key, err = ReadPrivate(path)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return key, false, err
+	}
+	_, key, err = ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, false, err
+	}
+	if err = WritePrivate(path, key); errors.Is(err, fs.ErrExist) {
+		// Another process was quicker.
+		if first, err := ReadPrivate(path); err == nil {
+			return first, false, nil
+		}
+	}
+	return key, true, err
+}
