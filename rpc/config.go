@@ -59,6 +59,9 @@ type ServerConfig struct {
 	// TLS, if not nil, is required of every connection. The server adds its ALPN
 	// names to a copy of it. Handlers find the state as AuthInfo.TLS.
 	TLS *tls.Config
+	// OptionalTLS serves clients that begin without TLS too. It is for services
+	// that look at AuthInfo: nothing else tells the two apart.
+	OptionalTLS bool
 
 	UnaryInterceptor  grpc.UnaryServerInterceptor
 	StreamInterceptor grpc.StreamServerInterceptor

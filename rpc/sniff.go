@@ -38,8 +38,18 @@ func (s *Server) handshake(nc net.Conn) (*handshaken, error) {
 	}
 	h := &handshaken{Conn: nc, info: authInfoOf(nc)}
 	protocol := ""
-	if s.cfg.TLS != nil {
-		tc := tls.Server(nc, s.tls)
+	wantsTLS := s.cfg.TLS != nil
+	if wantsTLS && s.cfg.OptionalTLS {
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(nc, first); err != nil {
+			return nil, err
+		}
+		h.begun = first
+		wantsTLS = first[0] == tlsHandshakeRecord
+	}
+	if wantsTLS {
+		tc := tls.Server(&begunConn{Conn: nc, begun: h.begun}, s.tls)
+		h.begun = nil
 		ctx, cancel := context.WithDeadline(s.ctx, deadline)
 		err := tc.HandshakeContext(ctx)
 		cancel()
@@ -53,6 +63,25 @@ func (s *Server) handshake(nc net.Conn) (*handshaken, error) {
 		return nil, err
 	}
 	return h, nc.SetDeadline(time.Time{})
+}
+
+// tlsHandshakeRecord is the first byte of a client that speaks TLS (RFC 8446,
+// section 5.1), and of none that speaks one of the wires.
+const tlsHandshakeRecord = 22
+
+// begunConn is a connection whose first bytes were read already.
+type begunConn struct {
+	net.Conn
+	begun []byte
+}
+
+func (c *begunConn) Read(p []byte) (int, error) {
+	if len(c.begun) > 0 {
+		n := copy(p, c.begun)
+		c.begun = c.begun[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
 }
 
 func tlsInfo(cs tls.ConnectionState, below credentials.AuthInfo) AuthInfo {
@@ -72,7 +101,7 @@ const httpAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConn
 // sniff reads until it is clear what the client speaks. protocol is what ALPN has
 // agreed on, or "".
 func (h *handshaken) sniff(protocol string) error {
-	buf := make([]byte, 0, readBufferIdle)
+	buf := append(make([]byte, 0, readBufferIdle), h.begun...)
 	for {
 		n, err := h.Conn.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
