@@ -26,6 +26,7 @@ type clientStream struct {
 	stop func() bool // ends watching ctx
 
 	first    [1]segment
+	headRoom [96]byte
 	cancelFn func() // cs.cancelled, made once
 
 	// Guarded by conn.mu.
@@ -106,7 +107,6 @@ func (cs *clientStream) abort(err error) {
 func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 	cc := cs.cc
 	c := &cc.conn
-	var room [96]byte
 	c.mu.Lock()
 	if err := cs.admit(); err != nil {
 		c.mu.Unlock()
@@ -115,7 +115,7 @@ func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 		}
 		return false, err
 	}
-	head, m, err := cs.openHead(room[:0])
+	head, m, err := cs.openHead(cs.headRoom[:0])
 	if err != nil {
 		c.mu.Unlock()
 		return false, err

@@ -80,6 +80,7 @@ type waiter struct {
 func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 	c.nc, c.raw = nc, newRawConn(nc)
 	c.w.c = c
+	c.w.parkingFn = c.w.parking
 	c.rd = &reader{nc: nc, raw: c.raw}
 	c.streamWin = streamWin
 	c.recv = newRecvWindow(connWin)

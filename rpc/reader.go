@@ -8,10 +8,10 @@ import (
 const (
 	readBuffer     = maxPayload // of a class of buffers
 	readBufferIdle = 4 << 10
-	readAhead      = 4 << 10 // beyond a large frame
+	readAhead      = 4 << 10 // beyond a large frame: most often the next is large too
 	// largeFrame is from when on a frame that is not complete yet is read into
 	// memory of its own, which goes to its consumer as it is.
-	largeFrame = 4 << 10
+	largeFrame = 16 << 10
 )
 
 // reader splits what a connection brings into frames. Only one goroutine uses it

@@ -105,11 +105,11 @@ func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []b
 // does nothing, if it would have to wait for credit.
 func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
 	c := ss.c
-	var mine frameOut
-	f := &mine
-	if e != nil {
-		// Only a unary call ends with a message, and nobody else sends on it.
-		f = &ss.out
+	f := &ss.out
+	if e == nil {
+		// A goroutine of the handler's may still be sending. With a message the
+		// call is unary, and there is none.
+		f = new(frameOut)
 	}
 	c.mu.Lock()
 	*f = frameOut{h: header{typ: frameEnd, stream: ss.id}}

@@ -47,8 +47,9 @@ type writer struct {
 	batch batch
 	// parked says that the one who writes sleeps until the socket has room, and
 	// may be woken by a write deadline.
-	parked bool
-	kicked bool // somebody has asked for that since the batch was begun
+	parked    bool
+	parkingFn func() // w.parking, made once
+	kicked    bool   // somebody has asked for that since the batch was begun
 }
 
 type writeRole uint8
@@ -331,7 +332,7 @@ func (w *writer) writeBatch(park bool) bool {
 		for len(b.bufs) > 0 {
 			var n int
 			var again bool
-			n, again, err = w.c.raw.writev(b.bufs, park, w.parking)
+			n, again, err = w.c.raw.writev(b.bufs, park, w.parkingFn)
 			w.unpark()
 			b.advance(n)
 			if errors.Is(err, os.ErrDeadlineExceeded) {
