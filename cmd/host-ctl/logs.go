@@ -52,8 +52,6 @@ func (c *cli) logs(ctx context.Context, g *guest.Guest, info *guestv1.SessionInf
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	k := g.Attach(ctx, id.String(), &guest.AttachOptions{Observer: true, FromOldest: true})
 	pending := new(sync.WaitGroup)
 	parts := [2]*logPart{
@@ -72,32 +70,26 @@ func (c *cli) logs(ctx context.Context, g *guest.Guest, info *guestv1.SessionInf
 	if err := k.Start(); err != nil {
 		return err
 	}
-	// When ctx is done, or all is there that was wanted, this observer goes.
+	// This observer goes when all is there that was wanted.
 	caughtUp := make(chan struct{})
 	go func() {
 		pending.Wait()
 		close(caughtUp)
 	}()
-	if follow {
-		caughtUp = nil
+	var leave <-chan struct{}
+	if !follow {
+		leave = caughtUp
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- k.Wait() }()
 	select {
 	case err = <-ended:
-	case <-caughtUp:
-	case <-ctx.Done():
-	}
-	if err == nil && ctx.Err() == nil && caughtUp != nil {
-		select {
-		case err = <-ended:
-		default:
-			k.Process.Release()
-			err = <-ended
-		}
-	}
-	if ctx.Err() != nil {
+	case <-leave:
 		k.Process.Release()
+		err = <-ended
+	case <-ctx.Done():
+		k.Process.Release()
+		<-ended
 		return ctx.Err()
 	}
 	for _, p := range parts {

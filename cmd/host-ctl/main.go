@@ -81,7 +81,7 @@ GUEST is one of
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
 		c.psCommand(), c.killCommand(), c.rmCommand(), c.infoCommand(), c.waitCommand(), c.listCommand(),
-		c.doctorCommand(), c.versionCommand())
+		c.doctorCommand(), c.versionCommand(), c.portForwardCommand(), c.proxyCommand())
 	return root
 }
 

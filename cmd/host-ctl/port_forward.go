@@ -1,0 +1,341 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/transport"
+)
+
+// maxForwarded is how many connections a port-forward carries at most, if no
+// flag says so.
+const maxForwarded = 1024
+
+func (c *cli) portForwardCommand() *cobra.Command {
+	f := &forwarder{cli: c}
+	var addresses []string
+	cmd := &cobra.Command{
+		Use:   "port-forward [flags] GUEST [[ADDR:]LOCAL:]REMOTE...",
+		Short: "Make sockets of a guest reachable here, or the reverse",
+		Long: `Listen on this machine, and carry each connection to a socket of the guest, until
+interrupted.
+
+  8080:80             port 8080 here, port 80 of the guest's localhost
+  80                  the same port on both
+  :80                 any free port here, which is printed
+  5432:db:5432        a host and a port as the guest sees them
+  0.0.0.0:8080:80     listen on this address rather than that of --address
+  5353:53/udp         datagrams, for each sender a socket in the guest
+  8080:/run/app.sock  a Unix socket of the guest
+  /tmp/app.sock:80    a Unix socket here, for this user alone
+
+With --reverse the guest listens on [ADDR:]LOCAL, and this machine connects to
+REMOTE, and to nothing else, for each connection that is made there.
+
+If one of them cannot be listened on, none is forwarded. When the connection to
+the guest is lost, those it carried break, and new ones are carried as soon as
+the guest can be reached again.`,
+		ValidArgsFunction: c.completeGuest,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkFormat(f.format); err != nil {
+				return err
+			}
+			target, rest, err := guestArg(args, 1, -1)
+			if err != nil {
+				return err
+			}
+			if f.limit < 1 {
+				return usageError{fmt.Errorf("--max-connections %d: want 1 or more", f.limit)}
+			}
+			specs, err := f.parse(rest, addresses)
+			if err != nil {
+				return err
+			}
+			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
+				f.guest = g
+				return f.run(ctx, specs)
+			})
+		},
+	}
+	outputFlag(cmd, &f.format)
+	flags := cmd.Flags()
+	flags.StringSliceVar(&addresses, "address", []string{"127.0.0.1"}, "addresses to listen on; * for all")
+	flags.BoolVar(&f.reverse, "reverse", false, "listen in the guest, and connect to REMOTE from here")
+	flags.IntVar(&f.limit, "max-connections", maxForwarded, "how many connections to carry at most")
+	return cmd
+}
+
+// forwarder carries connections between listeners and targets, one side of which
+// is a guest's.
+type forwarder struct {
+	cli     *cli
+	guest   *guest.Guest
+	format  string
+	reverse bool
+	limit   int
+
+	slots   chan struct{} // one held for each connection
+	running sync.WaitGroup
+	print   sync.Mutex
+}
+
+func (f *forwarder) parse(args, addresses []string) ([]forwardSpec, error) {
+	var specs []forwardSpec
+	for _, arg := range args {
+		of, err := parseForward(arg, addresses)
+		if err != nil {
+			return nil, err
+		}
+		if f.reverse && len(of) > 0 && of[0].network == "udp" {
+			return nil, usageError{fmt.Errorf("%q: datagrams do not go with --reverse", arg)}
+		}
+		specs = append(specs, of...)
+	}
+	return specs, nil
+}
+
+// run forwards until ctx is done, whose error it returns.
+func (f *forwarder) run(ctx context.Context, specs []forwardSpec) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer f.running.Wait()
+	defer cancel()
+	f.slots = make(chan struct{}, f.limit)
+	var opened []io.Closer
+	defer func() {
+		for _, l := range opened {
+			l.Close()
+		}
+	}()
+	var starts []func() error
+	for _, s := range specs {
+		l, start, err := f.open(ctx, s)
+		if err != nil {
+			return fmt.Errorf("nothing is forwarded: %w", err)
+		}
+		opened = append(opened, l)
+		starts = append(starts, start)
+	}
+	failed := make(chan error, len(specs))
+	for i, start := range starts {
+		if err := f.announce(specs[i], opened[i]); err != nil {
+			return err
+		}
+		f.running.Go(func() { failed <- start() })
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case err := <-failed:
+		return err
+	}
+}
+
+// open listens for s. The function returned serves until the listener, which
+// run closes, or ctx ends.
+func (f *forwarder) open(ctx context.Context, s forwardSpec) (io.Closer, func() error, error) {
+	n := &notices{w: f.cli.stderr, about: s.listen.String()}
+	if f.reverse {
+		l, err := f.guest.Listen(ctx, s.listen.network, s.listen.addr)
+		if err != nil {
+			return nil, nil, err
+		}
+		return l, func() error { return f.serveReverse(ctx, l, s, n) }, nil
+	}
+	if s.network == "udp" {
+		pc, err := new(net.ListenConfig).ListenPacket(ctx, "udp", s.listen.addr)
+		if err != nil {
+			return nil, nil, err
+		}
+		u := newUDPForward(f, pc.(*net.UDPConn), s.target, n)
+		return pc, func() error { return u.serve(ctx) }, nil
+	}
+	var l net.Listener
+	var err error
+	if s.listen.network == "unix" {
+		// A stale socket is replaced; the file goes with the listener.
+		l, err = transport.Listen(ctx, transport.UnixAddr(s.listen.addr), &transport.ListenConfig{Mode: 0o600})
+	} else {
+		l, err = new(net.ListenConfig).Listen(ctx, s.listen.network, s.listen.addr)
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w (leave LOCAL empty for any free port)", err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, func() error {
+		return f.serve(ctx, l, n, func(ctx context.Context) (net.Conn, error) { return f.dialGuest(ctx, s.target) })
+	}, nil
+}
+
+// dialTimeout bounds a dial: the client has its connection already, and waits.
+const dialTimeout = 10 * time.Second
+
+func (f *forwarder) dialGuest(ctx context.Context, e endpoint) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if e == agentItself {
+		return f.guest.DialAgent(ctx)
+	}
+	return f.guest.DialContext(ctx, e.network, e.addr)
+}
+
+// serve accepts connections of l until it fails or ctx ends, and relays each to
+// one of dial.
+func (f *forwarder) serve(ctx context.Context, l net.Listener, n *notices, dial func(context.Context) (net.Conn, error)) error {
+	for {
+		conn, err := l.Accept()
+		if ctx.Err() != nil {
+			if conn != nil {
+				conn.Close()
+			}
+			return ctx.Err()
+		}
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
+			n.say(err)
+			if sleep(ctx, 100*time.Millisecond) != nil { // until others have closed theirs
+				return ctx.Err()
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case f.slots <- struct{}{}:
+		default:
+			n.say(fmt.Errorf("refused: %d connections are open (--max-connections)", cap(f.slots)))
+			breakOff(conn)
+			continue
+		}
+		f.running.Go(func() {
+			defer func() { <-f.slots }()
+			f.carry(ctx, conn, n, dial)
+		})
+	}
+}
+
+// carry relays one connection.
+func (f *forwarder) carry(ctx context.Context, conn net.Conn, n *notices, dial func(context.Context) (net.Conn, error)) {
+	other, err := dial(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			n.say(err)
+		}
+		breakOff(conn)
+		return
+	}
+	defer context.AfterFunc(ctx, func() {
+		breakOff(conn)
+		breakOff(other)
+	})()
+	err = guest.Relay(conn, other)
+	if log := f.cli.logger(); log != nil {
+		log.Debug("connection ended", "to", other.RemoteAddr(), "error", err)
+	}
+}
+
+// breakOff closes a connection such that its peer does not take it for ended in
+// order.
+func breakOff(conn net.Conn) {
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		c.SetLinger(0)
+	case interface{ Reset() error }:
+		c.Reset()
+	}
+	conn.Close()
+}
+
+// forwarded is a forward as -o json has it. Fields are only ever added.
+type forwarded struct {
+	Network string `json:"network"`
+	Listen  string `json:"listen"`
+	Guest   string `json:"guest"`
+	Target  string `json:"target"`
+	Reverse bool   `json:"reverse,omitempty"`
+}
+
+// announce prints what is forwarded.
+func (f *forwarder) announce(s forwardSpec, l io.Closer) error {
+	fw := forwarded{Network: s.network, Guest: f.guest.Target(), Target: s.target.String(), Reverse: f.reverse}
+	switch l := l.(type) {
+	case interface{ Addr() net.Addr }:
+		fw.Listen = l.Addr().String()
+	case net.PacketConn:
+		fw.Listen = l.LocalAddr().String()
+	}
+	if s.listen.network == "unix" {
+		fw.Listen = s.listen.addr
+	}
+	return f.write(fw)
+}
+
+func (f *forwarder) write(fw forwarded) error {
+	f.print.Lock()
+	defer f.print.Unlock()
+	if f.format == "json" {
+		return writeJSON(f.cli.stdout, fw)
+	}
+	from, to := fw.Listen, fw.Guest+" "+fw.Target
+	if f.reverse {
+		from, to = fw.Guest+" "+fw.Listen, fw.Target
+	}
+	if fw.Network == "udp" {
+		to += "/udp"
+	}
+	_, err := fmt.Fprintf(f.cli.stdout, "Forwarding %s -> %s\n", visibleLine(from), visibleLine(to))
+	return quietPipe(err)
+}
+
+// noticeEvery is how often the same forward tells of trouble: a client that
+// tries again and again would fill the terminal.
+const noticeEvery = 5 * time.Second
+
+// notices tells of trouble on stderr, once in a while.
+type notices struct {
+	w     io.Writer
+	about string
+
+	mu      sync.Mutex
+	last    time.Time
+	skipped int
+}
+
+func (n *notices) say(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if now := time.Now(); !n.last.IsZero() && now.Sub(n.last) < noticeEvery {
+		n.skipped++
+		return
+	} else {
+		n.last = now
+	}
+	more := ""
+	if n.skipped > 0 {
+		more = fmt.Sprintf(" (and %d times before)", n.skipped)
+		n.skipped = 0
+	}
+	fmt.Fprintf(n.w, "host-ctl: %s: %s%s\n", visibleLine(n.about), visibleLine(err.Error()), more)
+}
+
+// sleep waits, or returns the error of ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
