@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,10 +33,10 @@ func (t *turn) begin(ss *serverStream) {
 	if !t.armed.Load() {
 		t.armed.Store(true)
 		if t.timer == nil {
-			t.timer = time.AfterFunc(turnTick, ss.sc.watch)
-		} else {
-			t.timer.Reset(turnTick)
+			// watch uses timer, so that must be set before it can run.
+			t.timer = time.AfterFunc(math.MaxInt64, ss.sc.watch)
 		}
+		t.timer.Reset(turnTick)
 	}
 }
 
