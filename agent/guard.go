@@ -61,7 +61,7 @@ func (g *guard) decide(ctx context.Context) (access.Decision, transport.Peer) {
 // the error that the caller gets instead.
 func (g *guard) check(ctx context.Context, method string) (context.Context, access.Decision, error) {
 	d, who := g.decide(ctx)
-	if !d.Trusted && access.ClassOf(method) == access.Trusted {
+	if !d.Trusted && !access.ClassOf(method).Anybody() {
 		g.refused(ctx, method, d, who)
 		return nil, d, refusal(method, d)
 	}

@@ -1,28 +1,80 @@
 package access
 
-// Class says what a method asks of its caller.
+// Class says what a method asks of its caller. Beyond Open and Reduced, only
+// trusted callers are answered, and of them those whose roles allow it.
 type Class int
 
 const (
-	// Trusted methods answer trusted callers only. Every method that nobody
-	// has decided on is Trusted.
+	// Trusted methods answer trusted callers who may do everything. Every
+	// method that nobody has decided on is Trusted, as are the methods of
+	// another program's services.
 	Trusted Class = iota
 	// Reduced methods answer everybody, and leave out what concerns the guest
 	// if the caller is not trusted. They look at the Decision themselves.
 	Reduced
 	// Open methods answer everybody.
 	Open
+	// Facts methods tell about the guest and change nothing.
+	Facts
+	// Read methods read what users keep in the guest, and change nothing.
+	Read
+	// Use methods run, change or connect something.
+	Use
+	// Control methods say who may call and what they may do, or work on the
+	// guest as a whole. They are the control face; all others are the user
+	// face.
+	Control
 )
 
-// String returns "trusted", "reduced" or "open".
+var classNames = [...]string{"trusted", "reduced", "open", "facts", "read", "use", "control"}
+
+// String returns the class in lower case, such as "facts".
 func (c Class) String() string {
-	switch c {
-	case Reduced:
-		return "reduced"
-	case Open:
-		return "open"
+	if c < 0 || int(c) >= len(classNames) {
+		return "trusted"
 	}
-	return "trusted"
+	return classNames[c]
+}
+
+// Anybody reports whether methods of the class answer callers who are not
+// trusted.
+func (c Class) Anybody() bool { return c == Open || c == Reduced }
+
+// Changes reports whether a method of the class may change something.
+func (c Class) Changes() bool { return c == Use || c == Control || c == Trusted }
+
+// Profile is a set of classes with a name: what a caller may do who is given
+// nothing finer.
+type Profile string
+
+// The profiles, each of which has what those before it have.
+const (
+	ProfileNone Profile = ""     // what anybody may
+	ProfileInfo Profile = "info" // facts about the guest
+	ProfileOps  Profile = "ops"  // the user face: processes, files, connections
+	ProfileFull Profile = "full" // everything, the control face too
+)
+
+// ParseProfile parses info, ops or full.
+func ParseProfile(s string) (Profile, bool) {
+	switch p := Profile(s); p {
+	case ProfileInfo, ProfileOps, ProfileFull:
+		return p, true
+	}
+	return ProfileNone, false
+}
+
+// Has reports whether methods of a class are in the profile.
+func (p Profile) Has(c Class) bool {
+	switch c {
+	case Open, Reduced:
+		return true
+	case Facts:
+		return p == ProfileInfo || p == ProfileOps || p == ProfileFull
+	case Read, Use:
+		return p == ProfileOps || p == ProfileFull
+	}
+	return p == ProfileFull
 }
 
 // ClassOf returns the class of a method, named as gRPC does:
@@ -41,42 +93,51 @@ var methods = map[string]Class{
 	// Versions, and why the caller is refused.
 	"/guest.v1.AgentService/Info": Reduced,
 
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      Trusted,
-	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Trusted,
+	// What the caller itself may do.
+	"/guest.v1.AccessService/Explain": Facts,
 
-	"/guest.v1.ProcessService/Exec":          Trusted,
-	"/guest.v1.ProcessService/Attach":        Trusted,
-	"/guest.v1.ProcessService/Start":         Trusted,
-	"/guest.v1.ProcessService/Signal":        Trusted,
-	"/guest.v1.ProcessService/Wait":          Trusted,
-	"/guest.v1.ProcessService/Remove":        Trusted,
-	"/guest.v1.ProcessService/ListSessions":  Trusted,
-	"/guest.v1.ProcessService/ListProcesses": Trusted,
-	"/guest.v1.ProcessService/WatchSessions": Trusted,
+	// Who gives rights away may not be one who was given but a few.
+	"/guest.v1.ControlService/AddHostKey":    Control,
+	"/guest.v1.ControlService/RemoveHostKey": Control,
+	"/guest.v1.ControlService/ListHostKeys":  Control,
+	"/guest.v1.ControlService/GetPolicy":     Control,
 
-	"/guest.v1.ForwardService/Dial":   Trusted,
-	"/guest.v1.ForwardService/Listen": Trusted,
-	"/guest.v1.ForwardService/Accept": Trusted,
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      Facts,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Facts,
 
-	"/guest.v1.FileService/Stat":          Trusted,
-	"/guest.v1.FileService/ReadLink":      Trusted,
-	"/guest.v1.FileService/List":          Trusted,
-	"/guest.v1.FileService/MakeDirectory": Trusted,
-	"/guest.v1.FileService/RemoveFile":    Trusted,
-	"/guest.v1.FileService/Rename":        Trusted,
-	"/guest.v1.FileService/SetAttributes": Trusted,
-	"/guest.v1.FileService/MakeLink":      Trusted,
-	"/guest.v1.FileService/MakeTemporary": Trusted,
-	"/guest.v1.FileService/DiskFree":      Trusted,
-	"/guest.v1.FileService/DiskUsage":     Trusted,
-	"/guest.v1.FileService/ListXattrs":    Trusted,
-	"/guest.v1.FileService/SetXattr":      Trusted,
-	"/guest.v1.FileService/Hash":          Trusted,
-	"/guest.v1.FileService/Read":          Trusted,
-	"/guest.v1.FileService/Watch":         Trusted,
-	"/guest.v1.FileService/Open":          Trusted,
-	"/guest.v1.FileService/Upload":        Trusted,
-	"/guest.v1.FileService/Download":      Trusted,
+	"/guest.v1.ProcessService/Exec":          Use,
+	"/guest.v1.ProcessService/Attach":        Use,
+	"/guest.v1.ProcessService/Start":         Use,
+	"/guest.v1.ProcessService/Signal":        Use,
+	"/guest.v1.ProcessService/Wait":          Read,
+	"/guest.v1.ProcessService/Remove":        Use,
+	"/guest.v1.ProcessService/ListSessions":  Facts,
+	"/guest.v1.ProcessService/ListProcesses": Facts,
+	"/guest.v1.ProcessService/WatchSessions": Facts,
+
+	"/guest.v1.ForwardService/Dial":   Use,
+	"/guest.v1.ForwardService/Listen": Use,
+	"/guest.v1.ForwardService/Accept": Use,
+
+	"/guest.v1.FileService/Stat":          Read,
+	"/guest.v1.FileService/ReadLink":      Read,
+	"/guest.v1.FileService/List":          Read,
+	"/guest.v1.FileService/MakeDirectory": Use,
+	"/guest.v1.FileService/RemoveFile":    Use,
+	"/guest.v1.FileService/Rename":        Use,
+	"/guest.v1.FileService/SetAttributes": Use,
+	"/guest.v1.FileService/MakeLink":      Use,
+	"/guest.v1.FileService/MakeTemporary": Use,
+	"/guest.v1.FileService/DiskFree":      Facts,
+	"/guest.v1.FileService/DiskUsage":     Read,
+	"/guest.v1.FileService/ListXattrs":    Read,
+	"/guest.v1.FileService/SetXattr":      Use,
+	"/guest.v1.FileService/Hash":          Read,
+	"/guest.v1.FileService/Read":          Read,
+	"/guest.v1.FileService/Watch":         Read,
+	"/guest.v1.FileService/Open":          Use,
+	"/guest.v1.FileService/Upload":        Use,
+	"/guest.v1.FileService/Download":      Read,
 }
 
 // Decided reports whether the class of a method is a decision, not the default.

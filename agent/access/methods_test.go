@@ -23,8 +23,8 @@ func TestEveryMethodIsDecided(t *testing.T) {
 			for j := range service.Methods().Len() {
 				name := "/" + string(service.FullName()) + "/" + string(service.Methods().Get(j).Name())
 				described[name] = true
-				if _, ok := methods[name]; !ok {
-					t.Errorf("nobody has decided who may call %s: add it to methods.go", name)
+				if class, ok := methods[name]; !ok || class == Trusted {
+					t.Errorf("nobody has decided who may call %s: add it to methods.go, as Facts, Read, Use or Control", name)
 				}
 			}
 		}
@@ -51,7 +51,7 @@ func TestOpenMethods(t *testing.T) {
 		case name == "/guest.v1.AgentService/Info":
 			want = Reduced
 		}
-		if class != want {
+		if class.Anybody() != want.Anybody() || want != Trusted && class != want {
 			t.Errorf("%s is %v, want %v", name, class, want)
 		}
 	}
@@ -64,6 +64,45 @@ func TestUnknownMethodsNeedTrust(t *testing.T) {
 	} {
 		if c := ClassOf(name); c != Trusted {
 			t.Errorf("%q is %v", name, c)
+		}
+	}
+}
+
+// TestTwoFaces: no method of a service on the control face is in a profile of
+// the user face, and a service is on one face only.
+func TestTwoFaces(t *testing.T) {
+	faces := make(map[string]bool)
+	for name, class := range methods {
+		service, _, _ := strings.Cut(name[1:], "/")
+		control := class == Control
+		if other, ok := faces[service]; ok && other != control {
+			t.Errorf("%s: one service, both faces", name)
+		}
+		faces[service] = control
+		for _, p := range []Profile{ProfileNone, ProfileInfo, ProfileOps} {
+			if control && p.Has(class) {
+				t.Errorf("%s is on the control face, but in profile %q", name, p)
+			}
+		}
+		if !ProfileFull.Has(class) {
+			t.Errorf("%s is not in profile full", name)
+		}
+	}
+	if !faces["guest.v1.ControlService"] || faces["guest.v1.ProcessService"] {
+		t.Errorf("faces: %v", faces)
+	}
+}
+
+func TestProfiles(t *testing.T) {
+	classes := []Class{Open, Reduced, Facts, Read, Use, Control, Trusted, Class(99)}
+	for profile, n := range map[Profile]int{ProfileNone: 2, ProfileInfo: 3, ProfileOps: 5, ProfileFull: 8, "other": 2} {
+		for i, c := range classes {
+			if got := profile.Has(c); got != (i < n) {
+				t.Errorf("profile %q has %v: %t", profile, c, got)
+			}
+		}
+		if _, ok := ParseProfile(string(profile)); ok != (n > 2) {
+			t.Errorf("ParseProfile(%q): %t", profile, ok)
 		}
 	}
 }

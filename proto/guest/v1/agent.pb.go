@@ -286,7 +286,20 @@ type Access struct {
 	// The rule that decided, such as "host-root", "host", "same-uid".
 	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
 	// What would let the caller in, if it is out.
-	Remedy        string `protobuf:"bytes,3,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	Remedy string `protobuf:"bytes,3,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// The level in force: "peer" (no keys: who calls is known by the connection
+	// alone), "keys" (that, or a key), "keys-required", "embedded".
+	Level string `protobuf:"bytes,4,opt,name=level,proto3" json:"level,omitempty"`
+	// The fingerprint of the key that this caller has shown, empty if none.
+	Key string `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	// The roles that the caller has, or a profile.
+	Roles []string `protobuf:"bytes,6,rep,name=roles,proto3" json:"roles,omitempty"`
+	// The path of the policy's file, empty if there is none.
+	Policy string `protobuf:"bytes,7,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Why the policy's file, or that of the hosts' keys, is not in force as it is.
+	Error string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	// The fingerprint of the agent's own key.
+	AgentKey      string `protobuf:"bytes,9,opt,name=agent_key,json=agentKey,proto3" json:"agent_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -338,6 +351,48 @@ func (x *Access) GetRule() string {
 func (x *Access) GetRemedy() string {
 	if x != nil {
 		return x.Remedy
+	}
+	return ""
+}
+
+func (x *Access) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *Access) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Access) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Access) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Access) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Access) GetAgentKey() string {
+	if x != nil {
+		return x.AgentKey
 	}
 	return ""
 }
@@ -532,11 +587,17 @@ const file_guest_v1_agent_proto_rawDesc = "" +
 	"Capability\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aenabled\x18\x02 \x01(\bR\aenabled\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"N\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xd7\x01\n" +
 	"\x06Access\x12\x18\n" +
 	"\atrusted\x18\x01 \x01(\bR\atrusted\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
-	"\x06remedy\x18\x03 \x01(\tR\x06remedy\"\xe7\x01\n" +
+	"\x06remedy\x18\x03 \x01(\tR\x06remedy\x12\x14\n" +
+	"\x05level\x18\x04 \x01(\tR\x05level\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\tR\x03key\x12\x14\n" +
+	"\x05roles\x18\x06 \x03(\tR\x05roles\x12\x16\n" +
+	"\x06policy\x18\a \x01(\tR\x06policy\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05error\x12\x1b\n" +
+	"\tagent_key\x18\t \x01(\tR\bagentKey\"\xe7\x01\n" +
 	"\x02Os\x12\x1f\n" +
 	"\vkernel_name\x18\x01 \x01(\tR\n" +
 	"kernelName\x12%\n" +
