@@ -17,6 +17,9 @@ import (
 
 func TestMain(m *testing.M) {
 	process.MaybeRunLauncher()
+	if os.Getenv(asGenerator) != "" {
+		os.Exit(runGenerator())
+	}
 	os.Exit(m.Run())
 }
 

@@ -35,9 +35,6 @@ terminal, breaks off and leaves the session running.`,
 			if opts.Observer && opts.TakeOver {
 				return usageError{errors.New("--observe does not go with --take-over")}
 			}
-			given := cmd.Flags().Changed
-			opts.FromOldest = !given("from") && !given("from-stderr")
-			opts.Stdout, opts.Stderr = from, fromStderr
 			return c.attended(cmd, target, reconnect, func(a *attendance) (*guest.Cmd, error) {
 				info, err := findSession(a.ctx, a.guest, rest[0])
 				if err != nil {
@@ -46,6 +43,15 @@ terminal, breaks off and leaves the session running.`,
 				id, err := guest.SessionIDFromBytes(info.SessionId)
 				if err != nil {
 					return nil, err
+				}
+				// A stream without an offset starts at its oldest byte.
+				opts.Stdout, opts.Stderr = info.StdoutFirst, info.StderrFirst
+				given := cmd.Flags().Changed
+				if opts.FromOldest = !given("from") && !given("from-stderr"); given("from") {
+					opts.Stdout = from
+				}
+				if given("from-stderr") {
+					opts.Stderr = fromStderr
 				}
 				a.keep = true
 				k := a.guest.Attach(a.ctx, id.String(), &opts)

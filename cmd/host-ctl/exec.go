@@ -15,7 +15,7 @@ import (
 // execFlags are the flags of exec.
 type execFlags struct {
 	stdin, tty, detach bool
-	user, group, dir   string
+	user, dir          string
 	env, envFiles      []string
 	name               string
 	timeout            time.Duration
