@@ -1,0 +1,97 @@
+package file
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/vsockrpc/vsockrpc/agent/account"
+	"github.com/vsockrpc/vsockrpc/agent/fault"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+const errIsDir = syscall.EISDIR
+
+// Config says how a Server is. The zero value of every field is its default.
+type Config struct {
+	// Logger gets the records. Default: slog.Default().
+	Logger *slog.Logger
+	// Root, if not empty, is the directory that the service is confined to: paths
+	// are resolved beneath it, "/" is the directory itself, and links that lead
+	// out of it, absolute ones among them, are refused.
+	Root string
+	// MaxCalls bounds the calls that hold a file, a directory or a thread, all
+	// together. Default: 1024.
+	MaxCalls int
+}
+
+// Server implements guest.v1.FileService. It is made by NewServer and safe for
+// concurrent use.
+type Server struct {
+	guestv1.UnimplementedFileServiceServer
+	log      *slog.Logger
+	root     *os.Root
+	accounts account.Files
+	slots    chan struct{}
+
+	mu        sync.Mutex
+	transfers map[string]*transfer // by id
+}
+
+var _ guestv1.FileServiceServer = (*Server)(nil)
+
+// NewServer returns a Server; a nil cfg means the defaults. It fails if
+// Config.Root cannot be opened. The caller must Close it, which does not end
+// calls that are open.
+func NewServer(cfg *Config) (*Server, error) {
+	if cfg == nil {
+		cfg = &Config{}
+	}
+	s := &Server{log: cfg.Logger, transfers: make(map[string]*transfer)}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if cfg.Root != "" {
+		root, err := os.OpenRoot(cfg.Root)
+		if err != nil {
+			return nil, fmt.Errorf("root of the file service: %w", err)
+		}
+		s.root = root
+	}
+	n := cfg.MaxCalls
+	if n == 0 {
+		n = 1024
+	}
+	s.slots = make(chan struct{}, n)
+	return s, nil
+}
+
+// Close gives Config.Root back.
+func (s *Server) Close() error {
+	if s.root == nil {
+		return nil
+	}
+	return s.root.Close()
+}
+
+// with calls f as a subject with a resolved path, within the bound on calls.
+func (s *Server) with(op string, subject *guestv1.Subject, path []byte, f func(t tree, path string) error) error {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		return fault.New(codes.ResourceExhausted, reasonTooMany, "%d calls of the file service are open", cap(s.slots)).
+			Hint("close some of them")
+	}
+	return toFault(op, path, s.as(subject, func(t tree) error {
+		p, err := t.path(path)
+		if err != nil {
+			return err
+		}
+		return f(t, p)
+	}))
+}
