@@ -44,7 +44,7 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 		return 0
 	}
 	if usage, ok := errors.AsType[usageError](err); ok {
-		fmt.Fprintf(c.stderr, "host-ctl: %s\n%s", visible(usage.Error()), cmd.UsageString())
+		fmt.Fprintf(c.stderr, "host-ctl: %s\nUsage: %s\nSee %s --help.\n", visible(usage.Error()), cmd.UseLine(), cmd.CommandPath())
 		return exitFailure
 	}
 	ge, isGuest := errors.AsType[*guest.Error](err)
