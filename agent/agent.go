@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/agent/process"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -40,6 +41,8 @@ type Config struct {
 	// Process configures the process service. Its AgentID is set by New, its
 	// Logger if it has none.
 	Process *process.Config
+	// File configures the file service. Its Logger is set if it has none.
+	File *file.Config
 }
 
 // Agent is a set of services and who may call them. It is made by New; its
@@ -53,6 +56,7 @@ type Agent struct {
 	server  *rpc.Server
 	health  *health.Server
 	process *process.Server
+	file    *file.Server
 	guard   *guard
 
 	mu           sync.Mutex
@@ -99,12 +103,26 @@ func New(cfg *Config) (*Agent, error) {
 	}
 	a.process = process.NewServer(&pc)
 
+	fc := file.Config{}
+	if cfg.File != nil {
+		fc = *cfg.File
+	}
+	if fc.Logger == nil {
+		fc.Logger = a.log
+	}
+	var err error
+	if a.file, err = file.NewServer(&fc); err != nil {
+		return nil, errors.Join(err, a.process.Close())
+	}
+
 	a.AddCapability(&guestv1.Capability{Name: "exec", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "sessions", Enabled: true})
+	a.AddCapability(&guestv1.Capability{Name: "files", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "forward", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "close-output", Enabled: true})
 	guestv1.RegisterAgentServiceServer(a, &infoService{agent: a})
 	guestv1.RegisterProcessServiceServer(a, a.process)
+	guestv1.RegisterFileServiceServer(a, a.file)
 	guestv1.RegisterForwardServiceServer(a, forward.NewServer(&forward.Config{Logger: a.log}))
 	healthv1.RegisterHealthServer(a, a.health)
 	reflection.Register(a)
@@ -193,7 +211,7 @@ func (a *Agent) Close() error {
 		a.health.Shutdown()
 		a.guard.stop()
 		a.server.Stop()
-		a.closeErr = a.process.Close()
+		a.closeErr = errors.Join(a.process.Close(), a.file.Close())
 	})
 	return a.closeErr
 }
