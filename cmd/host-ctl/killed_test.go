@@ -3,12 +3,16 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -25,8 +29,9 @@ func TestKilledAndAttached(t *testing.T) {
 		cmd.Stderr = os.Stderr
 		return cmd
 	}
-	const lines = 300_000
-	script := "i=0; while [ $i -lt " + strconv.Itoa(lines) + " ]; do echo $i; i=$((i+1)); done; exit 8"
+	// More than the buffers hold: the command is not done when host-ctl dies.
+	const lines = 1_500_000
+	script := "seq 0 " + strconv.Itoa(lines-1) + "; exit 8"
 	first := hostCtl("exec", "--name", "count", "--grace", "1m", addr, "sh", "-c", script)
 	out, err := first.StdoutPipe()
 	if err != nil {
@@ -58,5 +63,75 @@ func TestKilledAndAttached(t *testing.T) {
 	}
 	if !bytes.Equal(got.Bytes(), want.Bytes()) {
 		t.Errorf("got %d bytes, want %d, equal", got.Len(), want.Len())
+	}
+}
+
+// TestAgentRestarted runs host-ctl against the guest-agent program, which is
+// killed and started again: the session is lost, and host-ctl says so instead
+// of running the command again.
+func TestAgentRestarted(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no go command")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "ctl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	program, path, ran := filepath.Join(dir, "guest-agent"), filepath.Join(dir, "a"), filepath.Join(dir, "ran")
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/vsockrpc/vsockrpc/cmd/guest-agent")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	start := func() *exec.Cmd {
+		os.Remove(path)
+		agent := exec.CommandContext(ctx, program, "--listen", "unix:"+path)
+		if err := agent.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return agent
+	}
+	hostCtl := func(args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, os.Args[0], args...)
+		cmd.Env = append(os.Environ(), asHostCtl+"=1")
+		return cmd
+	}
+	agent := start()
+	defer func() { agent.Process.Kill(); agent.Wait() }()
+	if out, err := hostCtl("wait", "unix:"+path).CombinedOutput(); err != nil {
+		t.Fatalf("wait: %v: %s", err, out)
+	}
+	cmd := hostCtl("exec", "unix:"+path, "sh", "-c", "echo $$ >> "+ran+"; echo ready; exec sleep 1000")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	agent.Process.Kill()
+	agent.Wait()
+	agent = start()
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitFailure || !strings.Contains(stderr.String(), "session lost") {
+		t.Errorf("exit code %d, stderr %q", code, stderr.String())
+	}
+	data, err := os.ReadFile(ran)
+	pids := strings.Fields(string(data))
+	if len(pids) != 1 {
+		t.Errorf("the command ran %d times, %v", len(pids), err)
+	}
+	// The agent had no time to end it.
+	for _, pid := range pids {
+		if n, err := strconv.Atoi(pid); err == nil {
+			syscall.Kill(n, syscall.SIGKILL)
+		}
 	}
 }
