@@ -9,11 +9,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -108,49 +106,58 @@ func TestTunnelIsAConn(t *testing.T) {
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			g, _ := forwardGuest(t, wire, nil)
-			nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-				l, err := net.Listen("tcp", "127.0.0.1:0")
-				if err != nil {
-					return nil, nil, nil, err
-				}
-				defer l.Close()
-				c1, err = g.DialContext(t.Context(), "tcp", l.Addr().String())
-				if err != nil {
-					return nil, nil, nil, err
-				}
-				c2, err = l.Accept()
-				return c1, c2, func() { c1.Close(); c2.Close() }, err
-			})
+			testConn(t, g)
 		})
 	}
+}
+
+func testConn(t *testing.T, g *guest.Guest) {
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		defer l.Close()
+		c1, err = g.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		c2, err = l.Accept()
+		return c1, c2, func() { c1.Close(); c2.Close() }, err
+	})
 }
 
 func TestTunnelHalfClose(t *testing.T) {
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			g, _ := forwardGuest(t, wire, nil)
-			host, inGuest := dialPair(t, g, listenTCP(t))
-
-			if _, err := io.WriteString(host, "question"); err != nil {
-				t.Fatal(err)
-			}
-			if err := host.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
-				t.Fatal(err)
-			}
-			if got, err := io.ReadAll(inGuest); err != nil || string(got) != "question" {
-				t.Fatalf("the guest read %q, %v", got, err)
-			}
-			if _, err := host.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
-				t.Errorf("write after CloseWrite: %v, want EPIPE", err)
-			}
-			if _, err := io.WriteString(inGuest, "answer"); err != nil {
-				t.Fatal(err)
-			}
-			inGuest.Close()
-			if got, err := io.ReadAll(host); err != nil || string(got) != "answer" {
-				t.Fatalf("the host read %q, %v", got, err)
-			}
+			testHalfClose(t, g)
 		})
+	}
+}
+
+func testHalfClose(t *testing.T, g *guest.Guest) {
+	t.Helper()
+	host, inGuest := dialPair(t, g, listenTCP(t))
+
+	if _, err := io.WriteString(host, "question"); err != nil {
+		t.Fatal(err)
+	}
+	if err := host.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(inGuest); err != nil || string(got) != "question" {
+		t.Fatalf("the guest read %q, %v", got, err)
+	}
+	if _, err := host.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("write after CloseWrite: %v, want EPIPE", err)
+	}
+	if _, err := io.WriteString(inGuest, "answer"); err != nil {
+		t.Fatal(err)
+	}
+	inGuest.Close()
+	if got, err := io.ReadAll(host); err != nil || string(got) != "answer" {
+		t.Fatalf("the host read %q, %v", got, err)
 	}
 }
 
@@ -205,36 +212,41 @@ func TestTunnelReset(t *testing.T) {
 }
 
 func TestTunnelBulk(t *testing.T) {
-	const size = 8 << 20
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			g, _ := forwardGuest(t, wire, nil)
-			host, inGuest := dialPair(t, g, listenTCP(t))
-			var wg sync.WaitGroup
-			for _, dir := range [][2]net.Conn{{host, inGuest}, {inGuest, host}} {
-				want, got := sha256.New(), sha256.New()
-				wg.Go(func() {
-					src := io.LimitReader(rand.NewChaCha8([32]byte{1}), size)
-					if _, err := io.Copy(dir[0], io.TeeReader(src, want)); err != nil {
-						t.Error(err)
-					}
-					dir[0].(interface{ CloseWrite() error }).CloseWrite()
-				})
-				wg.Go(func() {
-					n, err := io.Copy(got, dir[1])
-					if err != nil || n != size {
-						t.Errorf("%d bytes, %v", n, err)
-					}
-				})
-				defer func() {
-					if !bytes.Equal(want.Sum(nil), got.Sum(nil)) {
-						t.Error("what arrived is not what was sent")
-					}
-				}()
-			}
-			wg.Wait()
+			testBulk(t, g)
 		})
 	}
+}
+
+func testBulk(t *testing.T, g *guest.Guest) {
+	t.Helper()
+	const size = 8 << 20
+	host, inGuest := dialPair(t, g, listenTCP(t))
+	var wg sync.WaitGroup
+	for _, dir := range [][2]net.Conn{{host, inGuest}, {inGuest, host}} {
+		want, got := sha256.New(), sha256.New()
+		wg.Go(func() {
+			src := io.LimitReader(rand.NewChaCha8([32]byte{1}), size)
+			if _, err := io.Copy(dir[0], io.TeeReader(src, want)); err != nil {
+				t.Error(err)
+			}
+			dir[0].(interface{ CloseWrite() error }).CloseWrite()
+		})
+		wg.Go(func() {
+			n, err := io.Copy(got, dir[1])
+			if err != nil || n != size {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+		})
+		defer func() {
+			if !bytes.Equal(want.Sum(nil), got.Sum(nil)) {
+				t.Error("what arrived is not what was sent")
+			}
+		}()
+	}
+	wg.Wait()
 }
 
 func TestTunnelErrors(t *testing.T) {
@@ -460,28 +472,6 @@ func TestManyShortTunnels(t *testing.T) {
 		if time.Since(start) > 10*time.Second {
 			buf := make([]byte, 1<<20)
 			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
-		}
-	}
-}
-
-func TestHTTPThroughTunnel(t *testing.T) {
-	g, _ := forwardGuest(t, guest.WireNative, nil)
-	l := listenTCP(t)
-	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		fmt.Fprintf(w, "%s %s", r.URL.Path, strings.ToUpper(string(body)))
-	}))
-	client := &http.Client{Transport: &http.Transport{DialContext: g.DialContext}}
-	defer client.CloseIdleConnections()
-	for range 3 {
-		resp, err := client.Post("http://"+l.Addr().String()+"/echo", "text/plain", strings.NewReader("hello"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil || string(got) != "/echo HELLO" {
-			t.Errorf("%q, %v", got, err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -17,36 +18,35 @@ import (
 // The error is nil if both directions came to their ends, and otherwise what
 // broke. To end a relay early, close either connection.
 func Relay(a, b net.Conn) error {
-	type end struct {
-		err  error
-		read bool // of what was read from; or else of what was written to
-	}
-	ends := make(chan end, 2)
+	var once sync.Once
+	var first error
 	half := func(dst, src net.Conn) {
 		read, err := copyHalf(dst, src)
 		if err == nil {
 			err = closeWrite(dst)
 		}
-		ends <- end{err, read}
+		if err == nil {
+			return
+		}
+		once.Do(func() { first = err })
+		if read {
+			reset(a)
+			reset(b)
+		}
+		// What can no longer be written to may still have something to say,
+		// and then says by itself that it is broken.
 	}
-	go half(a, b)
-	go half(b, a)
-	first := <-ends
-	if first.err != nil && first.read {
+	other := make(chan struct{})
+	go func() {
+		defer close(other)
+		half(b, a)
+	}()
+	half(a, b)
+	<-other
+	if first != nil {
 		reset(a)
 		reset(b)
-	}
-	// What could no longer be written to may still have something to say, and
-	// says that it is broken by itself.
-	second := <-ends
-	err := first.err
-	if err == nil {
-		err = second.err
-	}
-	if err != nil {
-		reset(a)
-		reset(b)
-		return err
+		return first
 	}
 	a.Close()
 	b.Close()

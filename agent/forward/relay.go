@@ -3,6 +3,8 @@
 package forward
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -21,36 +23,43 @@ import (
 // After an error the receiver may still be in RecvMsg: it ends when the handler
 // has returned.
 func relay(stream grpc.ServerStream, conn net.Conn) error {
-	sent, received := make(chan error, 1), make(chan error, 1)
-	go func() { sent <- sendFrom(stream, conn) }()
-	go func() { received <- receiveTo(stream, conn) }()
-	var failed error
-	for sent != nil || received != nil {
-		var err error
-		select {
-		case err = <-sent:
-			sent = nil
-		case err = <-received:
-			received = nil
-			if w, ok := err.(writeError); ok {
-				// What cannot be written to any more may still have something
-				// to say, and the rest tells by itself that it is broken.
-				failed, err = resetFault(w.error), nil
-			}
-		case <-stream.Context().Done():
-			err = stream.Context().Err()
+	defer context.AfterFunc(stream.Context(), func() { reset(conn) })()
+	received := make(chan error, 1)
+	go func() {
+		err := receiveTo(stream, conn)
+		received <- err
+		// What cannot be written to any more may still have something to say,
+		// and then says by itself that it is broken.
+		if _, ok := err.(writeError); err != nil && !ok {
+			reset(conn) // which ends sendFrom
 		}
-		if err != nil {
-			reset(conn)
-			return err
-		}
-	}
-	if failed != nil {
+	}()
+	err := sendFrom(stream, conn)
+	if err != nil {
 		reset(conn)
-		return failed
+		select {
+		case receiveErr := <-received:
+			err = cmp.Or(receiveErr, err)
+		default:
+		}
+	} else {
+		select {
+		case err = <-received:
+		case <-stream.Context().Done():
+		}
 	}
-	conn.Close()
-	return nil
+	if ctxErr := stream.Context().Err(); ctxErr != nil {
+		err = ctxErr
+	}
+	if err == nil {
+		conn.Close()
+		return nil
+	}
+	reset(conn)
+	if w, ok := err.(writeError); ok {
+		return resetFault(w.error)
+	}
+	return err
 }
 
 // writeError is why a socket of the guest could not be written to.
