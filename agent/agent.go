@@ -4,7 +4,9 @@ package agent
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"log/slog"
@@ -17,9 +19,12 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/forward"
+	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/agent/process"
+	"github.com/vsockrpc/vsockrpc/internal/keys"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 )
@@ -38,6 +43,26 @@ type Config struct {
 	// Access says who may call. The zero value is the strictest: the host's
 	// root on vsock, root on Unix sockets.
 	Access access.Rules
+	// Key is the agent's own key, by which hosts know it. Default: one that is
+	// made for this run.
+	Key ed25519.PrivateKey
+	// Hosts are the keys of hosts that may call. Default: none, and what
+	// callers add stays for this run.
+	Hosts *access.Hosts
+	// RequireKeys trusts nobody who shows no key of Hosts (or no certificate,
+	// with TLS), whoever it is by the connection.
+	RequireKeys bool
+	// TLS, if not nil, is the configuration for clients that speak TLS, in the
+	// place of one with Key. Clients that its ClientCAs vouch for are trusted; a
+	// policy knows them by their first URI or their common name. Clients without
+	// TLS are served too, unless RequireKeys is set as Access says.
+	TLS *tls.Config
+	// Policy says what trusted callers may do. Default: everything, or what the
+	// role of their key in Hosts says.
+	Policy *policy.File
+	// Audit gets a record of each call. Default: none. The caller closes it,
+	// after the agent.
+	Audit *audit.Log
 	// Process configures the process service. Its AgentID is set by New, its
 	// Logger if it has none.
 	Process *process.Config
@@ -58,6 +83,7 @@ type Agent struct {
 	process *process.Server
 	file    *file.Server
 	guard   *guard
+	key     keys.Public
 
 	mu           sync.Mutex
 	capabilities []*guestv1.Capability
@@ -90,8 +116,9 @@ func New(cfg *Config) (*Agent, error) {
 	rand.Read(id[:])
 	a.id = hex.EncodeToString(id[:])
 
-	a.guard = newGuard(a.rules, a.log)
-	a.server = newServer(a.guard, a.version)
+	if err := a.secure(cfg); err != nil {
+		return nil, err
+	}
 
 	pc := process.Config{}
 	if cfg.Process != nil {
@@ -102,6 +129,7 @@ func New(cfg *Config) (*Agent, error) {
 		pc.Logger = a.log
 	}
 	a.process = process.NewServer(&pc)
+	a.guard.sessionExists = a.hasSession
 
 	fc := file.Config{}
 	if cfg.File != nil {
@@ -120,10 +148,14 @@ func New(cfg *Config) (*Agent, error) {
 	a.AddCapability(&guestv1.Capability{Name: "files", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "forward", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "close-output", Enabled: true})
+	a.AddCapability(&guestv1.Capability{Name: "keys", Enabled: true})
+	a.AddCapability(&guestv1.Capability{Name: "policy", Enabled: true})
 	guestv1.RegisterAgentServiceServer(a, &infoService{agent: a})
 	guestv1.RegisterProcessServiceServer(a, a.process)
 	guestv1.RegisterFileServiceServer(a, a.file)
 	guestv1.RegisterForwardServiceServer(a, forward.NewServer(&forward.Config{Logger: a.log}))
+	guestv1.RegisterAccessServiceServer(a, &accessService{guard: a.guard})
+	guestv1.RegisterControlServiceServer(a, &controlService{agent: a})
 	healthv1.RegisterHealthServer(a, a.health)
 	reflection.Register(a)
 	return a, nil
@@ -226,8 +258,10 @@ const (
 // newServer makes the server that all services run on. What it says about
 // itself reaches callers who are not trusted, so it says no more than Info tells
 // those.
-func newServer(g *guard, version string) *rpc.Server {
+func newServer(g *guard, version string, tc *tls.Config) *rpc.Server {
 	return rpc.NewServer(&rpc.ServerConfig{
+		TLS:                  tc,
+		OptionalTLS:          true,
 		UnaryInterceptor:     g.unary,
 		StreamInterceptor:    g.stream,
 		MaxConcurrentStreams: maxStreams,

@@ -4,26 +4,40 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/fault"
+	"github.com/vsockrpc/vsockrpc/agent/policy"
+	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
-// A guard applies the access rules to connections and calls. It is the only
-// place that does.
+// A guard applies the access rules to connections, and the rules and the policy
+// to calls. It is the only place that does.
 type guard struct {
-	rules access.Rules
-	log   *slog.Logger
+	rules       access.Rules
+	hosts       *access.Hosts
+	requireKeys bool
+	ownTLS      bool
+	policy      *policy.File
+	audit       *audit.Log
+	world       policy.World
+	log         *slog.Logger
+	// sessionExists tells whether the agent has a session.
+	sessionExists func(id string) bool
+	owners        owners
 	// open counts the streams of callers who are not trusted. Health.Watch
 	// never ends by itself, so they are bounded.
 	open atomic.Int32
@@ -32,99 +46,229 @@ type guard struct {
 	stopping context.Context
 	stop     context.CancelFunc
 
-	refusals refusalLog
+	refusals  refusalLog
+	auditRate rate
+	keyed     keyedStreams
 }
 
 // maxUntrustedStreams bounds the streams that callers who are not trusted have
 // open, all together.
 const maxUntrustedStreams = 64
 
-func newGuard(rules access.Rules, log *slog.Logger) *guard {
-	g := &guard{rules: rules, log: log}
+func newGuard(cfg *Config, log *slog.Logger) *guard {
+	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(), log: log}
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	return g
 }
 
-// decide returns the decision on the caller of ctx, and who it is.
-func (g *guard) decide(ctx context.Context) (access.Decision, transport.Peer) {
-	var who transport.Peer
-	if p, ok := peer.FromContext(ctx); ok {
-		who = access.PeerOf(p.AuthInfo)
+// check decides whether a caller may call a method at all. It returns the
+// context that the handler gets, or the error that the caller gets instead.
+func (g *guard) check(ctx context.Context, method string) (context.Context, *call, error) {
+	who := g.callerOf(ctx)
+	c := &call{guard: g, who: &who, method: method, start: time.Now()}
+	if !who.decision.Trusted && !access.ClassOf(method).Anybody() {
+		g.refused(ctx, method, who.decision, who.peer)
+		err := refusal(method, who.decision)
+		c.end(err)
+		return nil, nil, err
 	}
-	d := g.rules.Decide(who)
-	// Who may not even connect is not trusted, whatever else is said.
-	d.Trusted = d.Trusted && d.Connect
-	return d, who
-}
-
-// check decides on a call. It returns the context that the handler gets, or
-// the error that the caller gets instead.
-func (g *guard) check(ctx context.Context, method string) (context.Context, access.Decision, error) {
-	d, who := g.decide(ctx)
-	if !d.Trusted && !access.ClassOf(method).Anybody() {
-		g.refused(ctx, method, d, who)
-		return nil, d, refusal(method, d)
-	}
-	return context.WithValue(ctx, decisionKey{}, d), d, nil
-}
-
-type decisionKey struct{}
-
-// decisionOf returns the decision on the caller of ctx: without one, nobody is
-// trusted.
-func decisionOf(ctx context.Context) access.Decision {
-	d, _ := ctx.Value(decisionKey{}).(access.Decision)
-	return d
+	return context.WithValue(ctx, callerKey{}, &who), c, nil
 }
 
 // refusal is the status that a caller gets who is not trusted.
 func refusal(method string, d access.Decision) error {
-	return fault.New(codes.PermissionDenied, "refused", "the guest's agent refuses this caller (rule %s): %s", d.Rule, d.Remedy).
+	return fault.New(codes.Unauthenticated, "refused", "the guest's agent does not trust this caller (rule %s): %s", d.Rule, d.Remedy).
 		On(method, "", nil).Hint(d.Remedy)
+}
+
+// denial is the status that a trusted caller gets for what the policy, or the
+// profile of its key, does not allow.
+func denial(method string, d policy.Decision) error {
+	return fault.New(codes.PermissionDenied, "denied", "%s (rule %s)", d.Text, d.Rule).On(method, "", nil).Hint(d.Remedy)
 }
 
 // unary is the interceptor over all unary methods.
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	ctx, _, err := g.check(ctx, info.FullMethod)
+	ctx, c, err := g.check(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
 	}
-	return handler(ctx, req)
+	resp, err := c.unary(ctx, req, handler)
+	c.end(err)
+	return resp, err
+}
+
+func (c *call) unary(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
+	if err := c.decide(req); err != nil {
+		return nil, err
+	}
+	if err := c.count(&c.in, req); err != nil {
+		return nil, err
+	}
+	if t := c.verdict.MaxTime; t > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, t, c.overTime())
+		defer cancel()
+	}
+	resp, err := handler(ctx, req)
+	if err == nil {
+		err = c.count(&c.out, resp)
+	}
+	if err != nil {
+		return nil, c.ended(ctx, err)
+	}
+	return resp, nil
 }
 
 // stream is the interceptor over all other methods.
 func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, d, err := g.check(ss.Context(), info.FullMethod)
+	ctx, c, err := g.check(ss.Context(), info.FullMethod)
 	if err != nil {
 		return err
 	}
-	if !d.Trusted {
+	err = c.stream(ctx, srv, ss, handler)
+	c.end(err)
+	return err
+}
+
+func (c *call) stream(ctx context.Context, srv any, ss grpc.ServerStream, handler grpc.StreamHandler) error {
+	g := c.guard
+	if !c.who.decision.Trusted {
 		defer g.open.Add(-1)
 		if g.open.Add(1) > maxUntrustedStreams {
 			return fault.New(codes.ResourceExhausted, "too-many-streams", "callers who are not trusted have %d streams open already", maxUntrustedStreams).
-				On(info.FullMethod, "", nil).Hint(d.Remedy)
+				On(c.method, "", nil).Hint(c.who.decision.Remedy)
 		}
 	}
-	if access.ClassOf(info.FullMethod) == access.Open {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(g.stopping, cancel)()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if access.ClassOf(c.method) == access.Open {
+		defer context.AfterFunc(g.stopping, func() {
+			cancel(fault.New(codes.Unavailable, "agent-stopping", "the guest's agent is shutting down").On(c.method, "", nil))
+		})()
 	}
-	err = handler(srv, &guardedStream{ServerStream: ss, ctx: ctx})
-	if err != nil && ctx.Err() != nil && ss.Context().Err() == nil {
-		return fault.New(codes.Unavailable, "agent-stopping", "the guest's agent is shutting down").On(info.FullMethod, "", nil)
+	if c.who.key != "" && c.who.decision.Trusted {
+		defer g.keyed.add(g, c.who, cancel)()
+	}
+	gs := &guardedStream{ServerStream: ss, ctx: ctx, cancel: cancel, call: c}
+	err := handler(srv, gs)
+	gs.timer.stop()
+	if refused := gs.refusal.Load(); refused != nil {
+		return *refused
+	}
+	return c.ended(ctx, err)
+}
+
+// ended returns what a caller is told whose call the guard has ended: why.
+func (c *call) ended(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	if why, ok := errors.AsType[*fault.Error](context.Cause(ctx)); ok {
+		return why
 	}
 	return err
 }
 
-// guardedStream has the decision in its context.
+// guardedStream asks the policy about the first message, and counts all.
 type guardedStream struct {
 	grpc.ServerStream
-	ctx context.Context
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	call   *call
+	once   sync.Once
+	// refusal is why the call may not go on, whatever the handler makes of it.
+	refusal atomic.Pointer[error]
+	timer   budgetTimer
 }
 
+// Context returns the context with the caller in it.
 func (s *guardedStream) Context() context.Context { return s.ctx }
+
+// RecvMsg receives a message and, if it is the first, asks about it.
+func (s *guardedStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return s.pass(&s.call.in, m)
+}
+
+// SendMsg sends a message. A handler that sends before it receives has its
+// method asked about.
+func (s *guardedStream) SendMsg(m any) error {
+	if err := s.pass(&s.call.out, m); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
+func (s *guardedStream) pass(counter *atomic.Uint64, m any) error {
+	s.once.Do(func() {
+		req := m
+		if counter != &s.call.in {
+			req = nil
+		}
+		if err := s.call.decide(req); err != nil {
+			s.refuse(err)
+			return
+		}
+		if t := s.call.verdict.MaxTime; t > 0 {
+			s.timer.start(t, func() { s.refuse(s.call.overTime()) })
+		}
+	})
+	if err := s.call.count(counter, m); err != nil {
+		s.refuse(err)
+	}
+	if refused := s.refusal.Load(); refused != nil {
+		return *refused
+	}
+	return nil
+}
+
+// refuse ends the call.
+func (s *guardedStream) refuse(err error) {
+	if s.refusal.CompareAndSwap(nil, &err) {
+		s.cancel(err)
+	}
+}
+
+// budgetTimer is a timer that may never start.
+type budgetTimer struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	done  bool
+}
+
+func (b *budgetTimer) start(d time.Duration, f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.done {
+		b.timer = time.AfterFunc(d, f)
+	}
+}
+
+func (b *budgetTimer) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.done = true
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+}
+
+// size returns about how large a message is on the wire.
+func size(m any) uint64 {
+	switch m := m.(type) {
+	case *bulk.Frame:
+		if m.IsData() {
+			return uint64(len(m.Data))
+		}
+		return uint64(proto.Size(m.Control))
+	case proto.Message:
+		return uint64(proto.Size(m))
+	}
+	return 0
+}
 
 // refused logs a refused call or connection, seldom enough that a peer cannot
 // fill the log.

@@ -84,7 +84,7 @@ func checkCalls(t *testing.T, a *Agent, cc grpc.ClientConnInterface, trusted boo
 	checkInfo(t, a, info, trusted, rule)
 
 	// Everything else.
-	want := codes.PermissionDenied
+	want := codes.Unauthenticated
 	if trusted {
 		want = codes.OK
 	}
@@ -119,7 +119,11 @@ func checkInfo(t *testing.T, a *Agent, info *guestv1.InfoResponse, trusted bool,
 		t.Errorf("access: %v, want trusted %t by rule %s", acc, trusted, rule)
 	}
 	if !trusted {
-		// Nothing but the three fields above.
+		// Nothing but the three fields above, and of the access what concerns
+		// this caller.
+		if acc.GetLevel() == "" || acc.GetPolicy() != "" || acc.GetAgentKey() != "" || len(acc.GetRoles()) > 0 || acc.GetError() != "" {
+			t.Errorf("access of a caller who is not trusted: %v", acc)
+		}
 		n := 0
 		info.ProtoReflect().Range(func(protoreflect.FieldDescriptor, protoreflect.Value) bool { n++; return true })
 		if n != 3 {
@@ -196,7 +200,7 @@ func TestUnknownMethods(t *testing.T) {
 		}}},
 	}
 	_, l := serve(t, &Config{}, func(a *Agent) { a.RegisterService(desc, struct{}{}) })
-	for port, want := range map[uint32]codes.Code{900: codes.OK, 5000: codes.PermissionDenied} {
+	for port, want := range map[uint32]codes.Code{900: codes.OK, 5000: codes.Unauthenticated} {
 		for wire, cc := range clients(t, l, vsockPeer(2, port)) {
 			err := cc.Invoke(t.Context(), "/other.v1.Service/Call", &guestv1.InfoRequest{}, &guestv1.InfoResponse{})
 			if status.Code(err) != want {

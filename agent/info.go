@@ -22,11 +22,12 @@ type infoService struct {
 // the versions and what would let them in.
 func (s *infoService) Info(ctx context.Context, _ *guestv1.InfoRequest) (*guestv1.InfoResponse, error) {
 	a := s.agent
-	d := decisionOf(ctx)
+	who := callerIn(ctx)
+	d := who.decision
 	resp := &guestv1.InfoResponse{
 		Version:         a.version,
 		ProtocolVersion: ProtocolVersion,
-		Access:          &guestv1.Access{Trusted: d.Trusted, Rule: d.Rule, Remedy: d.Remedy},
+		Access:          &guestv1.Access{Trusted: d.Trusted, Rule: d.Rule, Remedy: d.Remedy, Level: a.Level(), Key: who.key},
 	}
 	if !d.Trusted {
 		return resp, nil
@@ -34,6 +35,9 @@ func (s *infoService) Info(ctx context.Context, _ *guestv1.InfoRequest) (*guestv
 	a.mu.Lock()
 	resp.Capabilities = slices.Clone(a.capabilities)
 	a.mu.Unlock()
+
+	a.guard.describe(who, resp.Access)
+	resp.Access.AgentKey = a.key.Fingerprint()
 
 	facts := system.Read("/")
 	resp.BootId = facts.BootID

@@ -65,6 +65,11 @@ const (
 	RuleEmbedded = "embedded"
 	RuleCID      = "cid"          // the CID is neither the host's nor allowed
 	RuleUnknown  = "unknown-peer" // nothing is known about the caller
+
+	RuleKey         = "key"          // the caller has shown a key that is known
+	RuleCertificate = "certificate"  // a CA of the agent's own TLS configuration vouches for it
+	RuleRevoked     = "revoked-key"  // the caller's key was revoked
+	RuleKeyRequired = "key-required" // who calls without a key is not trusted
 )
 
 // Decision is what the rules make of a caller.
