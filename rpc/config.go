@@ -19,7 +19,7 @@ const (
 	DefaultMaxRecvMsgSize            = 4 << 20         // bytes, as in gRPC
 	DefaultMaxSendMsgSize            = math.MaxInt32   // bytes, as in gRPC
 	DefaultMaxHeaderBytes            = 16 << 10        // metadata of one direction of a call
-	DefaultStreamWindow              = 256 << 10       // bytes a peer may send ahead on one stream
+	DefaultStreamWindow              = 1 << 20         // bytes a peer may send ahead on one stream
 	DefaultConnWindow                = 16 << 20        // bytes a peer may send ahead on one connection
 	DefaultServerBudget              = 64 << 20        // bytes received and not consumed, of all connections
 	DefaultHandshakeTimeout          = 5 * time.Second // from accept to the first valid bytes
@@ -84,7 +84,7 @@ type ServerConfig struct {
 	MaxHeaderBytes int
 
 	// StreamWindow is how many bytes a client may send ahead of the handler on
-	// one native stream. 0 means 256 KiB; the range is 256 KiB to 16 MiB.
+	// one native stream. 0 means 1 MiB; the range is 256 KiB to 16 MiB.
 	StreamWindow int
 	// ConnWindow is the same for all streams of one native connection together:
 	// what one connection may make the server hold. 0 means 16 MiB; the range is

@@ -7,9 +7,10 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// bufferPool recycles receive buffers. Its classes are powers of two and a
+// bufferPool recycles the memory of messages, up to 4 MiB. Its classes are powers of two and a
 // little more, because a message of 4 KiB is a few bytes longer on the wire.
-type bufferPool struct{ classes [9]sync.Pool }
+// What is not used for two garbage collections is let go.
+type bufferPool struct{ classes [15]sync.Pool }
 
 const (
 	minClass   = 8 // 256 bytes

@@ -312,14 +312,13 @@ func (m *message) decode(cd *callCodec, v any) error {
 
 // decodePieces joins the pieces and decodes them.
 func (m *message) decodePieces(cd *callCodec, v any) error {
-	pool := mem.DefaultBufferPool()
-	own := pool.Get(m.size)
+	own := buffers.Get(m.size)
 	n := 0
 	for _, seg := range m.more {
 		n += copy((*own)[n:], seg.msg)
 		buffers.Put(seg.own)
 	}
-	b := mem.NewBuffer(own, pool)
+	b := mem.NewBuffer(own, &buffers)
 	defer b.Free()
 	switch bm, ok := v.(BytesMessage); {
 	case cd.v2 != nil:

@@ -166,7 +166,14 @@ func (w *writer) grow(n int) {
 	if cap(w.buf)-len(w.buf) >= n {
 		return
 	}
-	b := buffers.Get(max(len(w.buf)+n, min(2*cap(w.buf), maxPayload)))
+	least := len(w.buf) + n
+	if w.state != writeIdle {
+		least = max(least, fullBatch) // more will come before this is written
+	}
+	if w.own != nil {
+		least = max(least, 2*cap(w.buf))
+	}
+	b := buffers.Get(least)
 	*b = append((*b)[:0], w.buf...)
 	w.recycle(w.buf, w.own)
 	w.buf, w.own = *b, b
