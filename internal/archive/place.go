@@ -34,6 +34,7 @@ func (r *receiver) entry(e *guestv1.Entry) error {
 	if err := r.next(e.GetNumber()); err != nil {
 		return err
 	}
+	r.at(e)
 	r.bytes += uint64(len(e.Contents))
 	if err := r.consume(uint64(len(e.Contents))); err != nil {
 		return err
@@ -202,7 +203,7 @@ func (r *receiver) makeSymlink(t *target, name string, e *guestv1.Entry) error {
 	if len(target) == 0 || len(target) > maxTarget || strings.ContainsRune(target, 0) {
 		return newFailure("symlink", path, codes.InvalidArgument, ReasonBadName, "it leads to a name that cannot be")
 	}
-	if !r.cfg.Trusted && !staysInside(len(r.stack)-1, e.LinkTarget) {
+	if !r.cfg.Trusted && !r.cfg.OutsideLinks && !staysInside(len(r.stack)-1, e.LinkTarget) {
 		f := newFailure("symlink", path, codes.PermissionDenied, ReasonLinkOutside, "it leads to %s, outside of the destination", target)
 		f.Remedy = "copy what it leads to (-L), or allow such links"
 		return f

@@ -40,6 +40,8 @@ type ReceiveConfig struct {
 	// Trusted takes the sender's links as they are, wherever they lead, and
 	// entries in any order.
 	Trusted bool
+	// OutsideLinks allows symbolic links to lead anywhere; Trusted does too.
+	OutsideLinks bool
 	// Owner returns the owner to give a file with Options.Archive. nil: leave it.
 	Owner func(e *guestv1.Entry) (uid, gid int)
 	// Xattr reports whether an extended attribute may be set. nil: none.
@@ -106,6 +108,8 @@ type receiver struct {
 	single  bool      // one file, and no tree
 
 	number     uint64            // of the last entry
+	position   *guestv1.Position // of that, and of the one before
+	before     *guestv1.Position
 	bytes      uint64            // of contents, consumed
 	reported   uint64            // of them, acknowledged
 	reportedTo uint64            // entries
@@ -289,6 +293,11 @@ func (r *receiver) next(number uint64) error {
 	return r.count(1)
 }
 
+// at notes where the walk has come to.
+func (r *receiver) at(e *guestv1.Entry) {
+	r.before, r.position = r.position, &guestv1.Position{Source: e.Source, Path: e.Path}
+}
+
 // remoteFailure notes that the sender could not read a file.
 func (r *receiver) remoteFailure(m *guestv1.FileFailure) error {
 	if r.current != nil && m.GetEntry() == r.current.entry.Number {
@@ -362,7 +371,9 @@ func (r *receiver) close(err error) error {
 		return err
 	}
 	isCut := errors.Is(err, ErrCut)
+	position := r.position
 	if r.current != nil {
+		position = r.before
 		if isCut {
 			r.current.leave(r.cfg.Memory)
 		} else {
@@ -372,6 +383,9 @@ func (r *receiver) close(err error) error {
 	}
 	if flushErr := r.flush(true); err == nil {
 		err = flushErr
+	}
+	if isCut && position != nil {
+		r.done(Done{Position: position})
 	}
 	for _, t := range r.stack {
 		if isCut {

@@ -48,6 +48,7 @@ func (r *receiver) begin(m *guestv1.FileStart) error {
 	if err := r.next(e.GetNumber()); err != nil {
 		return err
 	}
+	r.at(e)
 	has := r.offered[e.Number]
 	switch {
 	case e.Mode&modeType != modeRegular || e.HardLink != nil || len(e.Contents) > 0:
@@ -266,6 +267,9 @@ func (r *receiver) offer(m *guestv1.Offer) error {
 			}
 		}
 		d.Wanted = append(d.Wanted, w)
+	}
+	if len(d.Wanted) == 0 {
+		r.at(m.Entries[len(m.Entries)-1])
 	}
 	if err := r.st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Decision{Decision: d}}); err != nil {
 		return cut(err)

@@ -1,0 +1,363 @@
+package guest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/vsockrpc/vsockrpc/internal/archive"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// Sync is when copied files are made durable.
+type Sync int
+
+// The values of Sync.
+const (
+	// SyncBatch makes a file durable before it gets its name: a single one by
+	// itself, those of a tree many at a time. It is the default.
+	SyncBatch Sync = iota
+	SyncEach       // each by itself
+	SyncNone       // when the system likes
+)
+
+// CopyOptions say how CopyTo and CopyFrom copy. The zero value, or a nil pointer,
+// copies directories with all in them, permissions and times of modification, and
+// symbolic links as such.
+type CopyOptions struct {
+	// Archive keeps owners, where the receiving user may set them, extended
+	// attributes and hard links.
+	Archive bool
+	// Follow copies what symbolic links lead to.
+	Follow bool
+	// KeepSetuid keeps set-user-id and set-group-id bits.
+	KeepSetuid bool
+	// OutsideLinks lets CopyFrom make symbolic links that lead out of the
+	// destination.
+	OutsideLinks bool
+	// Resume goes on from what an earlier copy of the same sources to the same
+	// destination left, and leaves files alone that have the right size and time
+	// of modification; Checksum compares their SHA-256 too.
+	Resume   bool
+	Checksum bool
+	Sync     Sync
+
+	// MaxEntries and MaxBytes bound what CopyFrom takes from the guest; 0 means
+	// ten million and 16 TiB.
+	MaxEntries, MaxBytes uint64
+
+	// Progress, if not nil, is called now and then with how far the copy is. It
+	// is called by one goroutine at a time and must return soon.
+	Progress func(CopyProgress)
+}
+
+// CopyProgress is how far a copy is.
+type CopyProgress struct {
+	Files uint64 // begun
+	Bytes uint64 // that the receiver has
+	Total uint64 // bytes of the files begun
+	Path  string // of the file under way, below its source; from a guest it may hold any character
+}
+
+// CopyResult is what a copy did.
+type CopyResult struct {
+	Files   uint64 // made
+	Bytes   uint64 // that the receiver took in this call, again counted if sent again
+	Skipped uint64 // were there already
+	Failed  uint64
+	Resumed int // how many times a lost connection was had back
+}
+
+// CopyError says that some files could not be copied. All others were.
+type CopyError struct {
+	Failed   uint64
+	Failures []error // the first hundred
+}
+
+// Error returns the first failure and how many there are.
+func (e *CopyError) Error() string {
+	if len(e.Failures) == 0 {
+		return fmt.Sprintf("%d files could not be copied", e.Failed)
+	}
+	if e.Failed <= 1 {
+		return e.Failures[0].Error()
+	}
+	return fmt.Sprintf("%v (and %d more)", e.Failures[0], e.Failed-1)
+}
+
+// Unwrap returns the failures.
+func (e *CopyError) Unwrap() []error { return e.Failures }
+
+const maxFailures = 100
+
+func (o *CopyOptions) message() *guestv1.TransferOptions {
+	sync := guestv1.SyncPolicy_SYNC_POLICY_UNSPECIFIED
+	switch o.Sync {
+	case SyncEach:
+		sync = guestv1.SyncPolicy_SYNC_POLICY_EACH
+	case SyncNone:
+		sync = guestv1.SyncPolicy_SYNC_POLICY_NONE
+	}
+	return &guestv1.TransferOptions{Archive: o.Archive, Follow: o.Follow, KeepSetuid: o.KeepSetuid, Checksum: o.Checksum, Sync: sync}
+}
+
+// transferID names a copy: the same for the same copy, so that it can be gone on
+// with after this process has died.
+func transferID(words ...string) [16]byte {
+	h := sha256.New()
+	for _, w := range words {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(w))))
+		h.Write([]byte(w))
+	}
+	return [16]byte(h.Sum(nil))
+}
+
+func (o *CopyOptions) words() []string {
+	return []string{fmt.Sprint(o.Archive, o.Follow, o.KeepSetuid)}
+}
+
+// copying is a copy under way, over all its connections.
+type copying struct {
+	files  *Files
+	opts   *CopyOptions
+	memory archive.Memory
+	total  CopyResult
+
+	mu       sync.Mutex
+	after    *guestv1.Position
+	progress CopyProgress
+	moved    bool // something was done since the last connection was made
+	attempt  int
+	failures []error
+	failed   uint64
+}
+
+// done takes note of what Send or Receive tell.
+func (c *copying) done(d archive.Done) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d.Position != nil {
+		c.after = d.Position
+	}
+	if d.Failure != nil {
+		c.failed++
+		if len(c.failures) < maxFailures {
+			var err error = d.Failure
+			if d.Remote {
+				err = c.files.g.failureError("copy", d.Failure)
+			}
+			c.failures = append(c.failures, err)
+		}
+	}
+	c.moved = c.moved || d.Bytes > 0 || d.Position != nil
+	c.total.Bytes += d.Bytes
+	c.progress.Bytes += d.Bytes
+	if c.attempt == 1 || d.Path != "" && d.Path != c.progress.Path {
+		c.progress.Total += d.Size
+		c.progress.Files += d.Files
+	}
+	if d.Path != "" {
+		c.progress.Path = d.Path
+	}
+	c.progress.Total = max(c.progress.Total, c.progress.Bytes)
+	if c.opts.Progress != nil {
+		c.opts.Progress(c.progress)
+	}
+}
+
+// run runs try on one connection after the other until it succeeds, or fails
+// for another reason than a lost connection.
+func (c *copying) run(ctx context.Context, method string, try func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error)) (*CopyResult, error) {
+	g := c.files.g
+	delay := firstRetry
+	lost := time.Now()
+	for {
+		c.mu.Lock()
+		c.attempt++
+		resume, after := c.opts.Resume || c.attempt > 1, c.after
+		c.moved = false
+		c.mu.Unlock()
+		tryCtx, cancel := context.WithCancel(ctx)
+		finished, err := try(tryCtx, resume, after)
+		cancel()
+		c.mu.Lock()
+		moved := c.moved
+		c.mu.Unlock()
+		if err == nil {
+			return c.result(finished)
+		}
+		if moved {
+			delay, lost = firstRetry, time.Now()
+		}
+		wrapped := c.wrap(method, err)
+		if !c.mayRetry(ctx, err, wrapped) || time.Since(lost)+delay > g.reconnect {
+			return c.partial(), wrapped
+		}
+		g.log.Info("connection lost: going on with the copy", "in", delay, "error", err)
+		c.total.Resumed++
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return c.partial(), g.wrap("copy", method, ctx.Err())
+		case <-g.closed:
+			return c.partial(), g.newError("copy", codes.Canceled, ReasonClosed, "the guest was closed")
+		}
+		delay = min(2*delay, lastRetry)
+	}
+}
+
+func (c *copying) partial() *CopyResult {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.total
+	r.Failed = c.failed
+	return &r
+}
+
+func (c *copying) result(m *guestv1.Finished) (*CopyResult, error) {
+	r := c.partial()
+	r.Files, r.Skipped = m.GetFiles(), m.GetSkipped()
+	if r.Resumed > 0 {
+		// The receiver tells of the last connection alone.
+		r.Files = max(r.Files, c.filesBegun())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed > 0 || m.GetFailed() > 0 {
+		r.Failed = max(c.failed, m.GetFailed())
+		return r, &CopyError{Failed: r.Failed, Failures: c.failures}
+	}
+	return r, nil
+}
+
+func (c *copying) filesBegun() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.progress.Files
+}
+
+// wrap makes err one of this package's, unless it is of this machine's files.
+func (c *copying) wrap(method string, err error) error {
+	if f, ok := errors.AsType[*archive.Failure](err); ok {
+		if f.Reason == archive.ReasonProtocol {
+			return c.files.g.wrap("copy", method, protocolError("%s", f.Text))
+		}
+		return f
+	}
+	return c.files.g.wrap("copy", method, err)
+}
+
+// mayRetry reports whether another connection may help.
+func (c *copying) mayRetry(ctx context.Context, err, wrapped error) bool {
+	g := c.files.g
+	select {
+	case <-g.closed:
+		return false
+	default:
+	}
+	if ctx.Err() != nil || g.reconnect == 0 || errors.Is(err, errNoRetry) {
+		return false
+	}
+	e, ok := errors.AsType[*Error](wrapped)
+	if !ok || e.Code != codes.Unavailable {
+		return false
+	}
+	if e.Reason == "transfer-cut" {
+		return true
+	}
+	if te := g.dialer.lastError(); te != nil {
+		return te.Temporary()
+	}
+	return e.Reason == ReasonUnreachable
+}
+
+var errNoRetry = errors.New("not to be tried again")
+
+// Where the streams of uploads and downloads have the same messages, one
+// description serves both.
+var copyDesc = grpc.StreamDesc{StreamName: "Copy", ServerStreams: true, ClientStreams: true}
+
+// CopyTo copies files of this machine to the guest. A destination that is a
+// directory, or ends in a slash, gets the sources in it, otherwise it is the name
+// for a single one. A source that ends in "/." is what is in the directory.
+//
+// Whatever happens, a file of the guest has its old contents or the new ones. A
+// lost connection is had back, for as long as Config.Reconnect says, and the copy
+// goes on where it was. The result counts what was done, also with an error. A
+// [*CopyError] means that all was copied but for some files.
+func (f *Files) CopyTo(ctx context.Context, sources []string, destination string, opts *CopyOptions) (*CopyResult, error) {
+	if opts == nil {
+		opts = &CopyOptions{}
+	}
+	c := &copying{files: f, opts: opts}
+	words := append([]string{"to", f.g.target, f.User, f.Group, destination}, opts.words()...)
+	open := &guestv1.UploadOpen{Subject: f.subject(), Destination: []byte(destination), Options: opts.message()}
+	var list []archive.Source
+	for _, s := range sources {
+		source, name, err := splitSource(s, filepath.Base, filepath.Abs)
+		if err != nil {
+			return &CopyResult{}, err
+		}
+		list = append(list, source)
+		open.Names = append(open.Names, []byte(name))
+		words = append(words, s, source.Path)
+	}
+	if len(list) == 0 {
+		return &CopyResult{}, errors.New("copy: no sources")
+	}
+	id := transferID(words...)
+	open.TransferId = id[:]
+	method := guestv1.FileService_Upload_FullMethodName
+	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
+		st, err := f.g.conn.NewStream(ctx, &copyDesc, method)
+		if err != nil {
+			return nil, err
+		}
+		open.Resume = resume
+		// What a failed SendMsg means, Send says.
+		_ = st.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: open}})
+		return archive.Send(st, &archive.SendConfig{Sources: list, Options: open.Options, Names: hostNames(opts), Resume: resume, After: after, Memory: &c.memory, OnDone: c.done})
+	})
+}
+
+// hostNames looks up this machine's users and groups.
+func hostNames(opts *CopyOptions) archive.Names {
+	if !opts.Archive {
+		return archive.Names{}
+	}
+	users, groups := make(map[uint32]string), make(map[uint32]string)
+	cached := func(cache map[uint32]string, find func(id string) string) func(uint32) string {
+		return func(id uint32) string {
+			name, ok := cache[id]
+			if !ok {
+				name = find(strconv.FormatUint(uint64(id), 10))
+				cache[id] = name
+			}
+			return name
+		}
+	}
+	return archive.Names{
+		User: cached(users, func(id string) string {
+			if u, err := user.LookupId(id); err == nil {
+				return u.Username
+			}
+			return ""
+		}),
+		Group: cached(groups, func(id string) string {
+			if g, err := user.LookupGroupId(id); err == nil {
+				return g.Name
+			}
+			return ""
+		}),
+	}
+}
