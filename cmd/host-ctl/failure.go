@@ -63,7 +63,7 @@ func failureCode(err error, ge *guest.Error) int {
 	if _, ok := errors.AsType[timeoutError](err); ok {
 		return exitTimeout
 	}
-	if ge == nil {
+	if _, ok := errors.AsType[socketError](err); ok || ge == nil {
 		return exitFailure
 	}
 	switch ge.Reason {

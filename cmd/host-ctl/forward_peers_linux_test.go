@@ -231,7 +231,8 @@ func TestPeerRedis(t *testing.T) {
 }
 
 // sshServer starts an sshd that lets this user in, and returns arguments for ssh
-// that reach it through host-ctl proxy.
+// that reach it as the host web.vm through host-ctl proxy, with the ssh_config
+// that the guide gives.
 func sshServer(t *testing.T) []string {
 	t.Helper()
 	sshd, keygen := program(t, "sshd", "/usr/sbin/sshd"), program(t, "ssh-keygen")
@@ -274,32 +275,51 @@ PermitRootLogin yes
 PerSourceMaxStartups none
 `, dir, p)
 	for name, text := range map[string]string{
-		"config": config, "authorized": string(key), "known": "guest " + string(hostKey),
+		"config": config, "authorized": string(key), "known": "web.vm " + string(hostKey),
+		"ssh_config":           guideSSHConfig(t, me.Username),
+		"host-ctl/config.toml": fmt.Sprintf("[guests.web]\ntarget = %q\n", tempAgent(t)),
+		"bin/host-ctl":         fmt.Sprintf("#!/bin/sh\n%s=1 exec %q \"$@\"\n", asHostCtl, os.Args[0]),
 	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
+	t.Setenv("PATH", filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
+	t.Setenv("XDG_CONFIG_HOME", dir)
 	startServer(t, p, sshd, "-D", "-e", "-f", filepath.Join(dir, "config"))
-	proxy := fmt.Sprintf("env %s=1 %s proxy %s %s", asHostCtl, os.Args[0], tempAgent(t), p)
-	return []string{"-F", "none", "-i", filepath.Join(dir, "user"), "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes",
-		"-o", "UserKnownHostsFile=" + filepath.Join(dir, "known"), "-o", "HostKeyAlias=guest",
-		"-o", "ProxyCommand=" + proxy}
+	return []string{"-F", filepath.Join(dir, "ssh_config"), "-i", filepath.Join(dir, "user"), "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes",
+		"-o", "UserKnownHostsFile=" + filepath.Join(dir, "known"), "-o", "HostKeyAlias=web.vm", "-p", p}
+}
+
+// guideSSHConfig returns the snippet of docs/guides/forward.md, with the user
+// replaced.
+func guideSSHConfig(t *testing.T, login string) string {
+	t.Helper()
+	guide, err := os.ReadFile("../../docs/guides/forward.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(guide), "```\nHost *.vm\n")
+	snippet, _, ok2 := strings.Cut(rest, "```")
+	if !ok || !ok2 || !strings.Contains(snippet, "User root\n") {
+		t.Fatal("the guide has no ssh_config")
+	}
+	return "Host *.vm\n" + strings.Replace(snippet, "User root", "User "+login, 1)
 }
 
 func TestPeerSSH(t *testing.T) {
 	args := sshServer(t)
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
 	ssh := func(command string) *exec.Cmd {
-		return exec.CommandContext(t.Context(), "ssh", append(args[:len(args):len(args)], me.Username+"@guest", command)...)
+		return exec.CommandContext(t.Context(), "ssh", append(args[:len(args):len(args)], "web.vm", command)...)
 	}
 	if got := output(t, ssh("echo hello")); got != "hello\n" {
 		t.Errorf("%q", got)
 	}
-	err = ssh("exit 7").Run()
+	err := ssh("exit 7").Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 7 {
 		t.Errorf("exit 7: %v", err)
 	}
@@ -310,10 +330,10 @@ func TestPeerSSH(t *testing.T) {
 		t.Errorf("%d bytes, want %d", len(got), len(all))
 	}
 
-	t.Run("git clone", func(t *testing.T) { testGitClone(t, args, me.Username) })
+	t.Run("git clone", func(t *testing.T) { testGitClone(t, args) })
 }
 
-func testGitClone(t *testing.T, sshArgs []string, login string) {
+func testGitClone(t *testing.T, sshArgs []string) {
 	git := program(t, "git")
 	dir := t.TempDir()
 	// git hands this to a shell.
@@ -337,7 +357,7 @@ func testGitClone(t *testing.T, sshArgs []string, login string) {
 	}
 	run("-C", from, "add", "data")
 	run("-C", from, "commit", "-q", "-m", "data")
-	run("clone", "-q", "ssh://"+login+"@guest"+from, to)
+	run("clone", "-q", "ssh://web.vm"+from, to)
 	if got, err := os.ReadFile(filepath.Join(to, "data")); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}

@@ -119,7 +119,7 @@ func (f *forwarder) run(ctx context.Context, specs []forwardSpec) error {
 	for _, s := range specs {
 		l, start, err := f.open(ctx, s)
 		if err != nil {
-			return fmt.Errorf("nothing is forwarded: %w", err)
+			return socketError{fmt.Errorf("nothing is forwarded: %w", err)}
 		}
 		opened = append(opened, l)
 		starts = append(starts, start)
@@ -138,6 +138,12 @@ func (f *forwarder) run(ctx context.Context, specs []forwardSpec) error {
 		return err
 	}
 }
+
+// socketError is about a socket, not about a command, the absence of which has
+// an exit code of its own.
+type socketError struct{ error }
+
+func (e socketError) Unwrap() error { return e.error }
 
 // open listens for s. The function returned serves until the listener, which
 // run closes, or ctx ends.

@@ -62,7 +62,7 @@ clients in any language, reach a guest.`,
 				f.guest = g
 				conn, err := f.dialGuest(ctx, at)
 				if err != nil {
-					return err
+					return socketError{err}
 				}
 				return c.joinStdio(ctx, conn)
 			})
