@@ -348,7 +348,7 @@ func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
 			if !cc.recv.receive(len(msg)) {
 				return connErrorf(codeFlowControl, "END with %d bytes beyond the connection's credit", len(msg))
 			}
-			cc.credit(nil, cost(len(msg)))
+			cc.credit(cost(len(msg)))
 		}
 		return cc.closedStream(h.stream, h.typ)
 	}

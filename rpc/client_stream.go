@@ -79,10 +79,11 @@ func (cs *clientStream) cancelled() {
 	c := cs.c
 	err := cs.ctx.Err()
 	c.mu.Lock()
-	if cs.err != nil || cs.remoteClosed && cs.eof != nil {
+	if cs.err != nil || cs.remoteClosed && cs.eof != nil && len(cs.queue) == 0 {
 		c.mu.Unlock()
 		return
 	}
+	// That includes messages that were received and that nobody will read now.
 	cs.abort(status.FromContextError(err).Err())
 	c.mu.Unlock()
 	c.w.flush()
@@ -433,6 +434,7 @@ func (cs *clientStream) finish(err error) {
 		cs.discard()
 		header, trailer := cs.header, cs.trailer
 		c.mu.Unlock()
+		c.w.flush()
 		if cs.info.observed {
 			observe(cs.opts, header, trailer, &cs.cc.peerInfo)
 			onFinish(cs.opts, err)

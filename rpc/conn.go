@@ -292,6 +292,7 @@ func (c *conn) handleCredit(id, n uint32) error {
 	if !s.send.add(n) {
 		return connErrorf(codeFlowControl, "CREDIT beyond %d bytes on stream %d", maxWindow, id)
 	}
+	s.credited = true
 	c.wake(&s.sw, false)
 	return nil
 }
@@ -342,7 +343,7 @@ func (c *conn) handleData(h header, p []byte, own *[]byte) error {
 		if !c.recv.receive(len(msg)) {
 			return connErrorf(codeFlowControl, "DATA of %d bytes beyond the connection's credit", len(msg))
 		}
-		c.credit(nil, cost(len(msg)))
+		c.credit(cost(len(msg)))
 		return nil
 	}
 	return s.receive(h, head, msg, own)
@@ -350,22 +351,18 @@ func (c *conn) handleData(h header, p []byte, own *[]byte) error {
 
 func cost(n int) int64 { return int64(n) + frameCost }
 
-// credit gives back credit for n bytes that are no longer held: on the connection,
-// and on s, unless it is nil. mu is held. The CREDIT frames, if it is time for
-// some, are written by the next flush.
-func (c *conn) credit(s *stream, n int64) (frames bool) {
+// credit gives the connection's credit for n bytes back. mu is held. It reports
+// whether it has appended a frame, which the next flush writes.
+func (c *conn) credit(n int64) bool {
 	c.pingsUnread = 0
-	if k := c.recv.consume(n); k > 0 {
-		c.w.appendControl(func(b []byte) []byte { return appendCredit(b, 0, k) })
-		frames = true
+	return c.appendCredit(0, c.recv.consume(n))
+}
+
+func (c *conn) appendCredit(stream, n uint32) bool {
+	if n > 0 {
+		c.w.appendControl(func(b []byte) []byte { return appendCredit(b, stream, n) })
 	}
-	if s != nil && !s.remoteClosed {
-		if k := s.recv.consume(n); k > 0 {
-			c.w.appendControl(func(b []byte) []byte { return appendCredit(b, s.id, k) })
-			frames = true
-		}
-	}
-	return frames
+	return n > 0
 }
 
 // refsDone lets the senders of payloads go on.

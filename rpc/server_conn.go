@@ -359,7 +359,7 @@ func (sc *serverConn) acceptNow(ss *serverStream, h header, msg []byte, own *[]b
 	if _, err := ss.accept(h, nil, msg); err != nil {
 		return err
 	}
-	sc.credit(nil, cost(len(msg)))
+	sc.credit(cost(len(msg)))
 	ss.started = true
 	ss.remoteClosed = true
 	ss.now, ss.hasNow, ss.borrows = message{data: msg, own: own, size: len(msg)}, true, own == nil
@@ -400,7 +400,7 @@ func (sc *serverConn) skip(h header, msg []byte) error {
 		return connErrorf(codeFlowControl, "OPEN with %d bytes beyond the connection's credit", len(msg))
 	}
 	n := sc.pingsUnread
-	sc.credit(nil, cost(len(msg)))
+	sc.credit(cost(len(msg)))
 	sc.pingsUnread = n
 	return nil
 }

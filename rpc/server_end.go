@@ -130,7 +130,7 @@ func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
 			}
 			ss.send.take(n)
 			c.send.take(n)
-		} else if _, err := ss.allowed(n, n); err != nil {
+		} else if _, err := ss.allowed(n, n, false); err != nil {
 			e = nil
 		}
 		if e != nil {

@@ -240,6 +240,7 @@ func (ss *serverStream) cancel(err error) {
 	ss.c.mu.Lock()
 	ss.stop(status.FromContextError(err).Err(), true)
 	ss.c.mu.Unlock()
+	ss.c.w.flush()
 	ss.ctx.cancel(err)
 }
 

@@ -25,6 +25,7 @@ type stream struct {
 	reserved int64     // of conn.assembly
 	queued   bool      // for conn.assembly
 	waits    bool      // in conn.creditWait
+	credited bool      // CREDIT has come since the message that is being sent was begun
 
 	remoteClosed bool  // the peer sends no more messages
 	localClosed  bool  // this side sends no more messages
@@ -73,7 +74,9 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 		if b := c.budget; b != nil && b.held.Add(cost(len(msg))) > b.limit {
 			c.unhold(cost(len(msg)))
 			buffers.Put(seg.own)
-			c.credit(nil, cost(len(msg)))
+			if !seg.more {
+				c.credit(cost(len(msg)))
+			}
 			c.role.reset(s, codeResource, "the server holds too much that was not consumed")
 			return nil
 		}
@@ -133,6 +136,10 @@ func (s *stream) accept(h header, head, msg []byte) (segment, error) {
 	if !s.recv.receive(n) {
 		return seg, connErrorf(codeFlowControl, "%v of %d bytes beyond the credit of stream %d", h.typ, n, s.id)
 	}
+	if seg.more {
+		// The rest must be able to come, whatever other streams hold.
+		s.c.credit(cost(n))
+	}
 	s.want -= int64(n)
 	s.inMsg = seg.more
 	return seg, nil
@@ -167,7 +174,7 @@ func (s *stream) next(limit int) (m message, err error) {
 				m = message{data: first.msg, own: first.own, size: len(first.msg)}
 				s.pop(1)
 				s.complete--
-				s.consumed(cost(m.size))
+				s.consumed(cost(m.size), cost(m.size))
 				c.unhold(cost(m.size))
 				return m, nil
 			}
@@ -190,13 +197,13 @@ func (s *stream) next(limit int) (m message, err error) {
 					if last {
 						s.complete--
 						s.unreserve()
-						s.consumed(n)
+						s.consumed(n, cost(len(pieces[len(pieces)-1].msg)))
 						for _, seg := range pieces {
 							c.unhold(cost(len(seg.msg)))
 						}
 						return message{more: pieces, size: int(have)}, nil
 					}
-					if c.credit(s, n) {
+					if s.giveBack(n, have > longMessage/2) {
 						c.mu.Unlock()
 						c.w.flush()
 						c.mu.Lock()
@@ -223,14 +230,29 @@ func (s *stream) pop(k int) {
 	s.queue = s.queue[:n]
 }
 
-// consumed gives credit back for n bytes, unlocks conn.mu, and writes the CREDIT
-// frames if there are any.
-func (s *stream) consumed(n int64) {
-	frames := s.c.credit(s, n)
-	s.c.mu.Unlock()
-	if frames {
-		s.c.w.flush()
+// giveBack gives the stream's credit for n bytes back, if it is time for that or
+// now says so, and reports whether it has appended a frame.
+func (s *stream) giveBack(n int64, now bool) bool {
+	if s.remoteClosed {
+		return false
 	}
+	k := s.recv.consume(n)
+	if k == 0 && now {
+		k = s.recv.giveBack()
+	}
+	return s.c.appendCredit(s.id, k)
+}
+
+// consumed gives the stream's credit for n bytes back, and the connection's for
+// connN of them. It unlocks conn.mu, and writes the CREDIT frames if there are any.
+func (s *stream) consumed(n, connN int64) {
+	frames := s.giveBack(n, false)
+	if s.c.credit(connN) || frames {
+		s.c.mu.Unlock()
+		s.c.w.flush()
+		return
+	}
+	s.c.mu.Unlock()
 }
 
 // unreserve ends the use of conn.assembly.
@@ -258,17 +280,9 @@ func (s *stream) dropTail() {
 	for k > 0 && s.queue[k-1].more {
 		k--
 	}
-	var n int64
-	for _, seg := range s.queue[k:] {
-		n += cost(len(seg.msg))
-	}
-	if n == 0 {
-		return
-	}
 	s.free(s.queue[k:])
 	clear(s.queue[k:])
 	s.queue = s.queue[:k]
-	s.c.credit(nil, n)
 }
 
 // discard throws away what was received, and what still comes. mu is held.
@@ -279,12 +293,14 @@ func (s *stream) discard() {
 	}
 	var n int64
 	for _, seg := range s.queue {
-		n += cost(len(seg.msg))
+		if !seg.more { // of the others it was given back at once
+			n += cost(len(seg.msg))
+		}
 	}
 	s.free(s.queue)
 	clear(s.queue)
 	s.queue, s.complete = s.queue[:0], 0
-	s.c.credit(nil, n)
+	s.c.credit(n)
 }
 
 // decode decodes m into v and frees it.
@@ -341,6 +357,9 @@ const (
 	chunk = 64 << 10 // a piece of a long message
 	// leastChunk is the shortest piece worth sending while the rest has to wait.
 	leastChunk = 16 << 10
+	// longMessage is how much of a message may be sent before the receiver has
+	// given credit for it: it may have to wait until others are put together.
+	longMessage = 128 << 10
 	// headRoom is what the head of a DATA frame may take.
 	headRoom = 16
 	// bulk is from how many small messages in a row on they are collected.
@@ -358,7 +377,10 @@ func (s *stream) sendMessage(a, b []byte, flags uint8, how how) error {
 			n = chunk
 		}
 		c.mu.Lock()
-		n, err := s.allowed(n, min(n, leastChunk))
+		if first {
+			s.credited = false
+		}
+		n, err := s.allowed(n, min(n, leastChunk), off >= longMessage)
 		if err != nil {
 			c.mu.Unlock()
 			return err
@@ -405,8 +427,9 @@ func (s *stream) cut(a, b []byte, off, n int) {
 }
 
 // allowed waits until a frame of up to n message bytes may be sent, and no fewer
-// than least, takes the credit, and returns how many. mu is held.
-func (s *stream) allowed(n, least int) (int, error) {
+// than least, takes the credit, and returns how many. With asked, it waits in any
+// case until CREDIT for the message has come. mu is held.
+func (s *stream) allowed(n, least int, asked bool) (int, error) {
 	c := s.c
 	flushed := false
 	for {
@@ -420,6 +443,7 @@ func (s *stream) allowed(n, least int) (int, error) {
 			return 0, io.EOF
 		}
 		k, ok := s.send.fit(n, least)
+		ok = ok && (s.credited || !asked)
 		if ok {
 			k, ok = c.send.fit(k, min(k, least))
 		}
@@ -441,7 +465,7 @@ func (s *stream) allowed(n, least int) (int, error) {
 			c.w.flush()
 			c.mu.Lock()
 			continue
-		} else if s.send.avail > frameCost && !s.waits {
+		} else if !s.waits {
 			s.waits = true
 			c.creditWait = append(c.creditWait, s)
 		}

@@ -1,0 +1,771 @@
+package rpc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// wirePeer is the other side of a connection, played by a test frame by frame.
+type wirePeer struct {
+	t  testing.TB
+	nc net.Conn
+}
+
+// wireServer starts s on one end of a pipe and returns the client's end, with its
+// preface sent and the server's read.
+func wireServer(t testing.TB, s *Server) *wirePeer {
+	a, b := net.Pipe()
+	go s.ServeConn(b)
+	p := &wirePeer{t, a}
+	p.send(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow}))
+	p.greeted()
+	return p
+}
+
+// wireClient returns a client whose server the test plays, after the client's
+// preface, which comes with the first call.
+func wireClient(t testing.TB, cfg *ClientConfig) (*Client, *wirePeer) {
+	a, b := net.Pipe()
+	c := NewClient(func(context.Context) (net.Conn, error) { return a, nil }, cfg)
+	return c, &wirePeer{t, b}
+}
+
+func (p *wirePeer) send(b []byte) {
+	p.t.Helper()
+	if _, err := p.nc.Write(b); err != nil {
+		p.t.Fatalf("write: %v", err)
+	}
+}
+
+func (p *wirePeer) frame(h header, payload ...byte) {
+	p.t.Helper()
+	h.length = uint32(len(payload))
+	p.send(append(appendHeader(nil, h), payload...))
+}
+
+// greeted reads magic and HELLO.
+func (p *wirePeer) greeted() {
+	p.t.Helper()
+	b := make([]byte, len(magic))
+	if _, err := io.ReadFull(p.nc, b); err != nil || string(b) != magic {
+		p.t.Fatalf("preface %q, %v", b, err)
+	}
+	if h, _ := p.next(); h.typ != frameHello {
+		p.t.Fatalf("%v, want HELLO", h.typ)
+	}
+}
+
+// hello sends magic and HELLO.
+func (p *wirePeer) hello() {
+	p.t.Helper()
+	p.send(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow}))
+}
+
+// read returns the next frame, or an error.
+func (p *wirePeer) read() (header, []byte, error) {
+	var b [headerLen]byte
+	if _, err := io.ReadFull(p.nc, b[:]); err != nil {
+		return header{}, nil, err
+	}
+	h := parseHeader(b[:])
+	if err := h.check(); err != nil {
+		return h, nil, err
+	}
+	payload := make([]byte, h.length)
+	_, err := io.ReadFull(p.nc, payload)
+	return h, payload, err
+}
+
+func (p *wirePeer) next() (header, []byte) {
+	p.t.Helper()
+	h, b, err := p.read()
+	if err != nil {
+		p.t.Fatalf("read: %v", err)
+	}
+	return h, b
+}
+
+// want reads frames until one of that type, and returns it.
+func (p *wirePeer) want(typ frameType) (header, []byte) {
+	p.t.Helper()
+	for {
+		if h, b := p.next(); h.typ == typ {
+			return h, b
+		}
+	}
+}
+
+// wantEnd reads the END of a stream and returns its status code.
+func (p *wirePeer) wantEnd(stream uint32) codes.Code {
+	p.t.Helper()
+	h, b := p.want(frameEnd)
+	if h.stream != stream {
+		p.t.Fatalf("END of stream %d, want %d", h.stream, stream)
+	}
+	head, _, err := splitHead(h, b)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	e, err := parseEnd(head)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return e.code
+}
+
+// wantClosed reads until the connection ends.
+func (p *wirePeer) wantClosed() {
+	p.t.Helper()
+	for {
+		if _, _, err := p.read(); err != nil {
+			return
+		}
+	}
+}
+
+// open sends an OPEN with a message for the method.
+func (p *wirePeer) open(stream uint32, method, msg string, flags uint8) {
+	p.t.Helper()
+	f := frameOut{h: header{typ: frameOpen, stream: stream, flags: flagHead | flags}, head: appendItem(nil, tagMethod, method)}
+	if flags&flagMsg != 0 {
+		f.msg, _ = proto.Marshal(value(msg))
+	}
+	w := writer{}
+	w.append(&f)
+	p.send(w.buf)
+}
+
+func newEchoServer(e *echo, cfg *ServerConfig) *Server {
+	s := NewServer(quiet(cfg))
+	s.RegisterService(&echoDesc, e)
+	return s
+}
+
+// inBubble runs f with a server in a bubble of fake time, and stops the server at
+// its end. A goroutine that is left over fails the test.
+func inBubble(t *testing.T, e *echo, cfg *ServerConfig, f func(t *testing.T, s *Server)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := newEchoServer(e, cfg)
+		defer s.Stop()
+		f(t, s)
+	})
+}
+
+func TestConnectionErrors(t *testing.T) {
+	frameBytes := func(h header, payload ...byte) []byte {
+		h.length = uint32(len(payload))
+		return append(appendHeader(nil, h), payload...)
+	}
+	for name, b := range map[string][]byte{
+		"DATA on a stream that was never opened": frameBytes(header{typ: frameData, stream: 7, flags: flagMsg}, 1, 2, 3),
+		"CREDIT for such a stream":               frameBytes(header{typ: frameCredit, stream: 7}, 0, 0, 0, 1),
+		"RESET of such a stream":                 frameBytes(header{typ: frameReset, stream: 7}, 0, 0, 0, 6),
+		"credit of nothing":                      frameBytes(header{typ: frameCredit}, 0, 0, 0, 0),
+		"credit beyond the largest window":       frameBytes(header{typ: frameCredit}, 0x7f, 0xff, 0xff, 0xff),
+		"END from a client":                      frameBytes(header{typ: frameEnd, stream: 1}),
+		"HEADER from a client":                   frameBytes(header{typ: frameHeader, stream: 1}),
+		"a second HELLO":                         frameBytes(header{typ: frameHello}),
+		"an unknown type":                        frameBytes(header{typ: 0x40, stream: 1}),
+		"a method number without a name":         frameBytes(header{typ: frameOpen, stream: 1, method: 3}),
+		"a method number beyond the table":       frameBytes(header{typ: frameOpen, stream: 1, method: 5000}),
+		"a head beyond the payload":              frameBytes(header{typ: frameOpen, stream: 1, flags: flagHead}, 9),
+		"a length of 4 GiB":                      appendHeader(nil, header{typ: frameData, stream: 1, length: 1<<32 - 1}),
+		"a message without its length":           frameBytes(header{typ: frameOpen, stream: 1, flags: flagHead | flagMsg | flagMore}, 5, 1, 3, '/', 'a', '/', 'x'),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+				p := wireServer(t, s)
+				p.send(b)
+				p.wantClosed()
+			})
+		})
+	}
+}
+
+func TestSilentPeerIsClosedInTime(t *testing.T) {
+	for name, first := range map[string]string{"nothing": "", "half a preface": magic[:5], "half of HTTP/2's": "PRI * HT"} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+				a, b := net.Pipe()
+				go s.ServeConn(b)
+				p := &wirePeer{t, a}
+				p.send([]byte(first))
+				start := time.Now()
+				p.wantClosed()
+				if d := time.Since(start); d != DefaultHandshakeTimeout {
+					t.Errorf("closed after %v, want %v", d, DefaultHandshakeTimeout)
+				}
+			})
+		})
+	}
+}
+
+func TestGarbageIsClosedAtOnce(t *testing.T) {
+	for _, first := range []string{"SSH-2.0-x\r\n", "\x16\x03\x01", "VSOCKRPC/9\r\n\r\n\x00\xff", "\x00\x00\x00\x00"} {
+		inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+			a, b := net.Pipe()
+			go s.ServeConn(b)
+			p := &wirePeer{t, a}
+			go a.Write([]byte(first))
+			start := time.Now()
+			p.wantClosed()
+			if d := time.Since(start); d != 0 {
+				t.Errorf("%q: closed after %v", first, d)
+			}
+		})
+	}
+}
+
+func TestHTTP1IsAnswered(t *testing.T) {
+	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+		a, b := net.Pipe()
+		go s.ServeConn(b)
+		go a.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+		all, _ := io.ReadAll(a)
+		if !strings.HasPrefix(string(all), "HTTP/1.1 400 ") {
+			t.Errorf("got %q", all)
+		}
+	})
+}
+
+// TestOldestHandshakeGivesWay: connections that say nothing cannot keep others out.
+func TestOldestHandshakeGivesWay(t *testing.T) {
+	inBubble(t, nil, &ServerConfig{MaxHandshakes: 3}, func(t *testing.T, s *Server) {
+		var silent []*wirePeer
+		for range 4 {
+			a, b := net.Pipe()
+			go s.ServeConn(b)
+			silent = append(silent, &wirePeer{t, a})
+			synctest.Wait()
+		}
+		start := time.Now()
+		silent[0].wantClosed()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("the oldest was closed after %v", d)
+		}
+		p := wireServer(t, s)
+		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		if c := p.wantEnd(1); c != codes.OK {
+			t.Errorf("got %v", c)
+		}
+	})
+}
+
+func TestMaxConnections(t *testing.T) {
+	inBubble(t, nil, &ServerConfig{MaxConnections: 1}, func(t *testing.T, s *Server) {
+		p := wireServer(t, s)
+		a, b := net.Pipe()
+		go s.ServeConn(b)
+		(&wirePeer{t, a}).wantClosed()
+		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		if c := p.wantEnd(1); c != codes.OK {
+			t.Errorf("got %v", c)
+		}
+	})
+}
+
+func TestServerKeepalive(t *testing.T) {
+	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+		p := wireServer(t, s)
+		start := time.Now()
+		h, b := p.want(framePing)
+		if d := time.Since(start); d != DefaultKeepaliveTime || h.flags != 0 {
+			t.Fatalf("PING after %v with flags %d", d, h.flags)
+		}
+		p.frame(header{typ: framePing, flags: flagAck}, b...)
+		p.want(framePing)
+		p.wantClosed()
+		if d := time.Since(start); d != 3*DefaultKeepaliveTime+DefaultKeepaliveTimeout && d != 2*DefaultKeepaliveTime+DefaultKeepaliveTimeout {
+			t.Errorf("closed after %v", d)
+		}
+	})
+}
+
+func TestClientKeepalive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, p := wireClient(t, nil)
+		defer c.Close()
+		got := make(chan error, 1)
+		go func() {
+			got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
+		}()
+		p.greeted()
+		p.want(frameOpen)
+		p.hello()
+		p.want(framePing)
+		go p.wantClosed()
+		if err := <-got; status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "no sign of life") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestPingIsAnswered(t *testing.T) {
+	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+		p := wireServer(t, s)
+		p.frame(header{typ: framePing}, 1, 2, 3, 4, 5, 6, 7, 8)
+		if h, b := p.want(framePing); h.flags != flagAck || string(b) != "\x01\x02\x03\x04\x05\x06\x07\x08" {
+			t.Errorf("got %+v %x", h, b)
+		}
+	})
+}
+
+func TestIdleTimeout(t *testing.T) {
+	inBubble(t, nil, &ServerConfig{IdleTimeout: time.Minute, Keepalive: Keepalive{Time: -1}}, func(t *testing.T, s *Server) {
+		start := time.Now()
+		p := wireServer(t, s)
+		time.Sleep(30 * time.Second)
+		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		p.wantEnd(1)
+		p.want(frameGoAway)
+		if d := time.Since(start); d < 90*time.Second || d > 2*time.Minute {
+			t.Errorf("GOAWAY after %v", d)
+		}
+		p.wantClosed()
+	})
+}
+
+func TestConnectionAge(t *testing.T) {
+	ended := make(chan error, 1)
+	e := &echo{both: func(st grpc.ServerStream) error {
+		<-st.Context().Done()
+		ended <- st.Context().Err()
+		return nil
+	}}
+	cfg := &ServerConfig{MaxConnectionAge: time.Minute, MaxConnectionAgeGrace: 10 * time.Second, Keepalive: Keepalive{Time: -1}}
+	synctest.Test(t, func(t *testing.T) {
+		ended = make(chan error, 1)
+		s := newEchoServer(e, cfg)
+		defer s.Stop()
+		start := time.Now()
+		p := wireServer(t, s)
+		p.open(1, "/test.Echo/Both", "", 0)
+		_, b := p.want(frameGoAway)
+		if d := time.Since(start); d != time.Minute {
+			t.Errorf("GOAWAY after %v", d)
+		}
+		if last := binary.BigEndian.Uint32(b); last != 1 {
+			t.Errorf("GOAWAY after stream %d, want 1", last)
+		}
+		p.open(3, "/test.Echo/Echo", "x", flagMsg|flagClose) // too late: nobody answers
+		p.wantClosed()
+		if d := time.Since(start); d != 70*time.Second {
+			t.Errorf("closed after %v", d)
+		}
+		<-ended
+	})
+}
+
+func TestUnknownExtensionsAreIgnored(t *testing.T) {
+	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+		p := wireServer(t, s)
+		p.frame(header{typ: 0x99, flags: 0xff, stream: 12}, 1, 2, 3)
+		p.frame(header{typ: 0x99}, 1, 2, 3)
+		head := appendItem(appendItem(nil, 200, "future"), tagMethod, "/test.Echo/Echo")
+		payload := append([]byte{byte(len(head))}, head...)
+		p.frame(header{typ: frameOpen, stream: 1, flags: 0xf0 | flagHead | flagMsg | flagClose}, payload...)
+		if c := p.wantEnd(1); c != codes.OK {
+			t.Errorf("got %v", c)
+		}
+	})
+}
+
+// TestOverSendEndsTheConnection: more bytes than credit is an error of the peer's.
+func TestOverSendEndsTheConnection(t *testing.T) {
+	e := &echo{both: func(st grpc.ServerStream) error { <-st.Context().Done(); return nil }}
+	for name, tc := range map[string]struct{ streams, perStream, within int }{
+		"stream":     {1, 5, 4},
+		"connection": {100, 4, 4 << 20 / (60<<10 + frameCost)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, e, &ServerConfig{ConnWindow: 4 << 20}, func(t *testing.T, s *Server) {
+				p := wireServer(t, s)
+				go io.Copy(io.Discard, p.nc)
+				chunk := make([]byte, 60<<10)
+				sent := 0
+				for id := range uint32(tc.streams) {
+					p.open(id+1, "/test.Echo/Both", "", 0)
+					for range tc.perStream {
+						synctest.Wait()
+						h := header{typ: frameData, stream: id + 1, flags: flagMsg, length: uint32(len(chunk))}
+						if _, err := p.nc.Write(append(appendHeader(nil, h), chunk...)); err != nil {
+							t.Fatal(err)
+						}
+						synctest.Wait()
+						s.mu.Lock()
+						alive := len(s.natives) == 1
+						s.mu.Unlock()
+						if sent++; alive != (sent <= tc.within) {
+							t.Fatalf("after %d frames, %d of them within the credit: the connection is there: %v", sent, tc.within, alive)
+						}
+						if !alive {
+							return
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestDiscardedBytesReturnTheirCredit sends to streams that are over, until the
+// connection's window would be used up many times.
+func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
+	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+		p := wireServer(t, s)
+		go func() {
+			for {
+				if _, _, err := p.read(); err != nil {
+					return
+				}
+			}
+		}()
+		p.open(1, "/test.Echo/Nope", "", 0)
+		chunk := make([]byte, 60<<10)
+		for range 3 * DefaultConnWindow / len(chunk) {
+			p.frame(header{typ: frameData, stream: 1, flags: flagMsg}, chunk...)
+		}
+		synctest.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for sc := range s.natives {
+			sc.mu.Lock()
+			w := sc.recv
+			sc.mu.Unlock()
+			if w.held != 0 || w.credit+w.freed != w.size {
+				t.Errorf("window %+v", w)
+			}
+			return
+		}
+		t.Error("the connection has ended")
+	})
+}
+
+// TestRefusedStreamsLeaveNothing opens streams beyond every limit.
+func TestRefusedStreamsLeaveNothing(t *testing.T) {
+	release := make(chan struct{})
+	e := &echo{both: func(st grpc.ServerStream) error { <-release; return nil }}
+	synctest.Test(t, func(t *testing.T) {
+		release = make(chan struct{})
+		s := newEchoServer(e, &ServerConfig{MaxConcurrentStreams: 2, Keepalive: Keepalive{Time: -1}})
+		defer s.Stop()
+		p := wireServer(t, s)
+		const n = 1000
+		resets, ends := 0, 0
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for resets+ends < n {
+				h, b, err := p.read()
+				if err != nil {
+					return
+				}
+				switch h.typ {
+				case frameReset:
+					if code := wireCode(binary.BigEndian.Uint32(b)); code != codeRefused {
+						t.Errorf("RESET with %v", code)
+					}
+					resets++
+				case frameEnd:
+					ends++
+				}
+			}
+		}()
+		for i := range n {
+			p.open(uint32(i+1), "/test.Echo/Both", "", 0)
+		}
+		synctest.Wait()
+		close(release)
+		<-done
+		if ends != 2+2+initialMaxStreams || resets != n-ends {
+			t.Errorf("%d streams ended, %d refused", ends, resets)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for sc := range s.natives {
+			sc.mu.Lock()
+			defer sc.mu.Unlock()
+			if len(sc.streams) != 0 || sc.active != 0 || len(sc.pending) != 0 {
+				t.Errorf("%d streams, %d active, %d pending", len(sc.streams), sc.active, len(sc.pending))
+			}
+		}
+	})
+}
+
+var errTest = errors.New("test")
+
+func TestFloodsEnd(t *testing.T) {
+	for name, frame := range map[string][]byte{
+		"PING":            appendPing(nil, 0, [8]byte{}),
+		"PING answers":    appendPing(nil, flagAck, [8]byte{}),
+		"unknown types":   appendHeader(nil, header{typ: 0x80}),
+		"tiny CREDIT":     appendCredit(nil, 0, 1),
+		"RESET":           appendReset(nil, 1, codeCancelled, ""),
+		"empty DATA":      appendHeader(nil, header{typ: frameData, stream: 2}),
+		"GOAWAY":          appendGoAway(nil, 0, codeNone, ""),
+		"OPEN of nothing": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &echo{both: func(st grpc.ServerStream) error { <-st.Context().Done(); return nil }}
+			inBubble(t, e, nil, func(t *testing.T, s *Server) {
+				p := wireServer(t, s)
+				p.open(1, "/test.Echo/Nope", "", 0)
+				p.wantEnd(1)
+				p.open(2, "/test.Echo/Both", "", 0)
+				go io.Copy(io.Discard, p.nc)
+				for i := range 30 * maxIdleFrames {
+					f := frame
+					if f == nil {
+						// Calls of no method, each with an answer: work, so allowed.
+						if i == maxIdleFrames {
+							return
+						}
+						b := appendHeader(nil, header{typ: frameOpen, stream: uint32(i + 3), flags: flagHead, length: 5})
+						f = append(b, 4, tagMethod, 2, '/', 'x')
+					}
+					if _, err := p.nc.Write(f); err != nil {
+						if i > maxIdleFrames+10 {
+							t.Errorf("ended after %d frames", i)
+						}
+						return
+					}
+				}
+				t.Error("never ended")
+			})
+		})
+	}
+}
+
+// TestUnreadAnswersAreBounded has a client that asks and never reads.
+func TestUnreadAnswersAreBounded(t *testing.T) {
+	inBubble(t, nil, &ServerConfig{Keepalive: Keepalive{Time: 10 * time.Second}}, func(t *testing.T, s *Server) {
+		p := wireServer(t, s)
+		big := strings.Repeat("x", 1000)
+		sent := 0
+		for id := uint32(1); ; id++ {
+			_ = p.nc.SetWriteDeadline(time.Now().Add(time.Minute))
+			f := frameOut{h: header{typ: frameOpen, stream: id, flags: flagHead | flagMsg | flagClose}, head: appendItem(nil, tagMethod, "/test.Echo/Nope"+big[:400])}
+			w := writer{}
+			w.append(&f)
+			if _, err := p.nc.Write(w.buf); err != nil {
+				break
+			}
+			if sent += len(w.buf); sent > 64<<20 {
+				t.Fatal("64 MiB of requests were read although no answer was")
+			}
+		}
+	})
+}
+
+func TestWrongPeers(t *testing.T) {
+	for name, tc := range map[string]struct{ first, want string }{
+		"HTTP/2":        {"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00", `use the wire "grpc"`},
+		"HTTP/1":        {"HTTP/1.1 400 Bad Request\r\n", "HTTP/1 server"},
+		"SSH":           {"SSH-2.0-OpenSSH_9\r\n", "SSH server"},
+		"TLS alert":     {"\x15\x03\x01\x00\x02\x02\x16", "wants TLS"},
+		"other version": {"VSOCKRPC/2\r\n\r\n\x00\xff", "another version"},
+		"garbage":       {"\xde\xad\xbe\xef", "check the address"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, p := wireClient(t, nil)
+				defer c.Close()
+				go io.Copy(io.Discard, p.nc)
+				go p.nc.Write([]byte(tc.first))
+				start := time.Now()
+				err := c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
+				if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("got %v, want %q", err, tc.want)
+				}
+				if d := time.Since(start); d > time.Second {
+					t.Errorf("after %v", d)
+				}
+			})
+		})
+	}
+	t.Run("silence", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, p := wireClient(t, &ClientConfig{ConnectTimeout: 3 * time.Second})
+			defer c.Close()
+			go io.Copy(io.Discard, p.nc)
+			start := time.Now()
+			err := c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
+			if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "said nothing") {
+				t.Errorf("got %v", err)
+			}
+			if d := time.Since(start); d != 3*time.Second {
+				t.Errorf("after %v", d)
+			}
+		})
+	})
+	t.Run("real gRPC server", func(t *testing.T) {
+		gs := grpc.NewServer()
+		gs.RegisterService(&echoDesc, nil)
+		c := NewClient(serveUnix(t, gs2{gs}), nil)
+		defer c.Close()
+		err := c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
+		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), `use the wire "grpc"`) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+type gs2 struct{ *grpc.Server }
+
+func TestClientErrorsOfTheServer(t *testing.T) {
+	for name, send := range map[string]func(p *wirePeer){
+		"unsolicited END":    func(p *wirePeer) { p.frame(header{typ: frameEnd, stream: 99}) },
+		"unsolicited HEADER": func(p *wirePeer) { p.frame(header{typ: frameHeader, stream: 99}) },
+		"OPEN":               func(p *wirePeer) { p.frame(header{typ: frameOpen, stream: 1}) },
+		"two HEADERs": func(p *wirePeer) {
+			p.frame(header{typ: frameHeader, stream: 1})
+			p.frame(header{typ: frameHeader, stream: 1})
+		},
+		"two HELLOs": func(p *wirePeer) { p.frame(header{typ: frameHello}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, p := wireClient(t, nil)
+				defer c.Close()
+				got := make(chan error, 1)
+				go func() {
+					got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
+				}()
+				p.greeted()
+				p.want(frameOpen)
+				p.hello()
+				go p.wantClosed()
+				send(p)
+				if err := <-got; status.Code(err) != codes.Unavailable {
+					t.Errorf("got %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		start := time.Now()
+		c := NewClient(func(context.Context) (net.Conn, error) {
+			at = append(at, time.Since(start))
+			return nil, errTest
+		}, nil)
+		defer c.Close()
+		if err := c.Invoke(t.Context(), "/a/B", value(""), value("")); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "test") {
+			t.Errorf("fail fast: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		err := c.Invoke(ctx, "/a/B", value(""), value(""), grpc.WaitForReady(true))
+		if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "test") {
+			t.Errorf("wait for ready: %v", err)
+		}
+		if time.Since(start) != 30*time.Second {
+			t.Errorf("ended after %v", time.Since(start))
+		}
+		if n := len(at); n < 8 || n > 25 {
+			t.Errorf("%d attempts: %v", n, at)
+		}
+		for i := 2; i < len(at); i++ {
+			if d := at[i] - at[i-1]; d > 6*time.Second {
+				t.Errorf("%v between attempts", d)
+			}
+		}
+	})
+}
+
+func TestGoAwayRetriesWhatDidNotRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peers := make(chan *wirePeer, 2)
+		c := NewClient(func(context.Context) (net.Conn, error) {
+			a, b := net.Pipe()
+			peers <- &wirePeer{t, b}
+			return a, nil
+		}, nil)
+		defer c.Close()
+		got := make(chan error, 2)
+		for range 2 {
+			go func() {
+				got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
+			}()
+		}
+		p := <-peers
+		p.greeted()
+		p.want(frameOpen)
+		p.want(frameOpen)
+		p.hello()
+		p.send(appendGoAway(nil, 1, codeNone, "moving"))
+		q := <-peers
+		q.greeted()
+		if h, _ := q.want(frameOpen); h.stream != 1 {
+			t.Errorf("the second call is stream %d of the new connection", h.stream)
+		}
+		q.hello()
+		q.frame(header{typ: frameEnd, stream: 1, flags: flagMsg})
+		if err := <-got; err != nil {
+			t.Errorf("the call that was made again: %v", err)
+		}
+		p.frame(header{typ: frameEnd, stream: 1, flags: flagMsg})
+		if err := <-got; err != nil {
+			t.Errorf("the call that had run: %v", err)
+		}
+		p.wantClosed() // the client is done with it
+	})
+}
+
+func TestCallThatMayHaveRunIsNotRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		var p *wirePeer
+		c := NewClient(func(context.Context) (net.Conn, error) {
+			a, b := net.Pipe()
+			p = &wirePeer{t, b}
+			dials++
+			return a, nil
+		}, nil)
+		defer c.Close()
+		got := make(chan error, 1)
+		go func() {
+			got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue), grpc.WaitForReady(true))
+		}()
+		synctest.Wait()
+		p.greeted()
+		p.hello()
+		p.want(frameOpen)
+		p.nc.Close()
+		if err := <-got; status.Code(err) != codes.Unavailable || dials != 1 {
+			t.Errorf("got %v after %d dials", err, dials)
+		}
+	})
+}
+
+func ExampleServer() {
+	s := NewServer(nil)
+	s.RegisterService(&echoDesc, nil)
+	a, b := net.Pipe()
+	go s.ServeConn(b)
+	c := NewClient(func(context.Context) (net.Conn, error) { return a, nil }, nil)
+	var out wrapperspb.BytesValue
+	err := c.Invoke(context.Background(), "/test.Echo/Echo", value("hello"), &out)
+	fmt.Println(string(out.Value), err)
+	c.Close()
+	s.Stop()
+	// Output: hello <nil>
+}
