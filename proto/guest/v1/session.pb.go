@@ -1045,7 +1045,11 @@ type Output struct {
 	// The stream ends after data.
 	Eof bool `protobuf:"varint,4,opt,name=eof,proto3" json:"eof,omitempty"`
 	// So many bytes before offset are lost since the last Output of the stream.
-	Lost          uint64 `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost uint64 `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`
+	// The agent is short of memory for the stream: what is consumed up to here is
+	// to be acknowledged at once, not only when the client finds it enough. To the
+	// owner only. There may be no data then.
+	Acknowledge   bool `protobuf:"varint,6,opt,name=acknowledge,proto3" json:"acknowledge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1113,6 +1117,13 @@ func (x *Output) GetLost() uint64 {
 		return x.Lost
 	}
 	return 0
+}
+
+func (x *Output) GetAcknowledge() bool {
+	if x != nil {
+		return x.Acknowledge
+	}
+	return false
 }
 
 // FlowControl acknowledges what was consumed of a stream, which frees it at the
@@ -1806,13 +1817,14 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\x05Input\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x10\n" +
-	"\x03eof\x18\x03 \x01(\bR\x03eof\"\x84\x01\n" +
+	"\x03eof\x18\x03 \x01(\bR\x03eof\"\xa6\x01\n" +
 	"\x06Output\x12(\n" +
 	"\x06stream\x18\x01 \x01(\x0e2\x10.guest.v1.StreamR\x06stream\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x04 \x01(\bR\x03eof\x12\x12\n" +
-	"\x04lost\x18\x05 \x01(\x04R\x04lost\"x\n" +
+	"\x04lost\x18\x05 \x01(\x04R\x04lost\x12 \n" +
+	"\vacknowledge\x18\x06 \x01(\bR\vacknowledge\"x\n" +
 	"\vFlowControl\x12(\n" +
 	"\x06stream\x18\x01 \x01(\x0e2\x10.guest.v1.StreamR\x06stream\x12'\n" +
 	"\x0fconsumed_offset\x18\x02 \x01(\x04R\x0econsumedOffset\x12\x16\n" +
