@@ -292,27 +292,25 @@ func (s *stream) firstLine(t *testing.T) string {
 
 func TestAwkwardProcesses(t *testing.T) {
 	c := newCarrier(t, nil)
-	timeout := func(s *guestv1.SessionSpec) *guestv1.SessionSpec {
-		s.TimeoutMillis = 200
-		return s
-	}
 	tests := []struct {
 		name     string
 		spec     *guestv1.SessionSpec
 		code     int // -1: a signal
 		signal   syscall.Signal
-		timedOut bool
+		line     bool // its time is up once it has written a line
+		time     bool // its time is up soon, wherever it is
 		held     bool
 		child    bool // prints the pid of a child
 		survives bool // which lives on
 	}{
 		{name: "writes nothing", spec: &guestv1.SessionSpec{Args: args("true")}},
-		{name: "ignores HUP and TERM", spec: timeout(helper(t, "stubborn")), code: -1, signal: syscall.SIGKILL, timedOut: true},
-		{name: "ends on TERM", spec: timeout(shell("while :; do cat /proc/self/stat >/dev/null; done")), code: -1, signal: syscall.SIGTERM, timedOut: true},
-		{name: "answers TERM with a code", spec: timeout(shell("trap 'exit 9' TERM; while :; do cat /dev/null; done")), code: 9, timedOut: true},
-		{name: "closes its streams", spec: timeout(helper(t, "close-stdio")), code: -1, signal: syscall.SIGTERM, timedOut: true},
-		{name: "stops itself", spec: timeout(shell("kill -STOP $$")), code: -1, signal: syscall.SIGTERM, timedOut: true},
-		{name: "writes without end", spec: timeout(helper(t, "endless")), code: -1, signal: syscall.SIGTERM, timedOut: true},
+		{name: "ignores HUP and TERM", spec: helper(t, "stubborn"), line: true, code: -1, signal: syscall.SIGKILL},
+		{name: "ends on TERM", spec: helper(t, "forever"), line: true, code: -1, signal: syscall.SIGTERM},
+		{name: "takes too long", spec: shell("while :; do cat /proc/self/stat >/dev/null; done"), time: true, code: -1, signal: syscall.SIGTERM},
+		{name: "answers TERM with a code", spec: shell("trap 'exit 9' TERM; echo ready; while :; do cat /dev/null; done"), line: true, code: 9},
+		{name: "closes its streams", spec: helper(t, "close-stdio"), time: true, code: -1, signal: syscall.SIGTERM},
+		{name: "stops itself", spec: shell("echo ready; kill -STOP $$"), line: true, code: -1, signal: syscall.SIGTERM},
+		{name: "writes without end", spec: helper(t, "endless"), time: true, code: -1, signal: syscall.SIGTERM},
 		{name: "daemonises", spec: helper(t, "daemon"), child: true, survives: true},
 		{name: "leaves a child with the pipe", spec: helper(t, "hold"), code: 5, held: true, child: true},
 		{name: "leaves a stubborn child with the pipe", spec: helper(t, "hold-stubborn"), code: 5, held: true, child: true},
@@ -320,16 +318,35 @@ func TestAwkwardProcesses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s, err := c.run(testContext(t), tt.spec, "")
+			if tt.time {
+				tt.spec.TimeoutMillis = 200
+			}
+			id := newID()
+			s, err := c.exec(testContext(t), &guestv1.Open{SessionId: id, Spec: tt.spec})
 			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.stop()
+			if err := s.close(); err != nil {
+				t.Fatal(err)
+			}
+			if tt.line {
+				s.firstLine(t)
+				ses, err := c.srv.find(id, "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				ses.timeUp()
+			}
+			if err := s.finish(); err != nil {
 				t.Fatal(err)
 			}
 			e := s.exit
 			if tt.code >= 0 && (e.Code == nil || int(*e.Code) != tt.code) || tt.code < 0 && e.Code != nil || e.Signal != uint32(tt.signal) {
 				t.Errorf("exit %v, want code %d, signal %d", e, tt.code, tt.signal)
 			}
-			if e.TimedOut != tt.timedOut || e.OutputHeldOpen != tt.held {
-				t.Errorf("exit %v, want timed out %v, held open %v", e, tt.timedOut, tt.held)
+			if e.TimedOut != (tt.line || tt.time) || e.OutputHeldOpen != tt.held {
+				t.Errorf("exit %v, want timed out %v, held open %v", e, tt.line || tt.time, tt.held)
 			}
 			if !tt.child {
 				return

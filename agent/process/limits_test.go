@@ -71,7 +71,7 @@ func TestUsers(t *testing.T) {
 			}
 		}
 	}
-	spec := shell("echo $USER $LOGNAME $HOME $SHELL; pwd; echo again >/dev/stdout")
+	spec := shell("echo $USER $LOGNAME $HOME $SHELL; pwd; echo again >/proc/self/fd/1")
 	spec.User = []byte("alice")
 	s, err := c.run(testContext(t), spec, "")
 	if err != nil {

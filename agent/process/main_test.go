@@ -106,6 +106,7 @@ type stream struct {
 	lost   [outputs]uint64
 	eof    [outputs]bool
 	flows  []*guestv1.FlowControl
+	urged  [outputs]bool // asked to acknowledge, since the last time
 	exit   *guestv1.Exit
 }
 
@@ -174,6 +175,7 @@ func (s *stream) next() error {
 		s.at[i] = o.Offset + uint64(len(o.Data))
 		s.lost[i] += o.Lost
 		s.eof[i] = o.Eof
+		s.urged[i] = s.urged[i] || o.Acknowledge
 	case *guestv1.ExecResponse_FlowControl:
 		s.flows = append(s.flows, m.FlowControl)
 	case *guestv1.ExecResponse_Exit:
@@ -189,6 +191,19 @@ func (s *stream) ack() error {
 	for i, name := range streamNames {
 		if err := s.ackAt(name, s.at[i]); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// ackWhenAsked acknowledges a stream only if the agent has asked for it.
+func (s *stream) ackWhenAsked() error {
+	for i, name := range streamNames {
+		if s.urged[i] {
+			s.urged[i] = false
+			if err := s.ackAt(name, s.at[i]); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -14,6 +14,11 @@ import (
 // process has taken is known while it reads slowly.
 const maxFeed = 16 << 10
 
+// memoryRetry is after how long a stream tries again that found all memory in
+// use. An acknowledgement of its own frees memory for it at once; this is for
+// what others free, when nobody is attached to it.
+const memoryRetry = 100 * time.Millisecond
+
 // pump moves one output stream from its pipe to the ring, until the pipe ends,
 // or run ends it by a read deadline. It is the only reader of the pipe.
 func (s *session) pump(i int) {
@@ -75,11 +80,12 @@ func (s *session) awaitRoom(i int) error {
 	for {
 		s.mu.Lock()
 		ok, stop, sweep := s.st.hasRoom(i), s.stopPumps || s.closed[i], s.exited && !s.swept[i]
+		var retry <-chan time.Time
 		if !ok {
 			s.swept[i] = s.exited
+			s.wakeReaders() // the owner is asked to acknowledge
 			if s.st.out[i].room() > 0 {
-				s.srv.memory.notify(s.room[i])
-				ok = s.st.hasRoom(i) // memory may have come back before notify
+				retry = time.After(memoryRetry)
 			}
 		}
 		s.mu.Unlock()
@@ -91,7 +97,10 @@ func (s *session) awaitRoom(i int) error {
 		case sweep && s.sweep(i):
 			return io.EOF
 		}
-		<-s.room[i]
+		select {
+		case <-s.room[i]:
+		case <-retry:
+		}
 	}
 }
 

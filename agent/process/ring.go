@@ -34,13 +34,10 @@ type memory struct {
 	peak atomic.Int64
 
 	small, large sync.Pool // of *[]byte
-
-	mu      sync.Mutex
-	waiting map[chan<- struct{}]bool
 }
 
 func newMemory(limit uint64) *memory {
-	return &memory{max: int64(limit), waiting: make(map[chan<- struct{}]bool)}
+	return &memory{max: int64(limit)}
 }
 
 // take returns a chunk's memory, or nil if that is beyond the limit and not
@@ -74,23 +71,6 @@ func (m *memory) give(b []byte) {
 	} else {
 		m.small.Put(&b)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for c := range m.waiting {
-		delete(m.waiting, c)
-		select {
-		case c <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// notify has c, which has a buffer of one, signalled once when memory is given
-// back.
-func (m *memory) notify(c chan<- struct{}) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.waiting[c] = true
 }
 
 // ring keeps the last bytes of a stream, each at its absolute offset. What may

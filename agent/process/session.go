@@ -106,17 +106,20 @@ func (s *session) start() error {
 		go s.feed()
 	}
 	if s.spec.TimeoutMillis > 0 {
-		s.timeout = startCountdown(millis(s.spec.TimeoutMillis), func() {
-			s.mu.Lock()
-			s.timedOut = !s.exited
-			s.mu.Unlock()
-			s.end("its time was up", syscall.SIGTERM)
-		})
+		s.timeout = startCountdown(millis(s.spec.TimeoutMillis), s.timeUp)
 	}
 	s.oomEvents = s.group.watchOOM(func() { s.srv.publishOOM(s) })
 	s.srv.publishStart(s)
 	go s.run()
 	return nil
+}
+
+// timeUp ends a session that has run for too long.
+func (s *session) timeUp() {
+	s.mu.Lock()
+	s.timedOut = !s.exited && !s.ending
+	s.mu.Unlock()
+	s.end("its time was up", syscall.SIGTERM)
 }
 
 // run follows the process to its end.

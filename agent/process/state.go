@@ -68,6 +68,7 @@ type cursor struct {
 	lost     uint64 // bytes before next that were dropped, and it was not told
 	consumed uint64
 	limit    uint64 // the first byte that may not be sent yet
+	urged    uint64 // up to here the reader was asked to acknowledge
 	ended    bool   // the end was sent
 }
 
@@ -103,6 +104,12 @@ func (o *output) room() uint64 {
 		return 0
 	}
 	return o.max - (o.end - o.acked)
+}
+
+// short reports whether the process has to wait, or soon may, for an
+// acknowledgement.
+func (o *output) short() bool {
+	return !o.drop && (2*o.room() < o.max || o.needsMemory())
 }
 
 // reserve returns memory for the stream's next bytes, or nil: the process has
@@ -287,12 +294,17 @@ func (s *state) nextOutput(r *reader, i int) (piece, bool) {
 	}
 	p := piece{stream: i, output: &guestv1.Output{Stream: streamNames[i], Offset: c.next, Lost: c.lost}}
 	credit := c.limit - min(c.limit, c.at())
+	urge := s.owner == r && o.short() && !r.silent
 	switch {
 	case c.next < o.end && credit > 0:
 		p.output.Data, p.chunk = o.at(c.next, min(credit, maxPiece))
 		c.next += uint64(len(p.output.Data))
-	case c.next < o.end || !o.eof || c.ended:
+	case c.next == o.end && o.eof && !c.ended:
+	case !urge || c.lost > 0 || max(c.consumed, c.urged) >= c.next:
 		return piece{}, false
+	}
+	if urge {
+		p.output.Acknowledge, c.urged = true, c.next
 	}
 	// What was lost takes no credit.
 	c.limit = addCapped(c.limit, c.lost)

@@ -219,7 +219,7 @@ func (m *machine) owner() *modelReader {
 // remove detaches a reader and checks what follows.
 func (m *machine) remove(r *modelReader, leave *guestv1.Leave) goneAction {
 	for _, p := range r.held {
-		m.st.release(r.r, p)
+		m.releaseOne(r, p)
 	}
 	action := m.st.detach(r.r, leave)
 	for i := range m.readers {
@@ -293,7 +293,10 @@ func (m *machine) takeOutput(t *rapid.T, r *modelReader, p piece) {
 	if want := trueBytes(i, o.Offset, len(o.Data)); !bytes.Equal(o.Data, want) {
 		t.Fatalf("stream %d: bytes from %d on are not the true ones", i, o.Offset)
 	}
-	if r.eof[i] || len(o.Data) == 0 && !o.Eof || len(o.Data) > maxPiece {
+	if o.Acknowledge && (!r.owner || m.drop) {
+		t.Fatalf("stream %d: asked to acknowledge, owner %v, drop %v", i, r.owner, m.drop)
+	}
+	if r.eof[i] || len(o.Data) == 0 && !o.Eof && !o.Acknowledge || len(o.Data) > maxPiece {
 		t.Fatalf("stream %d: a piece of %d bytes, eof %v after %v", i, len(o.Data), o.Eof, r.eof[i])
 	}
 	r.limit[i] = addCapped(r.limit[i], o.Lost) // which takes no credit
@@ -304,12 +307,27 @@ func (m *machine) takeOutput(t *rapid.T, r *modelReader, p piece) {
 	if r.eof[i] = o.Eof; o.Eof && (!m.ended[i] || r.at[i] != m.written[i]) {
 		t.Fatalf("stream %d: ends at %d of %d", i, r.at[i], m.written[i])
 	}
-	if r.r.silent && r.owner {
-		m.acked[i] = max(m.acked[i], r.at[i])
-	}
 	r.lost[i] += o.Lost
 	r.held = append(r.held, p)
 	r.want = append(r.want, bytes.Clone(o.Data))
+}
+
+// An owner that acknowledges no more than it is asked for never gets stuck:
+// whatever it has got, the process has room or the owner was asked.
+func (m *machine) checkUrged(t *rapid.T) {
+	r := m.owner()
+	if r == nil || r.r.silent {
+		return
+	}
+	for i := range m.st.out {
+		if m.st.hasRoom(i) || m.ended[i] {
+			continue
+		}
+		c := &r.r.out[i]
+		if c.next > c.consumed && c.urged < c.next && c.next == m.written[i] {
+			t.Fatalf("stream %d: no room, %d of %d acknowledged, asked for %d", i, c.consumed, c.next, c.urged)
+		}
+	}
 }
 
 // drain gives a reader all that there is for it.
@@ -317,6 +335,9 @@ func (m *machine) drain(t *rapid.T) {
 	r := m.reader(t)
 	for m.take(t, r) {
 		m.releaseAll(t, r)
+	}
+	if r.owner {
+		m.checkUrged(t)
 	}
 }
 
@@ -328,9 +349,16 @@ func (m *machine) releaseAll(t *rapid.T, r *modelReader) {
 		if !bytes.Equal(p.output.Data, r.want[i]) {
 			t.Fatalf("stream %d: the bytes from %d on changed while they were sent", p.stream, p.output.Offset)
 		}
-		m.st.release(r.r, p)
+		m.releaseOne(r, p)
 	}
 	r.held, r.want = nil, nil
+}
+
+func (m *machine) releaseOne(r *modelReader, p piece) {
+	m.st.release(r.r, p)
+	if i := p.stream; m.st.owner == r.r && r.r.silent {
+		m.acked[i] = max(m.acked[i], r.at[i])
+	}
 }
 
 func (m *machine) ack(t *rapid.T) {

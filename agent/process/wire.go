@@ -31,6 +31,7 @@ const (
 	fieldData   = 3
 	fieldEOF    = 4
 	fieldLost   = 5
+	fieldAck    = 6
 
 	fieldInput       = 2 // of ExecRequest
 	fieldInputOffset = 1 // of Input
@@ -46,6 +47,7 @@ func (m *outputResponse) MarshalBytes(head []byte) (_, payload []byte, err error
 	fields = appendVarint(fields, fieldOffset, o.Offset)
 	fields = appendVarint(fields, fieldEOF, protowire.EncodeBool(o.Eof))
 	fields = appendVarint(fields, fieldLost, o.Lost)
+	fields = appendVarint(fields, fieldAck, protowire.EncodeBool(o.Acknowledge))
 	if len(o.Data) > 0 {
 		fields = protowire.AppendTag(fields, fieldData, protowire.BytesType)
 		fields = protowire.AppendVarint(fields, uint64(len(o.Data)))

@@ -22,6 +22,8 @@ func TestOutputEncoding(t *testing.T) {
 			Data:   rapid.SliceOf(rapid.Byte()).Draw(t, "data"),
 			Eof:    rapid.Bool().Draw(t, "eof"),
 			Lost:   rapid.Uint64().Draw(t, "lost"),
+
+			Acknowledge: rapid.Bool().Draw(t, "acknowledge"),
 		}
 		m := newOutputResponse(o)
 		head, payload, err := m.MarshalBytes([]byte("before"))
