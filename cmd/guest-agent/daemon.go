@@ -69,11 +69,17 @@ func (d *daemon) run() (os.Signal, error) {
 
 	mode, why := d.settings.peer.Resolve(system.ReadVMM("/"))
 	rules := access.Rules{Mode: mode, AllowCIDs: d.settings.allowCID.values, UID: uint32(os.Geteuid())}
-	a, err := agent.New(&agent.Config{
+	cfg := &agent.Config{
 		Logger:  d.log,
 		Access:  rules,
 		Process: &process.Config{Cgroup: true, Protect: true},
-	})
+	}
+	closeAudit, err := d.secure(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAudit()
+	a, err := agent.New(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +92,7 @@ func (d *daemon) run() (os.Signal, error) {
 		return nil, err
 	}
 	d.log.Info("serving", "version", a.Version(), "agent_id", a.ID(), "listen", where, "peer", string(mode), "because", why,
-		"allow_cid", d.settings.allowCID.String(), "uid", rules.UID)
+		"allow_cid", d.settings.allowCID.String(), "uid", rules.UID, "level", a.Level(), "key", a.Fingerprint(), "audit", d.settings.audit)
 	d.warnWithoutVsock(where)
 	notify(d.log, "READY=1\nSTATUS=serving on "+where)
 	watched := make(chan struct{})

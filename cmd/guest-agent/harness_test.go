@@ -74,7 +74,9 @@ func (b *syncBuffer) String() string {
 func agentCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), runAsAgent+"=1")
+	state := t.TempDir()
+	cmd.Env = append(os.Environ(), runAsAgent+"=1", "GUEST_AGENT_STATE_DIR="+state,
+		"GUEST_AGENT_POLICY="+filepath.Join(state, "policy.toml"), "GUEST_AGENT_AUTHORIZED_HOSTS="+filepath.Join(state, "hosts"))
 	return cmd
 }
 

@@ -35,6 +35,9 @@ func run() int {
 	if owner {
 		args = flagsOnly(args)
 	}
+	if !owner && len(args) > 0 && args[0] == "policy" {
+		return runPolicy(args[1:], os.Stdout, os.Stderr)
+	}
 	s, err := parseSettings(args, os.Environ(), system.KernelArgs("/"), os.Stdout)
 	switch {
 	case owner:

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -26,6 +28,12 @@ type settings struct {
 	grace    time.Duration
 	logLevel slog.Level
 	version  bool
+
+	hosts       list[string] // files of keys, and keys
+	requireKeys bool
+	stateDir    string
+	policy      string
+	audit       string
 
 	// unknown names settings that this version does not know.
 	unknown []string
@@ -64,6 +72,10 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 		listen:   list[transport.Addr]{parse: parseListen},
 		allowCID: list[uint32]{parse: parseCID},
 		grace:    5 * time.Second,
+		hosts:    list[string]{parse: parseHosts},
+		stateDir: "/var/lib/guest-agent",
+		policy:   "/etc/guest-agent/policy.toml",
+		audit:    "off",
 	}
 	fs := flag.NewFlagSet("guest-agent", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -93,6 +105,17 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 		s.logLevel = l
 		return nil
 	})
+	fs.Var(&s.hosts, "authorized-hosts", "let the holders of these keys call: `FILE` (absolute), or a key (the second word of a public key in OpenSSH's\nform); a list, beside the credential guest-agent.authorized_hosts (default "+defaultHosts+")")
+	fs.BoolVar(&s.requireKeys, "require-keys", false, "trust nobody who shows no key, the host's root neither")
+	fs.Func("state-dir", "keep the agent's own key, and what host-ctl enroll changes, in `DIR` (default /var/lib/guest-agent)", absolute(&s.stateDir))
+	fs.Func("policy", "what callers may do, once this `FILE` exists (default /etc/guest-agent/policy.toml)", absolute(&s.policy))
+	fs.Func("audit", "write a line of JSON for each call to `WHERE`: stderr, a file, or off (default off)", func(v string) error {
+		if v != "off" && v != "stderr" && !filepath.IsAbs(v) {
+			return errors.New("want stderr, off or an absolute path")
+		}
+		s.audit = v
+		return nil
+	})
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
 
 	var errs []error
@@ -114,6 +137,7 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 	}
 	s.listen.next()
 	s.allowCID.next()
+	s.hosts.next()
 	for _, e := range environ {
 		variable, value, _ := strings.Cut(e, "=")
 		name, ok := strings.CutPrefix(variable, envPrefix)
@@ -129,6 +153,7 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 	}
 	s.listen.next()
 	s.allowCID.next()
+	s.hosts.next()
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(out, usage)
@@ -200,6 +225,29 @@ func parseListen(s string) (transport.Addr, error) {
 		return a, fmt.Errorf("%s: a guest listens on vsock itself, or on a Unix socket; vsock-mux is the host's way to reach it", s)
 	}
 	return a, nil
+}
+
+// parseHosts takes an absolute path, or a key.
+func parseHosts(s string) (string, error) {
+	if filepath.IsAbs(s) {
+		return s, nil
+	}
+	_, err := keys.ParseBase64(s)
+	if err != nil {
+		return "", fmt.Errorf("want an absolute path, or a key: %w", err)
+	}
+	return s, nil
+}
+
+// absolute returns a function that sets a path.
+func absolute(to *string) func(string) error {
+	return func(v string) error {
+		if !filepath.IsAbs(v) {
+			return errors.New("want an absolute path")
+		}
+		*to = v
+		return nil
+	}
 }
 
 func parseCID(s string) (uint32, error) {
