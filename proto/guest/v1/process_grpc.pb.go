@@ -38,8 +38,8 @@ const (
 //
 // A process runs in a session: a process group with its standard streams,
 // known by an id that the client makes. The session outlives the connection
-// that started it, for as long as its policy says. PROTOCOL.md, "Sessions",
-// has the state machine.
+// that started it, for as long as its policy says. docs/sessions.md says how
+// clients attach, acknowledge and go on after a cut.
 type ProcessServiceClient interface {
 	// Exec starts a session and attaches to it as its owner. Sent again with the
 	// id of a session that the agent already has, it attaches to that one:
@@ -199,8 +199,8 @@ type ProcessService_WatchSessionsClient = grpc.ServerStreamingClient[WatchSessio
 //
 // A process runs in a session: a process group with its standard streams,
 // known by an id that the client makes. The session outlives the connection
-// that started it, for as long as its policy says. PROTOCOL.md, "Sessions",
-// has the state machine.
+// that started it, for as long as its policy says. docs/sessions.md says how
+// clients attach, acknowledge and go on after a cut.
 type ProcessServiceServer interface {
 	// Exec starts a session and attaches to it as its owner. Sent again with the
 	// id of a session that the agent already has, it attaches to that one:
