@@ -28,6 +28,7 @@ const (
 const (
 	openPiece   = 256 << 10 // of one request
 	openAtATime = 8         // requests that wait for their answers
+	readAhead   = 64 << 10  // of a Read that asks for less
 )
 
 // RemoteFile is a file of the guest that is open, as *os.File is one of this
@@ -46,6 +47,7 @@ type RemoteFile struct {
 	offset int64
 	closed bool
 	in     bulk.Frame
+	ahead  []byte // read and not asked for yet, from offset on
 }
 
 var (
@@ -157,6 +159,19 @@ func (f *RemoteFile) operateLocked(op string, o *guestv1.FileOperation) (*guestv
 func (f *RemoteFile) Read(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if len(f.ahead) == 0 && len(p) < readAhead {
+		buf := make([]byte, readAhead)
+		n, err := f.readAt(buf, f.offset, true)
+		if f.ahead = buf[:n]; n == 0 {
+			return 0, err
+		}
+	}
+	if len(f.ahead) > 0 {
+		n := copy(p, f.ahead)
+		f.ahead = f.ahead[n:]
+		f.offset += int64(n)
+		return n, nil
+	}
 	n, err := f.readAt(p, f.offset, true)
 	f.offset += int64(n)
 	return n, err
@@ -237,6 +252,7 @@ func (f *RemoteFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f *RemoteFile) writeAt(p []byte, off int64) (int, error) {
+	f.ahead = nil
 	sent, waiting, written := 0, 0, 0
 	var failure error
 	for sent < len(p) && failure == nil || waiting > 0 {
@@ -291,7 +307,7 @@ func (f *RemoteFile) Seek(offset int64, whence int) (int64, error) {
 	if offset < 0 {
 		return 0, &fs.PathError{Op: "seek", Path: f.name, Err: fs.ErrInvalid}
 	}
-	f.offset = offset
+	f.offset, f.ahead = offset, nil
 	return offset, nil
 }
 
@@ -306,7 +322,10 @@ func (f *RemoteFile) Stat() (fs.FileInfo, error) {
 
 // Truncate sets the size.
 func (f *RemoteFile) Truncate(size int64) error {
-	_, err := f.operate("truncate", &guestv1.FileOperation{Operation: &guestv1.FileOperation_Truncate{Truncate: uint64(max(size, 0))}})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ahead = nil
+	_, err := f.operateLocked("truncate", &guestv1.FileOperation{Operation: &guestv1.FileOperation_Truncate{Truncate: uint64(max(size, 0))}})
 	return err
 }
 

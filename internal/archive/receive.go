@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -85,8 +86,8 @@ func Receive(st Stream, cfg *ReceiveConfig) (*guestv1.Finished, error) {
 		return nil, err
 	}
 	m := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Finished{Finished: r.finished}}
-	if err := st.SendMsg(m); err != nil {
-		return nil, cut(err)
+	if err := r.tell(m); err != nil {
+		return nil, err
 	}
 	return r.finished, nil
 }
@@ -203,8 +204,8 @@ func (r *receiver) makeDestination(dest string) error {
 // run receives until the end.
 func (r *receiver) run() error {
 	ready := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Ready{Ready: &guestv1.Ready{Window: Window}}}
-	if err := r.st.SendMsg(ready); err != nil {
-		return cut(err)
+	if err := r.tell(ready); err != nil {
+		return err
 	}
 	defer r.frame.Free()
 	for {
@@ -220,6 +221,24 @@ func (r *receiver) run() error {
 			return err
 		}
 	}
+}
+
+// tell sends a message.
+func (r *receiver) tell(m *guestv1.UploadResponse) error {
+	err := r.st.SendMsg(m)
+	// Of a client's stream that has ended SendMsg says io.EOF, and RecvMsg, after
+	// what had come before, says why.
+	for err != nil && errors.Is(err, io.EOF) {
+		r.frame.Control = nil
+		if recvErr := r.st.RecvMsg(r.frame); recvErr != nil {
+			err = recvErr
+			break
+		}
+	}
+	if err != nil {
+		return cut(err)
+	}
+	return nil
 }
 
 // take takes in one message.
@@ -324,10 +343,7 @@ func (r *receiver) failedEntry(e *guestv1.Entry, err error) error {
 	r.finished.Failed++
 	r.done(Done{Failure: f})
 	m := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Failure{Failure: f.message(e.Number)}}
-	if err := r.st.SendMsg(m); err != nil {
-		return cut(err)
-	}
-	return nil
+	return r.tell(m)
 }
 
 func (r *receiver) done(d Done) {
@@ -347,10 +363,7 @@ func (r *receiver) acknowledge(all bool) error {
 	}
 	r.reported, r.reportedTo = r.bytes, entries
 	a := &guestv1.Acknowledge{Bytes: r.bytes, Entries: entries}
-	if err := r.st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Acknowledge{Acknowledge: a}}); err != nil {
-		return cut(err)
-	}
-	return nil
+	return r.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Acknowledge{Acknowledge: a}})
 }
 
 // inPlace returns the number of the entry up to which all is done.

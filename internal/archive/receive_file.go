@@ -271,10 +271,7 @@ func (r *receiver) offer(m *guestv1.Offer) error {
 	if len(d.Wanted) == 0 {
 		r.at(m.Entries[len(m.Entries)-1])
 	}
-	if err := r.st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Decision{Decision: d}}); err != nil {
-		return cut(err)
-	}
-	return nil
+	return r.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Decision{Decision: d}})
 }
 
 // look reports whether a file is here, and otherwise fills in what is here of

@@ -143,6 +143,9 @@ const maxHole = 256 << 20
 // offerItem puts a file among those to be offered.
 func (s *sender) offerItem(it *item) error {
 	s.begin(it.entry)
+	if it.in != nil {
+		it.in.refs++
+	}
 	s.offers = append(s.offers, it)
 	if len(s.offers) >= batchEntries {
 		return s.decide()
@@ -157,6 +160,13 @@ func (s *sender) decide() error {
 	}
 	items := s.offers
 	s.offers = nil
+	defer func() {
+		for _, it := range items {
+			if it.in != nil {
+				it.in.release()
+			}
+		}
+	}()
 	offer := &guestv1.Offer{}
 	for _, it := range items {
 		if s.cfg.Options.GetChecksum() && it.entry.Mode&modeType == modeRegular && it.entry.HardLink == nil {

@@ -26,7 +26,8 @@ type item struct {
 	entry *guestv1.Entry
 	info  fs.FileInfo
 	open  func() (*os.File, error)
-	path  string // for errors
+	path  string     // for errors
+	in    *directory // what open needs; nil: nothing
 }
 
 // walker goes through the sources in the order of the protocol.
@@ -70,6 +71,13 @@ type directory struct {
 	path  string // for errors, and to follow links with
 	above *directory
 	info  fs.FileInfo
+	refs  int // the walk, and items that wait for a decision
+}
+
+func (d *directory) release() {
+	if d.refs--; d.refs == 0 {
+		d.root.Close()
+	}
 }
 
 // source walks one source.
@@ -124,8 +132,8 @@ func (w *walker) source(n int) error {
 	if err != nil {
 		return w.fail(n, "", failed("open", src.Path, err))
 	}
-	d := &directory{root: root, path: src.Path, info: info}
-	defer root.Close()
+	d := &directory{root: root, path: src.Path, info: info, refs: 1}
+	defer d.release()
 	// A directory is sent again for what is below it that was not sent before.
 	if err := w.visit(it); err != nil {
 		return err
@@ -219,7 +227,7 @@ func (w *walker) file(n int, d *directory, path, name string, after []string, in
 	if info.Mode().IsRegular() && w.archive {
 		w.shareLink(e, info)
 	}
-	it := &item{entry: e, info: info, path: full}
+	it := &item{entry: e, info: info, path: full, in: d}
 	it.open = func() (*os.File, error) {
 		if follow && w.root == nil {
 			return os.OpenFile(full, os.O_RDONLY|followFlags, 0)
@@ -284,8 +292,8 @@ func (w *walker) below(n int, d *directory, it *item, path, name string, after [
 	if err != nil {
 		return w.fail(n, path, failed("open", it.path, err))
 	}
-	defer root.Close()
-	sub := &directory{root: root, path: it.path, above: d, info: it.info}
+	sub := &directory{root: root, path: it.path, above: d, info: it.info, refs: 1}
+	defer sub.release()
 	if done && !inAfter {
 		return w.linksBelow(n, sub, path)
 	}
