@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 
+	"google.golang.org/grpc/mem"
+
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -39,6 +41,7 @@ type output struct {
 	taken    uint64  // the offset up to which the consumer has been given bytes
 	consumed uint64  // the offset up to which the consumer has dealt with them
 	acked    uint64  // the offset up to which the agent knows them to be consumed
+	urged    uint64  // the offset up to which the agent wants to know it at once
 	limit    uint64  // the agent may send up to this offset
 	lost     uint64  // bytes that never came, as the agent reported
 	mayLose  bool    // whether that is allowed
@@ -53,8 +56,17 @@ type output struct {
 
 // piece is some bytes of a stream, and how many were lost before them.
 type piece struct {
-	lost uint64
-	data []byte
+	lost   uint64
+	data   []byte
+	buffer mem.Buffer // what data lies in, or nil
+}
+
+// free gives the memory of the piece back.
+func (p *piece) free() {
+	if p.buffer != nil {
+		p.buffer.Free()
+	}
+	*p = piece{}
 }
 
 func newOutput(mu *sync.Mutex, stream guestv1.Stream, offset, window uint64) *output {
@@ -87,8 +99,17 @@ func (o *output) opened(offset uint64, choose bool) error {
 // rewind forgets what has arrived and was not taken, to be sent again on the
 // next connection. So what is acknowledged is only ever what was consumed.
 func (o *output) rewind() {
-	o.pieces, o.eof = nil, false
+	o.drop()
+	o.eof = false
 	o.received = o.taken
+}
+
+// drop forgets the queue.
+func (o *output) drop() {
+	for i := range o.pieces {
+		o.pieces[i].free()
+	}
+	o.pieces = nil
 }
 
 // lose notes that n bytes after received never come.
@@ -102,13 +123,19 @@ func (o *output) lose(n uint64) {
 	o.pieces = append(o.pieces, piece{lost: n})
 }
 
-// accept takes a message of the agent in, or says how it breaks the protocol.
-func (o *output) accept(m *guestv1.Output) error {
+// accept takes a message of the agent in, or says how it breaks the protocol. It
+// takes over the buffer that the message's data lies in, unless that is nil.
+func (o *output) accept(m *guestv1.Output, buffer mem.Buffer) (err error) {
+	defer func() {
+		if err != nil && buffer != nil {
+			buffer.Free()
+		}
+	}()
 	n := uint64(len(m.Data))
 	switch {
 	case o.eof:
 		return protocolError("%s goes on after its end", o.name())
-	case n == 0 && !m.Eof && m.Lost == 0:
+	case n == 0 && !m.Eof && m.Lost == 0 && !m.Acknowledge:
 		return protocolError("%s has an empty message", o.name())
 	case m.Lost > m.Offset || m.Offset-m.Lost != o.received:
 		return protocolError("%s continues at offset %d with %d bytes lost, want offset %d", o.name(), m.Offset, m.Lost, o.received)
@@ -130,32 +157,40 @@ func (o *output) accept(m *guestv1.Output) error {
 	o.received += n
 	o.eof = m.Eof
 	if n > 0 {
-		o.queue(m.Data)
+		o.queue(piece{data: m.Data, buffer: buffer})
 	}
 	if o.closed {
 		o.discard()
 	}
-	if o.eof {
+	if m.Acknowledge {
+		o.urged = o.received
+	}
+	if o.eof || m.Acknowledge {
 		o.ackIfDue()
 	}
 	o.cond.Signal()
 	return nil
 }
 
-func (o *output) queue(data []byte) {
-	if last := len(o.pieces) - 1; last >= 0 {
-		p := &o.pieces[last]
-		if len(p.data) == 0 || len(data) < coalesceBelow && len(p.data)+len(data) <= coalesceUpTo {
-			p.data = append(p.data, data...)
+func (o *output) queue(p piece) {
+	if n := len(o.pieces) - 1; n >= 0 {
+		last := &o.pieces[n]
+		switch {
+		case len(last.data) == 0:
+			p.lost = last.lost
+			*last = p
+			return
+		case p.buffer == nil && last.buffer == nil && len(p.data) < coalesceBelow && len(last.data)+len(p.data) <= coalesceUpTo:
+			last.data = append(last.data, p.data...)
 			return
 		}
 	}
-	o.pieces = append(o.pieces, piece{data: data})
+	o.pieces = append(o.pieces, p)
 }
 
 // discard consumes all that has arrived.
 func (o *output) discard() {
-	o.pieces = nil
+	o.drop()
 	o.taken, o.consumed = o.received, o.received
 	o.ackIfDue()
 }
@@ -172,7 +207,7 @@ func (o *output) ackDue() bool {
 	if o.consumed <= o.acked {
 		return false
 	}
-	return o.consumed-o.acked >= o.window/4 || o.eof && o.consumed == o.received
+	return o.consumed-o.acked >= o.window/4 || o.acked < o.urged || o.eof && o.consumed == o.received
 }
 
 // flowControl returns the acknowledgement that is due, or nil.
@@ -196,21 +231,22 @@ func (o *output) finish(err error) {
 
 // next waits for bytes, which are the caller's until it reports them with done.
 // It returns io.EOF at the end, and os.ErrClosed after close.
-func (o *output) next() ([]byte, error) {
+func (o *output) next() (piece, error) {
 	o.cond.L.Lock()
 	defer o.cond.L.Unlock()
 	if err := o.wait(); err != nil {
-		return nil, err
+		return piece{}, err
 	}
-	data := o.pieces[0].data
+	p := o.pieces[0]
 	o.pieces[0] = piece{}
 	o.pieces = o.pieces[1:]
-	o.taken += uint64(len(data))
-	return data, nil
+	o.taken += uint64(len(p.data))
+	return p, nil
 }
 
-// done reports the bytes of next as consumed.
-func (o *output) done() {
+// done reports the bytes of next as consumed, and frees them.
+func (o *output) done(p piece) {
+	p.free()
 	o.cond.L.Lock()
 	defer o.cond.L.Unlock()
 	o.consumed = o.taken
@@ -268,22 +304,23 @@ func (o *output) close() {
 // dropped.
 func (o *output) copyTo(w io.Writer) error {
 	for {
-		data, err := o.next()
+		p, err := o.next()
 		if err != nil {
 			if err == io.EOF || err == os.ErrClosed {
 				return nil
 			}
 			return err
 		}
-		n, err := w.Write(data)
-		if err == nil && n < len(data) {
+		n, err := w.Write(p.data)
+		if err == nil && n < len(p.data) {
 			err = io.ErrShortWrite
 		}
 		if err != nil {
+			p.free()
 			o.close()
 			return err
 		}
-		o.done()
+		o.done(p)
 	}
 }
 
@@ -317,7 +354,7 @@ func (r outputReader) Read(p []byte) (int, error) {
 	}
 	n := copy(p, o.pieces[0].data)
 	if o.pieces[0].data = o.pieces[0].data[n:]; len(o.pieces[0].data) == 0 {
-		o.pieces[0] = piece{}
+		o.pieces[0].free()
 		o.pieces = o.pieces[1:]
 	}
 	o.taken += uint64(n)

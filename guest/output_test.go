@@ -37,7 +37,7 @@ func TestOutputProperty(t *testing.T) {
 			gaps += n
 		}
 		sent, limit := uint64(0), window // the agent's view
-		taken := 0                       // by next, and not done
+		var taken piece                  // by next, and not done
 		ack := func() {
 			if f := o.flowControl(); f != nil {
 				if f.ConsumedOffset > sent {
@@ -52,7 +52,7 @@ func TestOutputProperty(t *testing.T) {
 				if n == 0 {
 					t.Skip("no window")
 				}
-				if err := o.accept(&guestv1.Output{Stream: stdoutStream, Offset: sent, Data: stream[sent : sent+n : sent+n]}); err != nil {
+				if err := o.accept(&guestv1.Output{Stream: stdoutStream, Offset: sent, Data: stream[sent : sent+n : sent+n]}, nil); err != nil {
 					t.Fatal(err)
 				}
 				sent += n
@@ -62,36 +62,36 @@ func TestOutputProperty(t *testing.T) {
 				if !mayLose || n == 0 {
 					t.Skip("no loss")
 				}
-				if err := o.accept(&guestv1.Output{Stream: stdoutStream, Offset: sent + n, Lost: n}); err != nil {
+				if err := o.accept(&guestv1.Output{Stream: stdoutStream, Offset: sent + n, Lost: n}, nil); err != nil {
 					t.Fatal(err)
 				}
 				sent += n
 				limit += n
 			},
 			"take": func(t *rapid.T) {
-				if taken > 0 || len(o.pieces) == 0 {
+				if len(taken.data) > 0 || len(o.pieces) == 0 {
 					t.Skip("nothing to take")
 				}
 				if last := o.pieces[len(o.pieces)-1]; len(last.data) == 0 && len(o.pieces) == 1 {
 					t.Skip("only a gap")
 				}
-				data, err := o.next()
-				if err != nil || !bytes.Equal(data, stream[at:at+uint64(len(data))]) {
-					t.Fatalf("at %d: %d bytes that are not the stream's, %v", at, len(data), err)
+				p, err := o.next()
+				if err != nil || !bytes.Equal(p.data, stream[at:at+uint64(len(p.data))]) {
+					t.Fatalf("at %d: %d bytes that are not the stream's, %v", at, len(p.data), err)
 				}
-				at += uint64(len(data))
-				taken = len(data)
+				at += uint64(len(p.data))
+				taken = p
 			},
 			"done": func(t *rapid.T) {
-				if taken == 0 {
+				if len(taken.data) == 0 {
 					t.Skip("nothing taken")
 				}
-				o.done()
-				taken = 0
+				o.done(taken)
+				taken = piece{}
 				ack()
 			},
 			"read": func(t *rapid.T) {
-				if taken > 0 || len(o.pieces) == 0 || len(o.pieces[len(o.pieces)-1].data) == 0 {
+				if len(taken.data) > 0 || len(o.pieces) == 0 || len(o.pieces[len(o.pieces)-1].data) == 0 {
 					t.Skip("nothing to read")
 				}
 				p := make([]byte, rapid.IntRange(1, 80).Draw(t, "n"))
@@ -130,14 +130,14 @@ func TestOutputClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := outputReader{o}
-	o.accept(&guestv1.Output{Stream: stdoutStream, Data: []byte("abc")})
+	o.accept(&guestv1.Output{Stream: stdoutStream, Data: []byte("abc")}, nil)
 	r.Close()
 	r.Close()
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Read after Close: %v", err)
 	}
 	for off := uint64(3); off < 1000; off += 50 {
-		if err := o.accept(&guestv1.Output{Stream: stdoutStream, Offset: off, Data: make([]byte, 50)}); err != nil {
+		if err := o.accept(&guestv1.Output{Stream: stdoutStream, Offset: off, Data: make([]byte, 50)}, nil); err != nil {
 			t.Fatal(err)
 		}
 		o.flowControl()
@@ -150,7 +150,7 @@ func TestOutputEnds(t *testing.T) {
 		var mu sync.Mutex
 		o := newOutput(&mu, stdoutStream, 0, 100)
 		o.opened(0, false)
-		o.accept(&guestv1.Output{Stream: stdoutStream, Data: []byte("abc")})
+		o.accept(&guestv1.Output{Stream: stdoutStream, Data: []byte("abc")}, nil)
 		o.finish(want)
 		got, err := io.ReadAll(outputReader{o})
 		if string(got) != "abc" || err != want {

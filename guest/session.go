@@ -30,8 +30,6 @@ const (
 // streamDesc describes Exec and Attach, whose streams have the same messages.
 var streamDesc = grpc.StreamDesc{StreamName: "Exec", ServerStreams: true, ClientStreams: true}
 
-type stream = grpc.BidiStreamingClient[guestv1.ExecRequest, guestv1.ExecResponse]
-
 // session is this side of an attachment to a session of the agent. It outlives
 // connections: run attaches again, at the offsets reached.
 type session struct {
@@ -171,18 +169,17 @@ func (s *session) attach(limit time.Duration) (bool, error) {
 }
 
 // open makes a stream and exchanges the first messages.
-func (s *session) open(ctx context.Context) (stream, *guestv1.Opened, error) {
-	cs, err := s.g.conn.NewStream(ctx, &streamDesc, s.method)
+func (s *session) open(ctx context.Context) (grpc.ClientStream, *guestv1.Opened, error) {
+	st, err := s.g.conn.NewStream(ctx, &streamDesc, s.method)
 	if err != nil {
 		return nil, nil, err
 	}
-	st := &grpc.GenericClientStream[guestv1.ExecRequest, guestv1.ExecResponse]{ClientStream: cs}
-	// A failed Send says io.EOF; Recv has the reason.
-	if err := st.Send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Open{Open: s.request()}}); err != nil && err != io.EOF {
+	// A failed SendMsg says io.EOF; RecvMsg has the reason.
+	if err := st.SendMsg(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Open{Open: s.request()}}); err != nil && err != io.EOF {
 		return nil, nil, err
 	}
-	m, err := st.Recv()
-	if err != nil {
+	m := new(guestv1.ExecResponse)
+	if err := st.RecvMsg(m); err != nil {
 		return nil, nil, noEnd(err)
 	}
 	return st, m.GetOpened(), nil
@@ -275,10 +272,10 @@ func (s *session) accept(m *guestv1.Opened) error {
 }
 
 // receive takes in what the agent sends until the stream ends.
-func (s *session) receive(st stream) error {
+func (s *session) receive(st grpc.ClientStream) error {
 	for {
-		m, err := st.Recv()
-		if err != nil {
+		m := new(response)
+		if err := st.RecvMsg(m); err != nil {
 			return noEnd(err)
 		}
 		if err := s.take(m); err != nil {
@@ -288,22 +285,25 @@ func (s *session) receive(st stream) error {
 }
 
 // take takes in one message of the agent.
-func (s *session) take(m *guestv1.ExecResponse) error {
+func (s *session) take(r *response) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.progress = true
+	if out := r.GetOutput(); out != nil {
+		for _, o := range s.outs {
+			if o.stream == out.Stream && s.exit == nil {
+				return o.accept(out, r.buffer)
+			}
+		}
+		if r.buffer != nil {
+			r.buffer.Free()
+		}
+		return protocolError("output of %v, or after the exit", out.Stream)
+	}
 	if s.exit != nil {
 		return protocolError("a message after the exit")
 	}
-	switch m := m.Message.(type) {
-	case *guestv1.ExecResponse_Output:
-		switch m.Output.GetStream() {
-		case guestv1.Stream_STREAM_STDOUT:
-			return s.outs[0].accept(m.Output)
-		case guestv1.Stream_STREAM_STDERR:
-			return s.outs[1].accept(m.Output)
-		}
-		return protocolError("output of %v", m.Output.GetStream())
+	switch m := r.Message.(type) {
 	case *guestv1.ExecResponse_FlowControl:
 		if s.in == nil || m.FlowControl.GetStream() != guestv1.Stream_STREAM_STDIN {
 			return protocolError("flow control of %v", m.FlowControl.GetStream())
@@ -337,7 +337,7 @@ func (s *session) takeExit(exit *guestv1.Exit) error {
 
 // send sends what there is to send until quit is closed. It reports true when
 // the agent was told that this side leaves.
-func (s *session) send(st stream, quit <-chan struct{}) bool {
+func (s *session) send(st grpc.ClientStream, quit <-chan struct{}) bool {
 	for {
 		m, last := s.message()
 		if m == nil {
@@ -348,7 +348,7 @@ func (s *session) send(st stream, quit <-chan struct{}) bool {
 				return false
 			}
 		}
-		if st.Send(m) != nil {
+		if st.SendMsg(m) != nil {
 			return false
 		}
 		if last {
@@ -359,10 +359,10 @@ func (s *session) send(st stream, quit <-chan struct{}) bool {
 
 // message returns what is to be sent next, or nil; last says that nothing may
 // follow.
-func (s *session) message() (m *guestv1.ExecRequest, last bool) {
+func (s *session) message() (next any, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m = &guestv1.ExecRequest{}
+	m := &guestv1.ExecRequest{}
 	drained := true
 	for _, o := range s.outs {
 		if f := o.flowControl(); f != nil {
@@ -397,8 +397,7 @@ func (s *session) message() (m *guestv1.ExecRequest, last bool) {
 		return m, false
 	case s.in != nil:
 		if in := s.in.message(); in != nil {
-			m.Message = &guestv1.ExecRequest_Input{Input: in}
-			return m, false
+			return inputRequest{in}, false
 		}
 	}
 	return nil, false
