@@ -9,12 +9,16 @@ import (
 )
 
 func (c *cli) rmCommand() *cobra.Command {
-	var force bool
+	var force, recursive bool
+	var user string
 	cmd := &cobra.Command{
-		Use:   "rm [flags] GUEST SESSION...",
-		Short: "Have a guest forget sessions that have ended",
-		Long: `Have a guest forget sessions that have ended, with their output and result. With
---force, sessions that run are ended first.`,
+		Use:   "rm [flags] GUEST PATH|SESSION...",
+		Short: "Remove files of a guest, or have it forget sessions that have ended",
+		Long: `Remove files of a guest; PATH has a slash in it, ./name if need be. With -r,
+directories with all in them; with --force, it is no error if there is none.
+
+Or have a guest forget sessions that have ended, with their output and result.
+With --force, sessions that run are ended first.`,
 		ValidArgsFunction: c.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, rest, err := guestArg(args, 1, -1)
@@ -23,6 +27,9 @@ func (c *cli) rmCommand() *cobra.Command {
 			}
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
 				return each(rest, func(arg string) error {
+					if isFilePath(arg) {
+						return removeFile(ctx, g, user, arg, recursive, force)
+					}
 					id, err := sessionID(ctx, g, arg)
 					if err != nil {
 						return err
@@ -32,6 +39,8 @@ func (c *cli) rmCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "end sessions that run")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "no error if there is no such file; end sessions that run")
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "directories with all in them")
+	cmd.Flags().StringVarP(&user, "user", "u", "", "user of the guest to act as, NAME|UID[:GROUP]")
 	return cmd
 }

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+func (c *cli) catCommand() *cobra.Command {
+	var user string
+	var offset, length uint64
+	cmd := &cobra.Command{
+		Use:   "cat [flags] GUEST PATH...",
+		Short: "Print files of a guest",
+		Long: `Print files of a guest. On a terminal control characters are made visible; into a
+file or a pipe the bytes go as they are.`,
+		ValidArgsFunction: c.completeGuest,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, paths, err := guestArg(args, 1, -1)
+			if err != nil {
+				return err
+			}
+			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
+				return each(paths, func(path string) error {
+					out := c.stdout
+					if isTerminal(out) {
+						out = visibleWriter{out}
+					}
+					return quietPipe(filesAs(g, user).CopyRange(ctx, out, guestPath(path), offset, length))
+				})
+			})
+		},
+	}
+	cmd.Flags().Uint64Var(&offset, "offset", 0, "begin at this byte")
+	cmd.Flags().Uint64Var(&length, "length", 0, "print so many bytes at most; 0: to the end")
+	cmd.Flags().StringVarP(&user, "user", "u", "", "user of the guest to act as, NAME|UID[:GROUP]")
+	return cmd
+}
+
+// visibleWriter makes what is written visible. What is split between two writes
+// may be shown as its bytes.
+type visibleWriter struct{ w io.Writer }
+
+func (v visibleWriter) Write(p []byte) (int, error) {
+	if err := printVisible(v.w, "%s", p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+const (
+	progressAfter = 500 * time.Millisecond // what is done before needs no progress
+	progressEvery = 100 * time.Millisecond
+)
+
+// progress shows how far a copy is, on a terminal alone.
+type progress struct {
+	c     *cli
+	shown bool
+	on    bool
+	begin time.Time
+	mu    sync.Mutex
+	last  time.Time
+}
+
+func (c *cli) newProgress(quiet bool) *progress {
+	return &progress{c: c, on: !quiet && isTerminal(c.stderr), begin: time.Now()}
+}
+
+// update is for guest.CopyOptions.Progress.
+func (p *progress) update(now guest.CopyProgress) {
+	if !p.on {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at := time.Now()
+	if at.Sub(p.begin) < progressAfter || at.Sub(p.last) < progressEvery {
+		return
+	}
+	p.last, p.shown = at, true
+	line := progressLine(now, at.Sub(p.begin))
+	if _, columns, ok := p.c.windowSize(); ok {
+		if r := []rune(line); len(r) >= columns && columns > 1 {
+			line = string(r[:columns-1])
+		}
+	}
+	fmt.Fprintf(p.c.stderr, "\r\x1b[K%s", line)
+}
+
+// progressLine says how far a copy is that began so long ago.
+func progressLine(now guest.CopyProgress, since time.Duration) string {
+	rate := float64(now.Bytes) / since.Seconds()
+	line := fmt.Sprintf("%s/s %s", size(uint64(rate)), size(now.Bytes))
+	if now.Total > now.Bytes && now.Files == 1 && rate > 0 {
+		left := time.Duration(float64(now.Total-now.Bytes) / rate * float64(time.Second))
+		line += fmt.Sprintf(" of %s, %d%%, %s left", size(now.Total), now.Bytes*100/now.Total, left.Round(time.Second))
+	}
+	if now.Files > 1 {
+		line += fmt.Sprintf(", %d files", now.Files)
+	}
+	return line + "  " + visibleLine(now.Path)
+}
+
+// end removes the line.
+func (p *progress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shown {
+		fmt.Fprint(p.c.stderr, "\r\x1b[K")
+	}
+	p.on = false
+}
