@@ -59,7 +59,7 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer) *serverConn {
 	sc.role = sc
 	sc.budget = &srv.budget
 	sc.streams = make(map[uint32]*stream)
-	sc.base = peer.NewContext(srv.ctx, p)
+	sc.base = srv.stats.connBegin(peer.NewContext(srv.ctx, p), nc, false)
 	sc.spins = srv.cfg.Spin > 0 && runtime.GOMAXPROCS(0) > 1
 	sc.w.buf = appendPreface(nil, hello{
 		info: srv.cfg.Hello, streamWindow: srv.cfg.StreamWindow, connWindow: srv.cfg.ConnWindow,
@@ -71,7 +71,6 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer) *serverConn {
 
 // serve reads the connection until it ends. begun holds what was read of it.
 func (sc *serverConn) serve(begun []byte) {
-	sc.base = sc.srv.stats.connBegin(sc.base, sc.nc, false)
 	sc.rd.acquire()
 	sc.rd.w = copy(*sc.rd.buf, begun)
 	sc.startTimers()
