@@ -84,7 +84,7 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 		if !seg.more {
 			s.complete++
 		}
-		if !seg.more || s.reserved > 0 || s.want+seg.total > s.recv.size/4 {
+		if !seg.more || s.reserved > 0 || s.want+seg.total > shortMessage {
 			c.wake(&s.rw, false)
 		}
 	} else {
@@ -178,7 +178,7 @@ func (s *stream) next(limit int) (m message, err error) {
 				c.unhold(cost(m.size))
 				return m, nil
 			}
-			if s.complete > 0 || have > 0 || first.total <= s.recv.size/4 || c.assembly.reserve(s, first.total) {
+			if s.complete > 0 || have > 0 || first.total <= shortMessage || c.assembly.reserve(s, first.total) {
 				if s.complete > 0 || s.reserved > 0 {
 					n := int64(0)
 					k := 0
@@ -360,6 +360,10 @@ const (
 	// longMessage is how much of a message may be sent before the receiver has
 	// given credit for it: it may have to wait until others are put together.
 	longMessage = 128 << 10
+	// shortMessage is how long a message may be that waits for its last piece
+	// without being put together on the way. It must not exceed longMessage, or
+	// both sides would wait for each other.
+	shortMessage = 64 << 10
 	// headRoom is what the head of a DATA frame may take.
 	headRoom = 16
 	// bulk is from how many small messages in a row on they are collected.
