@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/rpc"
 )
 
 // patience bounds every wait of these tests; none takes a part of it unless
@@ -38,10 +39,12 @@ func TestMain(m *testing.M) {
 type carrier struct {
 	srv    *Server
 	client guestv1.ProcessServiceClient
-	dial   func() *grpc.ClientConn // one more connection
 }
 
-// newCarrier serves a Server over stock gRPC, and ends both with the test.
+// carrierEnv chooses the wire of newCarrier: empty for stock gRPC, or native.
+const carrierEnv = "PROCESS_TEST_CARRIER"
+
+// newCarrier serves a Server and connects to it, and ends both with the test.
 func newCarrier(t testing.TB, cfg *Config) *carrier {
 	t.Helper()
 	if cfg == nil {
@@ -52,27 +55,69 @@ func newCarrier(t testing.TB, cfg *Config) *carrier {
 	}
 	c := &carrier{srv: NewServer(cfg)}
 	lis := bufconn.Listen(1 << 20)
-	server := grpc.NewServer()
-	guestv1.RegisterProcessServiceServer(server, c.srv)
-	go server.Serve(lis)
-	t.Cleanup(func() {
-		if err := c.srv.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		server.Stop()
-	})
-	c.dial = func() *grpc.ClientConn {
-		conn, err := grpc.NewClient("passthrough:guest",
-			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }),
+	dial := func(ctx context.Context) (net.Conn, error) { return lis.DialContext(ctx) }
+	var conn interface {
+		grpc.ClientConnInterface
+		Close() error
+	}
+	var stop func()
+	if os.Getenv(carrierEnv) == "native" {
+		server := rpc.NewServer(nil)
+		guestv1.RegisterProcessServiceServer(server, c.srv)
+		go server.Serve(lis)
+		stop = server.Stop
+		conn = rpc.NewClient(dial, nil)
+	} else {
+		server := grpc.NewServer()
+		guestv1.RegisterProcessServiceServer(server, c.srv)
+		go server.Serve(lis)
+		stop = server.Stop
+		var err error
+		conn, err = grpc.NewClient("passthrough:guest",
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
 			grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			t.Fatalf("dial: %v", err)
 		}
-		t.Cleanup(func() { conn.Close() })
-		return conn
 	}
-	c.client = guestv1.NewProcessServiceClient(c.dial())
+	t.Cleanup(func() {
+		if err := c.srv.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		conn.Close()
+		stop()
+	})
+	c.client = guestv1.NewProcessServiceClient(conn)
 	return c
+}
+
+// The same on the wire of package rpc, where the bytes of streams take paths of
+// their own.
+func TestNativeWire(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"streams":         TestExecStreams,
+		"complete output": TestOutputBeforeExitIsComplete,
+		"each offset":     TestAttachAtEachOffset,
+		"every cut":       TestResumeAfterEveryCut,
+		"stdin":           TestStdinResumes,
+		"stdin's rules":   TestStdinRules,
+		"deaf":            TestDeafProcessDoesNotBlockTheStream,
+		"closed stdin":    TestClosedStdinIsFedQuietly,
+		"observers":       TestObserverIsToldWhatItLost,
+		"take-over":       TestTakeOver,
+		"terminal":        TestTerminal,
+		"watch":           TestWatch,
+		"acknowledged":    TestExitIsAcknowledged,
+		"close":           TestClose,
+		"many":            TestManySessionsLeaveNothing,
+		"concurrent":      TestConcurrentExecs,
+		"small ring":      TestSmallRing,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(carrierEnv, "native")
+			test(t)
+		})
+	}
 }
 
 func testContext(t testing.TB) context.Context {

