@@ -82,7 +82,7 @@ GUEST is one of
 	root.AddCommand(c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
 		c.psCommand(), c.killCommand(), c.rmCommand(), c.infoCommand(), c.waitCommand(), c.listCommand(),
 		c.doctorCommand(), c.versionCommand(), c.portForwardCommand(), c.proxyCommand())
-	root.AddCommand(c.cpCommand(), c.lsCommand(), c.catCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(), c.dfCommand(), c.duCommand())
+	root.AddCommand(c.cpCommand(), c.lsCommand(), c.catCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(), c.dfCommand(), c.duCommand(), c.watchCommand())
 	return root
 }
 
