@@ -43,10 +43,11 @@ const (
 type cgroups struct {
 	dir         string // of all sessions
 	controllers []string
-	shared      *os.File // the directory of those without limits
 
 	mu       sync.Mutex
-	leftover []string // could not be removed: something still runs there
+	shared   *os.File   // the directory of those without limits
+	lost     []*os.File // earlier ones; one may still be in use for a start
+	leftover []string   // could not be removed: something still runs there
 }
 
 // cgroup is one session's own; nil: none.
@@ -193,9 +194,33 @@ func (c *cgroups) fd(g *cgroup) int {
 	case g != nil:
 		return int(g.dir.Fd())
 	case c != nil:
-		return int(c.shared.Fd())
+		return int(c.sharedDir().Fd())
 	}
 	return -1
+}
+
+// sharedDir returns the directory of the sessions without limits. One that has
+// been given controllers for children takes no process: the program of a session
+// has done so, an init, a container engine or another agent. It keeps that one,
+// and a new one takes its place.
+func (c *cgroups) sharedDir() *os.File {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	enabled, err := os.ReadFile(filepath.Join(c.shared.Name(), "cgroup.subtree_control"))
+	if err != nil || len(bytes.TrimSpace(enabled)) == 0 {
+		return c.shared
+	}
+	path := filepath.Join(c.dir, fmt.Sprintf("%s-%d", sharedGroup, len(c.lost)+2))
+	if err := makeDir(path); err != nil {
+		return c.shared
+	}
+	dir, err := openDir(path)
+	if err != nil {
+		return c.shared
+	}
+	c.lost = append(c.lost, c.shared)
+	c.shared = dir
+	return dir
 }
 
 // remove removes a session's cgroup, now or once nothing runs there any more:
@@ -220,8 +245,11 @@ func (c *cgroups) close() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.shared.Close()
-	for _, path := range append(c.leftover, filepath.Join(c.dir, sharedGroup), c.dir) {
+	for _, dir := range append(c.lost, c.shared) {
+		dir.Close()
+		_ = os.Remove(dir.Name())
+	}
+	for _, path := range append(c.leftover, c.dir) {
 		_ = os.Remove(path)
 	}
 	c.leftover = nil

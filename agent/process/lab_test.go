@@ -199,3 +199,24 @@ func bomb() {
 	fmt.Println("no more")
 	forever()
 }
+
+// TestLabSharedTaken has a program enable controllers for children of its own
+// in the cgroup of the sessions without limits, as another agent does: the kernel
+// puts no further process there.
+func TestLabSharedTaken(t *testing.T) {
+	c := newLab(t)
+	c.needs(t, "pids")
+	taken := c.srv.cgroups.shared.Name()
+	for range 2 {
+		s, err := c.run(testContext(t), &guestv1.SessionSpec{Args: toBytes([]string{"/bin/sh", "-c", "exit 3"})}, "")
+		if err != nil || s.exit.GetCode() != 3 {
+			t.Fatalf("exit %v, %v, want code 3", s.exit, err)
+		}
+		if err := writeCgroup(taken, "cgroup.subtree_control", "+pids"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := c.srv.cgroups.shared.Name(); now == taken {
+		t.Errorf("the cgroup of the sessions is still %s", now)
+	}
+}
