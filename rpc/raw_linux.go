@@ -98,7 +98,8 @@ func (r *rawConn) onRead(fd uintptr) bool {
 		case errno == 0:
 			st.n = n
 			if !start.IsZero() {
-				r.spinner.hit()
+				// What came later came because the peer got this CPU meanwhile.
+				r.spinner.done(time.Since(start) <= st.spin)
 			}
 			return true
 		case errno == unix.EINTR:
@@ -116,7 +117,7 @@ func (r *rawConn) onRead(fd uintptr) bool {
 			}
 			start = time.Now()
 		} else if time.Since(start) > st.spin {
-			r.spinner.miss()
+			r.spinner.done(false)
 			break
 		}
 	}
