@@ -99,7 +99,8 @@ func (f Files) user(user string) (Account, error) {
 		if found || byName && own || !byName && !isNumber {
 			continue
 		}
-		err = eachRecord(f.passwd(), 7, func(r []string) bool {
+		// Without the file nobody has a name; numbers do without.
+		_ = eachRecord(f.passwd(), 7, func(r []string) bool {
 			uid, err1 := strconv.ParseUint(r[2], 10, 32)
 			gid, err2 := strconv.ParseUint(r[3], 10, 32)
 			if err1 != nil || err2 != nil || byName && r[0] != user || !byName && uid != number {
