@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -40,6 +39,7 @@ type clientConn struct {
 	headerLimit atomic.Int32 // of the server's HELLO
 	spins       bool
 	canLead     bool // callers may read
+	lone        int  // batches in a row with one call in flight; of who reads
 	statsCtx    context.Context
 
 	// Guarded by mu.
@@ -65,13 +65,13 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	cc.statsCtx = c.stats.connBegin(c.ctx, nc, true)
 	cc.streams = make(map[uint32]*stream)
 	cc.methods = make(map[string]*methodNumber)
-	cc.spins = c.cfg.Spin > 0 && runtime.GOMAXPROCS(0) > 1
+	cc.spins = c.cfg.Spin > 0
 	cc.canLead = nc.SetReadDeadline(time.Time{}) == nil
-	cc.w.buf = appendPreface(nil, hello{
+	preface := appendPreface(nil, hello{
 		info: c.cfg.Hello, streamWindow: c.cfg.StreamWindow, connWindow: c.cfg.ConnWindow,
 		maxHeader: c.cfg.MaxHeaderBytes, authority: c.cfg.Authority, userAgent: c.cfg.UserAgent,
 	})
-	cc.w.bytes = len(cc.w.buf)
+	cc.w.pieces, cc.w.bytes = []piece{{b: preface}}, len(preface)
 	return cc
 }
 
@@ -107,10 +107,13 @@ func (cc *clientConn) await(w *waiter) {
 	for w.on {
 		cc.mu.Unlock()
 		var spin time.Duration
-		if cc.spins && cc.inFlight.Load() <= 1 {
+		if cc.spins && cc.lone > loneBatches && cc.inFlight.Load() <= 1 {
 			spin = cc.client.cfg.Spin
 		}
 		err := cc.readBatch(spin)
+		if cc.lone++; cc.batchCalls > 1 {
+			cc.lone = 0
+		}
 		if err != nil {
 			cc.fail(err)
 		} else {
@@ -142,7 +145,6 @@ func (cc *clientConn) readInBackground() {
 
 // readLoop reads until callers can do so again.
 func (cc *clientConn) readLoop() {
-	lone := 0
 	for {
 		if err := cc.readBatch(0); err != nil {
 			cc.fail(err)
@@ -153,11 +155,10 @@ func (cc *clientConn) readLoop() {
 		if !cc.canLead {
 			continue
 		}
-		if cc.batchCalls > 1 {
-			lone = 0
-			continue
+		if cc.lone++; cc.batchCalls > 1 {
+			cc.lone = 0
 		}
-		if lone++; lone < loneBatches {
+		if cc.lone < loneBatches {
 			continue
 		}
 		cc.mu.Lock()

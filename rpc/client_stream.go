@@ -79,7 +79,7 @@ func (cs *clientStream) cancelled() {
 	c := cs.c
 	err := cs.ctx.Err()
 	c.mu.Lock()
-	if cs.err != nil || cs.remoteClosed && cs.eof != nil && len(cs.queue) == 0 {
+	if cs.err != nil || cs.remoteClosed && cs.eof != nil && len(cs.queue) == 0 && cs.run.cost == 0 {
 		c.mu.Unlock()
 		return
 	}

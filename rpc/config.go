@@ -26,7 +26,7 @@ const (
 	DefaultMaxHandshakes             = 64              // connections before their first valid bytes
 	DefaultKeepaliveTime             = 10 * time.Second
 	DefaultKeepaliveTimeout          = 10 * time.Second
-	DefaultSpin                      = 20 * time.Microsecond
+	DefaultSpin                      = 50 * time.Microsecond
 )
 
 // HelloInfo is what a side says about itself when a connection begins. All of it
@@ -118,8 +118,9 @@ type ServerConfig struct {
 	Hello HelloInfo
 
 	// Spin is how long the goroutine that reads a connection looks for the next
-	// request before it sleeps, when one call at a time is in flight, there is
-	// more than one CPU, and it has paid off lately. 0 means 20 µs, negative never.
+	// request before it sleeps, when one call at a time is in flight and that has
+	// paid off lately. 0 means 50 µs, longer than it takes to wake the other side's
+	// CPU; negative means never.
 	Spin time.Duration
 	// HandlersApart starts every unary handler on a goroutine of its own. Without
 	// it, handlers that have proved to be quick run on the goroutine that reads

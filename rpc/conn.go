@@ -18,8 +18,9 @@ type conn struct {
 	nc      net.Conn
 	raw     *rawConn // nil: nc is read and written as it is
 	w       writer
-	rd      *reader // of the goroutine that reads
-	greeted bool    // what the peer sends first has come; of the same
+	rd      *reader   // of the goroutine that reads
+	greeted bool      // what the peer sends first has come; of the same
+	wakes   []*stream // to be woken at the end of the batch; of the same
 	role    role
 
 	received   atomic.Uint64 // reads that brought something
@@ -107,6 +108,28 @@ func (c *conn) wake(w *waiter, outside bool) {
 	w.ch <- struct{}{}
 }
 
+// wakeLater wakes the receiver of s when all frames of the batch are handled. mu is
+// held, by the goroutine that reads.
+func (c *conn) wakeLater(s *stream) {
+	if s.rw.on {
+		c.wakes = append(c.wakes, s)
+	}
+}
+
+// wakeNow wakes those that wakeLater has put off.
+func (c *conn) wakeNow() {
+	if len(c.wakes) == 0 {
+		return
+	}
+	c.mu.Lock()
+	for _, s := range c.wakes {
+		c.wake(&s.rw, false)
+	}
+	c.mu.Unlock()
+	clear(c.wakes)
+	c.wakes = c.wakes[:0]
+}
+
 // sleep waits, with mu held before and after, until w is woken by somebody else.
 func (c *conn) sleep(w *waiter) {
 	if w.ch == nil {
@@ -148,6 +171,7 @@ func (c *conn) process() error {
 	for {
 		h, p, own, ok, err := rd.next()
 		if err != nil || !ok {
+			c.wakeNow()
 			return err
 		}
 		if err := c.handle(h, p, own); err != nil {
@@ -366,15 +390,24 @@ func (c *conn) appendCredit(stream, n uint32) bool {
 }
 
 // refsDone lets the senders of payloads go on.
-func (c *conn) refsDone(refs []refPos) {
-	c.mu.Lock()
-	for _, r := range refs {
-		r.ref.done = true
-		if s := r.ref.s; s != nil {
+func (c *conn) refsDone(pieces []piece) {
+	locked := false
+	for _, p := range pieces {
+		if p.ref == nil {
+			continue
+		}
+		if !locked {
+			c.mu.Lock()
+			locked = true
+		}
+		p.ref.done = true
+		if s := p.ref.s; s != nil {
 			c.wake(&s.sw, true)
 		}
 	}
-	c.mu.Unlock()
+	if locked {
+		c.mu.Unlock()
+	}
 }
 
 // roomLeft lets those go on who wait because too much was pending.
@@ -424,11 +457,15 @@ func (c *conn) goAwayAndClose(ce *connError) {
 	w := &c.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state == writeBusy || c.raw == nil || len(w.refs) > 0 {
+	if w.state == writeBusy || c.raw == nil {
 		return
 	}
 	w.state = writeBusy
-	_, _, _ = c.raw.writev([][]byte{w.buf, appendGoAway(nil, c.lastID, ce.code, ce.text)}, false, nil)
+	var all [][]byte
+	for _, p := range w.pieces {
+		all = append(all, p.b)
+	}
+	_, _, _ = c.raw.writev(append(all, appendGoAway(nil, c.lastID, ce.code, ce.text)), false, nil)
 }
 
 // budget bounds what all connections of a server hold.

@@ -37,7 +37,7 @@ func FuzzServerConn(f *testing.F) {
 	open := func(id uint32, flags uint8, msg string) []byte {
 		w := writer{}
 		w.append(&frameOut{h: header{typ: frameOpen, stream: id, method: 1, flags: flags | flagHead}, head: head, msg: []byte(msg)})
-		return w.buf
+		return w.pieces[0].b
 	}
 	f.Add(true, open(1, flagMsg|flagClose, "\x0a\x01x"))
 	f.Add(true, append(open(1, 0, ""), appendReset(nil, 1, codeCancelled, "")...))

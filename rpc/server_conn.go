@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"runtime"
 	"sync"
 	"time"
 
@@ -36,6 +35,10 @@ type serverConn struct {
 	md    metadata.MD     // of calls that bring none
 	turn  turn
 	spins bool
+	// Of who reads: how many calls the last read brought, and how many reads in a
+	// row have brought no more than one.
+	batchOpens int
+	lone       int
 
 	// Guarded by mu.
 	methods []*method       // by number
@@ -60,12 +63,12 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer) *serverConn {
 	sc.budget = &srv.budget
 	sc.streams = make(map[uint32]*stream)
 	sc.base = srv.stats.connBegin(peer.NewContext(srv.ctx, p), nc, false)
-	sc.spins = srv.cfg.Spin > 0 && runtime.GOMAXPROCS(0) > 1
-	sc.w.buf = appendPreface(nil, hello{
+	sc.spins = srv.cfg.Spin > 0
+	preface := appendPreface(nil, hello{
 		info: srv.cfg.Hello, streamWindow: srv.cfg.StreamWindow, connWindow: srv.cfg.ConnWindow,
 		maxStreams: srv.cfg.MaxConcurrentStreams, maxHeader: srv.cfg.MaxHeaderBytes,
 	})
-	sc.w.bytes = len(sc.w.buf)
+	sc.w.pieces, sc.w.bytes = []piece{{b: preface}}, len(preface)
 	return sc
 }
 
@@ -104,9 +107,13 @@ func (sc *serverConn) readLoop() {
 			return
 		}
 		var spin time.Duration
-		if sc.spins && sc.inFlight.Load() == 0 {
+		if sc.lone++; sc.batchOpens > 1 {
+			sc.lone = 0
+		}
+		if sc.spins && sc.lone > loneBatches && sc.inFlight.Load() == 0 {
 			spin = sc.srv.cfg.Spin
 		}
+		sc.batchOpens = 0
 		if err := sc.readBatch(spin); err != nil {
 			if !errors.Is(err, errTurnOver) {
 				sc.fail(err)
@@ -292,6 +299,7 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		return err
 	}
 	sc.opened++
+	sc.batchOpens++
 	ss := sc.newStream(h.stream, m, &o)
 	if err := sc.admit(ss, &o); err != nil {
 		err2 := sc.skip(h, msg)
@@ -320,6 +328,7 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		sc.handlers.Add(1)
 		sc.mu.Unlock()
 		sc.inFlight.Add(1)
+		sc.wakeNow()
 		sc.turn.begin(ss)
 		if !ss.runUnary() {
 			return errTurnOver

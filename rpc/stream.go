@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 )
 
@@ -16,6 +15,8 @@ type stream struct {
 	c  *conn
 	id uint32
 
+	run      run
+	stopped  atomic.Bool // err is set
 	recv     recvWindow
 	send     sendWindow
 	queue    []segment // received, not consumed
@@ -85,7 +86,7 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 			s.complete++
 		}
 		if !seg.more || s.reserved > 0 || s.want+seg.total > shortMessage {
-			c.wake(&s.rw, false)
+			c.wakeLater(s)
 		}
 	} else {
 		buffers.Put(own)
@@ -145,116 +146,6 @@ func (s *stream) accept(h header, head, msg []byte) (segment, error) {
 	return seg, nil
 }
 
-// message is a received message. It is freed once.
-type message struct {
-	data []byte
-	own  *[]byte
-	more []segment // if it came in pieces, all of them, and data is nil
-	size int
-}
-
-// next waits for the next message, of at most limit bytes.
-func (s *stream) next(limit int) (m message, err error) {
-	c := s.c
-	c.mu.Lock()
-	var pieces []segment
-	var have int64
-	for {
-		if s.err != nil {
-			err = s.err
-			break
-		}
-		if len(s.queue) > 0 {
-			first := &s.queue[0]
-			if have == 0 && first.total > int64(limit) {
-				err = status.Errorf(codes.ResourceExhausted, "rpc: received message larger than max (%d vs. %d)", first.total, limit)
-				break
-			}
-			if pieces == nil && !first.more {
-				m = message{data: first.msg, own: first.own, size: len(first.msg)}
-				s.pop(1)
-				s.complete--
-				s.consumed(cost(m.size), cost(m.size))
-				c.unhold(cost(m.size))
-				return m, nil
-			}
-			if s.complete > 0 || have > 0 || first.total <= shortMessage || c.assembly.reserve(s, first.total) {
-				if s.complete > 0 || s.reserved > 0 {
-					n := int64(0)
-					k := 0
-					for k < len(s.queue) {
-						seg := &s.queue[k]
-						n += cost(len(seg.msg))
-						have += int64(len(seg.msg))
-						pieces = append(pieces, *seg)
-						k++
-						if !seg.more {
-							break
-						}
-					}
-					last := !pieces[len(pieces)-1].more
-					s.pop(k)
-					if last {
-						s.complete--
-						s.unreserve()
-						s.consumed(n, cost(len(pieces[len(pieces)-1].msg)))
-						for _, seg := range pieces {
-							c.unhold(cost(len(seg.msg)))
-						}
-						return message{more: pieces, size: int(have)}, nil
-					}
-					if s.giveBack(n, have > longMessage/2) {
-						c.mu.Unlock()
-						c.w.flush()
-						c.mu.Lock()
-						continue
-					}
-				}
-			}
-		} else if s.remoteClosed {
-			err = s.eof
-			break
-		}
-		c.role.await(&s.rw)
-	}
-	s.unreserve()
-	c.mu.Unlock()
-	s.free(pieces)
-	return message{}, err
-}
-
-// pop takes the first k segments off the queue.
-func (s *stream) pop(k int) {
-	n := copy(s.queue, s.queue[k:])
-	clear(s.queue[n:])
-	s.queue = s.queue[:n]
-}
-
-// giveBack gives the stream's credit for n bytes back, if it is time for that or
-// now says so, and reports whether it has appended a frame.
-func (s *stream) giveBack(n int64, now bool) bool {
-	if s.remoteClosed {
-		return false
-	}
-	k := s.recv.consume(n)
-	if k == 0 && now {
-		k = s.recv.giveBack()
-	}
-	return s.c.appendCredit(s.id, k)
-}
-
-// consumed gives the stream's credit for n bytes back, and the connection's for
-// connN of them. It unlocks conn.mu, and writes the CREDIT frames if there are any.
-func (s *stream) consumed(n, connN int64) {
-	frames := s.giveBack(n, false)
-	if s.c.credit(connN) || frames {
-		s.c.mu.Unlock()
-		s.c.w.flush()
-		return
-	}
-	s.c.mu.Unlock()
-}
-
 // unreserve ends the use of conn.assembly.
 func (s *stream) unreserve() {
 	if s.reserved > 0 || s.queued {
@@ -288,10 +179,9 @@ func (s *stream) dropTail() {
 // discard throws away what was received, and what still comes. mu is held.
 func (s *stream) discard() {
 	s.discards = true
-	if len(s.queue) == 0 {
-		return
-	}
-	var n int64
+	n := s.run.cost
+	s.run.cost = 0
+	s.c.unhold(n)
 	for _, seg := range s.queue {
 		if !seg.more { // of the others it was given back at once
 			n += cost(len(seg.msg))
@@ -300,56 +190,8 @@ func (s *stream) discard() {
 	s.free(s.queue)
 	clear(s.queue)
 	s.queue, s.complete = s.queue[:0], 0
-	s.c.credit(n)
-}
-
-// decode decodes m into v and frees it.
-func (m *message) decode(cd *callCodec, v any) error {
-	if m.more != nil {
-		return m.decodePieces(cd, v)
-	}
-	if cd.v2 == nil {
-		if bm, ok := v.(BytesMessage); ok {
-			*m.own = m.data
-			b := mem.NewBuffer(m.own, &buffers)
-			err := bm.UnmarshalBytes(b)
-			b.Free()
-			return err
-		}
-		err := unmarshalProto(m.data, v)
-		buffers.Put(m.own)
-		return err
-	}
-	// A codec of the application's may keep what it is given.
-	b := mem.SliceBuffer(append([]byte(nil), m.data...))
-	buffers.Put(m.own)
-	return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
-}
-
-// decodePieces joins the pieces and decodes them.
-func (m *message) decodePieces(cd *callCodec, v any) error {
-	own := buffers.Get(m.size)
-	n := 0
-	for _, seg := range m.more {
-		n += copy((*own)[n:], seg.msg)
-		buffers.Put(seg.own)
-	}
-	b := mem.NewBuffer(own, &buffers)
-	defer b.Free()
-	switch bm, ok := v.(BytesMessage); {
-	case cd.v2 != nil:
-		return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
-	case ok:
-		return bm.UnmarshalBytes(b)
-	}
-	return unmarshalProto(b.ReadOnlyData(), v)
-}
-
-// drop frees m undecoded.
-func (m *message) drop() {
-	buffers.Put(m.own)
-	for _, seg := range m.more {
-		buffers.Put(seg.own)
+	if n > 0 {
+		s.c.credit(n)
 	}
 }
 
@@ -542,6 +384,7 @@ func (s *stream) bulkHow(n int) how {
 func (s *stream) stop(err error, outside bool) {
 	if s.err == nil {
 		s.err = err
+		s.stopped.Store(true)
 	}
 	s.discard()
 	s.unreserve()

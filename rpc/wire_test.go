@@ -146,7 +146,7 @@ func (p *wirePeer) open(stream uint32, method, msg string, flags uint8) {
 	}
 	w := writer{}
 	w.append(&f)
-	p.send(w.buf)
+	p.send(w.pieces[0].b)
 }
 
 func newEchoServer(e *echo, cfg *ServerConfig) *Server {
@@ -393,7 +393,7 @@ func TestOverSendEndsTheConnection(t *testing.T) {
 		"connection": {100, 4, 4 << 20 / (60<<10 + frameCost)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, e, &ServerConfig{ConnWindow: 4 << 20}, func(t *testing.T, s *Server) {
+			inBubble(t, e, &ServerConfig{ConnWindow: 4 << 20, StreamWindow: initialStreamWindow}, func(t *testing.T, s *Server) {
 				p := wireServer(t, s)
 				go io.Copy(io.Discard, p.nc)
 				chunk := make([]byte, 60<<10)
@@ -562,10 +562,10 @@ func TestUnreadAnswersAreBounded(t *testing.T) {
 			f := frameOut{h: header{typ: frameOpen, stream: id, flags: flagHead | flagMsg | flagClose}, head: appendItem(nil, tagMethod, "/test.Echo/Nope"+big[:400])}
 			w := writer{}
 			w.append(&f)
-			if _, err := p.nc.Write(w.buf); err != nil {
+			if _, err := p.nc.Write(w.pieces[0].b); err != nil {
 				break
 			}
-			if sent += len(w.buf); sent > 64<<20 {
+			if sent += len(w.pieces[0].b); sent > 64<<20 {
 				t.Fatal("64 MiB of requests were read although no answer was")
 			}
 		}

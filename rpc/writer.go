@@ -31,16 +31,14 @@ const (
 type writer struct {
 	c *conn
 
-	mu    sync.Mutex
-	state writeRole
-	buf   []byte   // what waits, but for payloads sent by reference
-	own   *[]byte  // the pooled memory of buf, if any
-	keep  []byte   // memory for the next buf
-	refs  []refPos // payloads that belong into buf
-	bytes int      // all that waits
-	err   error    // why nothing can be sent any more
-	room  bool     // somebody waits until less is pending
-	// fullFor counts control bytes that were appended while nothing was written.
+	mu     sync.Mutex
+	state  writeRole
+	pieces []piece // what waits
+	bytes  int     // of it
+	keep   []byte  // memory for the next piece, if a little is enough
+	err    error   // why nothing can be sent any more
+	room   bool    // somebody waits until less is pending
+	// control counts the bytes that wait because the peer asked for them.
 	control int
 
 	// The batch that is being written; of whoever has the role of writing.
@@ -60,9 +58,11 @@ const (
 	writeBusy
 )
 
-// refPos is a payload sent by reference, and where in the buffer it belongs.
-type refPos struct {
-	pos int
+// piece is a part of what is to be written: frames that were copied together, or a
+// payload that is sent by reference.
+type piece struct {
+	b   []byte
+	own *[]byte // the pooled memory of b
 	ref *ref
 }
 
@@ -75,11 +75,9 @@ type ref struct {
 }
 
 type batch struct {
-	buf  []byte
-	own  *[]byte
-	refs []refPos
-	all  [][]byte // the pieces of buf, and the payloads between them
-	bufs [][]byte // the part of all that is not written yet
+	pieces []piece
+	all    [][]byte // their bytes
+	bufs   [][]byte // the part of all that is not written yet
 }
 
 // how says who writes a frame.
@@ -133,8 +131,12 @@ func (w *writer) append(f *frameOut) {
 		return
 	}
 	f.h.length = uint32(f.length())
-	w.grow(headerLen + int(f.h.length) + 3)
-	b := appendHeader(w.buf, f.h)
+	n := headerLen + int(f.h.length)
+	if f.ref != nil {
+		n -= len(f.ref.p)
+	}
+	last := w.grow(n)
+	b := appendHeader(last.b, f.h)
 	if f.h.flags&flagHead != 0 {
 		n := len(f.head)
 		for ; n >= 0x80; n >>= 7 {
@@ -144,49 +146,46 @@ func (w *writer) append(f *frameOut) {
 		b = append(b, f.head...)
 	}
 	b = append(b, f.msg...)
-	w.buf = append(b, f.more...)
+	last.b = append(b, f.more...)
 	if f.ref != nil {
-		w.refs = append(w.refs, refPos{len(w.buf), f.ref})
+		w.pieces = append(w.pieces, piece{b: f.ref.p, ref: f.ref})
 	}
 	w.bytes += headerLen + int(f.h.length)
 }
 
-// grow makes sure that buf has memory: its own small one, or pooled.
-func (w *writer) grow(n int) {
-	if w.buf == nil {
-		if n <= cap(w.keep) {
-			w.buf, w.keep = w.keep[:0], nil
-			return
+// grow returns the last piece, with room for n more bytes.
+func (w *writer) grow(n int) *piece {
+	if k := len(w.pieces); k > 0 {
+		if p := &w.pieces[k-1]; p.ref == nil && cap(p.b)-len(p.b) >= n {
+			return p
 		}
-		if n <= keepPending && w.keep == nil && w.batch.buf == nil {
-			w.buf = make([]byte, 0, keepPending)
-			return
+	} else if n <= keepPending {
+		if w.keep == nil && len(w.batch.pieces) == 0 {
+			w.keep = make([]byte, 0, keepPending)
+		}
+		if w.keep != nil {
+			w.pieces = append(w.pieces, piece{b: w.keep})
+			w.keep = nil
+			return &w.pieces[0]
 		}
 	}
-	if cap(w.buf)-len(w.buf) >= n {
-		return
+	if len(w.pieces) > 0 || w.state != writeIdle {
+		n = max(n, fullBatch) // more will come before this is written
 	}
-	least := len(w.buf) + n
-	if w.state != writeIdle {
-		least = max(least, fullBatch) // more will come before this is written
-	}
-	if w.own != nil {
-		least = max(least, 2*cap(w.buf))
-	}
-	b := buffers.Get(least)
-	*b = append((*b)[:0], w.buf...)
-	w.recycle(w.buf, w.own)
-	w.buf, w.own = *b, b
+	own := buffers.Get(n)
+	w.pieces = append(w.pieces, piece{b: (*own)[:0:cap(*own)], own: own})
+	return &w.pieces[len(w.pieces)-1]
 }
 
-// recycle gives back the memory of a buf.
-func (w *writer) recycle(buf []byte, own *[]byte) {
+// recycle gives back the memory of p. mu is held.
+func (w *writer) recycle(p *piece) {
 	switch {
-	case own != nil:
-		buffers.Put(own)
-	case cap(buf) == keepPending:
-		w.keep = buf[:0]
+	case p.own != nil:
+		buffers.Put(p.own)
+	case p.ref == nil && cap(p.b) == keepPending:
+		w.keep = p.b[:0]
 	}
+	*p = piece{}
 }
 
 // control appends a frame that the peer's own frames have called for, to be
@@ -197,10 +196,10 @@ func (w *writer) appendControl(fn func(b []byte) []byte) bool {
 	if w.err != nil {
 		return true
 	}
-	w.grow(headerLen + maxControl)
-	before := len(w.buf)
-	w.buf = fn(w.buf)
-	n := len(w.buf) - before
+	last := w.grow(headerLen + 64)
+	before := len(last.b)
+	last.b = fn(last.b)
+	n := len(last.b) - before
 	w.bytes += n
 	w.control += n
 	return w.control <= maxControlPending
@@ -307,17 +306,11 @@ func (w *writer) take() bool {
 		return false
 	}
 	b := &w.batch
-	b.buf, b.own = w.buf, w.own
-	b.refs, w.refs = w.refs, b.refs[:0]
-	w.buf, w.own, w.bytes, w.control = nil, nil, 0, 0
+	b.pieces, w.pieces = w.pieces, b.pieces[:0]
+	w.bytes, w.control = 0, 0
 	b.all = b.all[:0]
-	at := 0
-	for _, r := range b.refs {
-		b.all = append(b.all, b.buf[at:r.pos], r.ref.p)
-		at = r.pos
-	}
-	if at < len(b.buf) {
-		b.all = append(b.all, b.buf[at:])
+	for _, p := range b.pieces {
+		b.all = append(b.all, p.b)
 	}
 	b.bufs = b.all
 	w.kicked = false
@@ -412,9 +405,9 @@ func (w *writer) kick() {
 func (w *writer) disown(r *ref) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for i := range w.refs {
-		if w.refs[i].ref == r {
-			w.refs[i].ref = &ref{p: append([]byte(nil), r.p...)}
+	for i := range w.pieces {
+		if p := &w.pieces[i]; p.ref == r {
+			p.b, p.ref = append([]byte(nil), r.p...), &ref{}
 			return true
 		}
 	}
@@ -424,33 +417,24 @@ func (w *writer) disown(r *ref) bool {
 // detach copies what is left of the batch.
 func (w *writer) detach() {
 	b := &w.batch
-	if len(b.refs) == 0 {
-		return
-	}
-	n := 0
-	for _, p := range b.bufs {
-		n += len(p)
-	}
-	rest := make([]byte, 0, n)
+	var rest []byte
 	for _, p := range b.bufs {
 		rest = append(rest, p...)
 	}
 	w.release(b)
-	b.buf, b.own = rest, nil
+	b.pieces = append(b.pieces, piece{b: rest})
 	b.all = append(b.all[:0], rest)
 	b.bufs = b.all
 }
 
 // release lets go of the payloads and the memory of b.
 func (w *writer) release(b *batch) {
-	if len(b.refs) > 0 {
-		w.c.refsDone(b.refs)
-		clear(b.refs)
-		b.refs = b.refs[:0]
-	}
+	w.c.refsDone(b.pieces)
 	w.mu.Lock()
-	w.recycle(b.buf, b.own)
-	b.buf, b.own = nil, nil
+	for i := range b.pieces {
+		w.recycle(&b.pieces[i])
+	}
+	b.pieces = b.pieces[:0]
 	w.mu.Unlock()
 }
 
@@ -477,13 +461,9 @@ func (w *writer) close(err error) {
 	if w.err == nil {
 		w.err = err
 	}
-	refs := w.refs
-	w.refs = nil
-	w.recycle(w.buf, w.own)
-	w.buf, w.own, w.bytes = nil, nil, 0
+	pieces := w.pieces
+	w.pieces, w.bytes = nil, 0
 	w.room = false
 	w.mu.Unlock()
-	if len(refs) > 0 {
-		w.c.refsDone(refs)
-	}
+	w.c.refsDone(pieces)
 }

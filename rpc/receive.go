@@ -1,0 +1,247 @@
+package rpc
+
+import (
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+)
+
+// message is a received message. It is freed once.
+type message struct {
+	data []byte
+	own  *[]byte
+	more []segment // if it came in pieces, all of them, and data is nil
+	size int
+}
+
+// A run is whole messages that were taken off the queue together, to be consumed
+// without asking for the lock each time. It belongs to the goroutine that receives.
+type run struct {
+	segs []segment
+	at   int   // the next one
+	cost int64 // of all of them, until that is given back; guarded by conn.mu
+}
+
+// maxRun is how many bytes of messages are taken at once, so that the credit for
+// them is not held back too long.
+const maxRun = 64 << 10
+
+// next waits for the next message, of at most limit bytes.
+func (s *stream) next(limit int) (message, error) {
+	if s.run.at < len(s.run.segs) && !s.stopped.Load() {
+		return s.nextOfRun(limit)
+	}
+	c := s.c
+	c.mu.Lock()
+	s.settle()
+	var as assembling
+	for {
+		switch {
+		case s.err != nil:
+			return as.abort(s, s.err)
+		case len(s.queue) > 0:
+			first := &s.queue[0]
+			if as.pieces == nil && !first.more {
+				s.takeRun()
+				c.mu.Unlock()
+				return s.nextOfRun(limit)
+			}
+			if as.have == 0 && first.total > int64(limit) {
+				return as.abort(s, tooLarge(first.total, limit))
+			}
+			if done, retry := as.step(s); done {
+				return as.finish(s)
+			} else if retry {
+				continue
+			}
+		case s.remoteClosed:
+			return as.abort(s, s.eof)
+		}
+		c.role.await(&s.rw)
+	}
+}
+
+func tooLarge(n int64, limit int) error {
+	return status.Errorf(codes.ResourceExhausted, "rpc: received message larger than max (%d vs. %d)", n, limit)
+}
+
+// nextOfRun returns the next message of the run.
+func (s *stream) nextOfRun(limit int) (message, error) {
+	seg := &s.run.segs[s.run.at]
+	if len(seg.msg) > limit {
+		return message{}, tooLarge(seg.total, limit)
+	}
+	s.run.at++
+	m := message{data: seg.msg, own: seg.own, size: len(seg.msg)}
+	*seg = segment{}
+	return m, nil
+}
+
+// takeRun makes whole messages at the head of the queue the run. mu is held.
+func (s *stream) takeRun() {
+	k, n := 0, int64(0)
+	for k < len(s.queue) && !s.queue[k].more && (k == 0 || n < maxRun) {
+		n += cost(len(s.queue[k].msg))
+		k++
+	}
+	r := &s.run
+	r.at, r.cost = 0, n
+	if k == len(s.queue) {
+		r.segs, s.queue = s.queue, r.segs[:0]
+	} else {
+		r.segs = append(r.segs[:0], s.queue[:k]...)
+		s.pop(k)
+	}
+	s.complete -= k
+}
+
+// settle gives back the credit for a run that is consumed. mu is held, but not all
+// the time.
+func (s *stream) settle() {
+	n := s.run.cost
+	if n == 0 {
+		return
+	}
+	s.run.cost = 0
+	frames := s.giveBack(n, false)
+	if s.c.credit(n) || frames {
+		s.c.mu.Unlock()
+		s.c.w.flush()
+		s.c.mu.Lock()
+	}
+	s.c.unhold(n)
+}
+
+// assembling is a message in pieces that is put together.
+type assembling struct {
+	pieces []segment
+	have   int64 // message bytes
+}
+
+// step takes what there is of the message at the head of the queue. It reports
+// whether that is all, or else whether the caller should look again. mu is held,
+// but not all the time.
+func (as *assembling) step(s *stream) (done, retry bool) {
+	first := &s.queue[0]
+	if s.complete == 0 && as.pieces == nil &&
+		(first.total <= shortMessage || !s.c.assembly.reserve(s, first.total)) {
+		return false, false // it is not its turn, or not worth beginning
+	}
+	n := int64(0)
+	k := 0
+	for k < len(s.queue) && !done {
+		seg := s.queue[k]
+		n += cost(len(seg.msg))
+		as.have += int64(len(seg.msg))
+		as.pieces = append(as.pieces, seg)
+		done = !seg.more
+		k++
+	}
+	s.pop(k)
+	if done {
+		s.complete--
+		s.unreserve()
+		// For the other pieces the connection's was given back when they came.
+		frames := s.giveBack(n, false)
+		if s.c.credit(cost(len(as.pieces[len(as.pieces)-1].msg))) || frames {
+			s.c.mu.Unlock()
+			s.c.w.flush()
+			s.c.mu.Lock()
+		}
+		return true, false
+	}
+	if s.giveBack(n, as.have > longMessage/2) {
+		s.c.mu.Unlock()
+		s.c.w.flush()
+		s.c.mu.Lock()
+		return false, true
+	}
+	return false, false
+}
+
+// finish returns the message. It unlocks mu.
+func (as *assembling) finish(s *stream) (message, error) {
+	s.c.mu.Unlock()
+	for _, seg := range as.pieces {
+		s.c.unhold(cost(len(seg.msg)))
+	}
+	return message{more: as.pieces, size: int(as.have)}, nil
+}
+
+// abort gives up and returns err. It unlocks mu.
+func (as *assembling) abort(s *stream, err error) (message, error) {
+	s.unreserve()
+	s.c.mu.Unlock()
+	s.free(as.pieces)
+	return message{}, err
+}
+
+// pop takes the first k segments off the queue.
+func (s *stream) pop(k int) {
+	n := copy(s.queue, s.queue[k:])
+	clear(s.queue[n:])
+	s.queue = s.queue[:n]
+}
+
+// giveBack gives the stream's credit for n bytes back, if it is time for that or
+// now says so, and reports whether it has appended a frame. mu is held.
+func (s *stream) giveBack(n int64, now bool) bool {
+	if s.remoteClosed {
+		return false
+	}
+	k := s.recv.consume(n)
+	if k == 0 && now {
+		k = s.recv.giveBack()
+	}
+	return s.c.appendCredit(s.id, k)
+}
+
+// decode decodes m into v and frees it.
+func (m *message) decode(cd *callCodec, v any) error {
+	if m.more != nil {
+		return m.decodePieces(cd, v)
+	}
+	if cd.v2 == nil {
+		if bm, ok := v.(BytesMessage); ok {
+			*m.own = m.data
+			b := mem.NewBuffer(m.own, &buffers)
+			err := bm.UnmarshalBytes(b)
+			b.Free()
+			return err
+		}
+		err := unmarshalProto(m.data, v)
+		buffers.Put(m.own)
+		return err
+	}
+	// A codec of the application's may keep what it is given.
+	b := mem.SliceBuffer(append([]byte(nil), m.data...))
+	buffers.Put(m.own)
+	return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
+}
+
+// decodePieces joins the pieces and decodes them.
+func (m *message) decodePieces(cd *callCodec, v any) error {
+	own := buffers.Get(m.size)
+	n := 0
+	for _, seg := range m.more {
+		n += copy((*own)[n:], seg.msg)
+		buffers.Put(seg.own)
+	}
+	b := mem.NewBuffer(own, &buffers)
+	defer b.Free()
+	switch bm, ok := v.(BytesMessage); {
+	case cd.v2 != nil:
+		return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
+	case ok:
+		return bm.UnmarshalBytes(b)
+	}
+	return unmarshalProto(b.ReadOnlyData(), v)
+}
+
+// drop frees m undecoded.
+func (m *message) drop() {
+	buffers.Put(m.own)
+	for _, seg := range m.more {
+		buffers.Put(seg.own)
+	}
+}
