@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"time"
@@ -48,6 +49,15 @@ type Config struct {
 
 	// PrivilegedPort says which vsock port to dial from.
 	PrivilegedPort PrivilegedPort
+
+	// Trust says by which keys this side and the guest know each other. nil:
+	// there are none.
+	Trust *Trust
+
+	// TLS, if not nil, is spoken with the guest, in the place of what Trust
+	// says. ServerName, or InsecureSkipVerify with VerifyConnection, must be set
+	// in it.
+	TLS *tls.Config
 
 	// Reconnect is how long a command whose connection was lost tries to go
 	// on; 0 means DefaultReconnect, less than 0 not at all.

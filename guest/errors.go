@@ -21,15 +21,17 @@ import (
 // Reasons that this package makes itself. Those of the agent and those of
 // package transport are passed on; docs/errors.md lists all.
 const (
-	ReasonNotAnAgent  = "not-an-agent"  // something answers there, but not a guest-agent
-	ReasonAgentTooOld = "agent-too-old" // the agent lacks a method
-	ReasonSessionLost = "session-lost"  // the agent was restarted, or has forgotten the session
-	ReasonUnreachable = "unreachable"   // the connection was lost and did not come back in time
-	ReasonProtocol    = "protocol"      // the guest broke the protocol
-	ReasonOutputLost  = "output-lost"   // output is gone that was not to be dropped
-	ReasonBadTarget   = "bad-target"    // the target is no address and no known name
-	ReasonLeft        = "left"          // Process.Release or Process.HangUp was called
-	ReasonClosed      = "closed"        // Guest.Close was called
+	ReasonNotAnAgent    = "not-an-agent"    // something answers there, but not a guest-agent
+	ReasonAgentTooOld   = "agent-too-old"   // the agent lacks a method
+	ReasonSessionLost   = "session-lost"    // the agent was restarted, or has forgotten the session
+	ReasonUnreachable   = "unreachable"     // the connection was lost and did not come back in time
+	ReasonProtocol      = "protocol"        // the guest broke the protocol
+	ReasonOutputLost    = "output-lost"     // output is gone that was not to be dropped
+	ReasonWrongGuestKey = "wrong-guest-key" // the guest is not the one that was meant
+	ReasonNoTLS         = "no-tls"          // keys were to be shown, and the guest speaks no TLS
+	ReasonBadTarget     = "bad-target"      // the target is no address and no known name
+	ReasonLeft          = "left"            // Process.Release or Process.HangUp was called
+	ReasonClosed        = "closed"          // Guest.Close was called
 )
 
 // Reasons of the agent that this package gives a meaning to.
@@ -170,7 +172,16 @@ func (g *Guest) wrap(op, method string, err error) error {
 	}
 	switch e.Code {
 	case codes.Unavailable:
-		// The RPC layer has only the text of what the dialer said.
+		// The RPC layer has only the text of what was said.
+		if wrong := g.identity.wrong(); wrong != nil {
+			filled := *wrong
+			filled.Op, filled.Guest = op, g.target
+			return &filled
+		}
+		if strings.Contains(e.message, noTLSText) {
+			e.Reason, e.Remedy = ReasonNoTLS, "update guest-agent in the guest, or check what listens there"
+			return e
+		}
 		if te := g.dialer.lastError(); te != nil {
 			return e.fromTransport(te)
 		}
@@ -180,6 +191,9 @@ func (g *Guest) wrap(op, method string, err error) error {
 	}
 	return e
 }
+
+// noTLSText is what crypto/tls says of a peer that speaks something else.
+const noTLSText = "does not look like a TLS handshake"
 
 func (e *Error) fromTransport(te *transport.Error) *Error {
 	e.Code, e.Reason, e.err = te.Status().Code(), te.Kind.String(), te

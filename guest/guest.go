@@ -22,6 +22,7 @@ type Guest struct {
 	target    string
 	user      string
 	dialer    *dialer
+	identity  *identity
 	conn      clientConn
 	agent     guestv1.AgentServiceClient
 	process   guestv1.ProcessServiceClient
@@ -68,7 +69,15 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 		}
 		g.dialer.addr, g.user = addr, user
 	}
-	conn, err := connect(cfg.Wire, g.dialer)
+	g.identity = &identity{trust: cfg.Trust}
+	if cfg.Dialer == nil && checkName(target) == nil {
+		g.identity.name = target
+	}
+	tc, err := g.identity.tlsConfig(cfg.TLS)
+	var conn clientConn
+	if err == nil {
+		conn, err = connect(cfg.Wire, g.dialer, tc)
+	}
 	if err != nil {
 		return nil, &Error{Op: "dial", Guest: target, Code: codes.InvalidArgument, Reason: ReasonBadTarget, message: err.Error(), err: err}
 	}
@@ -82,6 +91,9 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 			e.Op = "dial"
 		}
 		return nil, err
+	}
+	if err := g.identity.pin(); err != nil {
+		g.log.Warn("the guest's key could not be kept", "guest", target, "error", err)
 	}
 	return g, nil
 }

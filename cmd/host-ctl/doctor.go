@@ -178,7 +178,10 @@ func (d *doctor) guest(ctx context.Context, target string) {
 		d.report(check{Step: "access", Result: "failed", Detail: "the agent does not trust this caller, by rule " + a.GetRule(), Remedy: a.GetRemedy()})
 		return
 	} else {
-		d.ok("access", "trusted by rule %s", a.GetRule())
+		d.ok("access", "trusted by rule %s; %s", a.GetRule(), accessLine(a.GetLevel(), a.GetKey(), a.GetRoles(), a.GetPolicy()))
+		if a.GetError() != "" {
+			d.warn("policy and keys", a.GetError(), "mend the file in the guest: what it said before is in force")
+		}
 	}
 	d.clock(info, before.Add(trip/2))
 	for _, c := range info.GetCapabilities() {

@@ -40,6 +40,7 @@ type cli struct {
 	wire           string
 	configPath     string
 	connectTimeout time.Duration
+	keyFlags       trustFlags
 
 	reconnect time.Duration // as in guest.Config
 
@@ -78,10 +79,12 @@ GUEST is one of
 	flags.StringVar(&c.wire, "wire", string(guest.WireNative), "protocol to speak: native or grpc")
 	flags.StringVar(&c.configPath, "config", "", "configuration file (default host-ctl/config.toml below $XDG_CONFIG_HOME)")
 	flags.DurationVar(&c.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the guest's agent")
+	c.keyFlags.add(flags)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
 		c.psCommand(), c.killCommand(), c.rmCommand(), c.infoCommand(), c.waitCommand(), c.listCommand(),
-		c.doctorCommand(), c.versionCommand(), c.portForwardCommand(), c.proxyCommand())
+		c.doctorCommand(), c.versionCommand(), c.portForwardCommand(), c.proxyCommand(),
+		c.keygenCommand(), c.enrollCommand(), c.canICommand())
 	root.AddCommand(c.cpCommand(), c.lsCommand(), c.catCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(), c.dfCommand(), c.duCommand(), c.watchCommand())
 	return root
 }
@@ -139,6 +142,12 @@ func (c *cli) dial(ctx context.Context, target string) (*guest.Guest, error) {
 			c.local = local
 		}
 		cfg.Dialer = c.local.dial
+	} else {
+		trust, err := c.keyFlags.trust()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Trust = trust
 	}
 	return guest.Dial(ctx, target, cfg)
 }
