@@ -83,7 +83,7 @@ func (o *output) opened(offset uint64, choose bool) error {
 	switch {
 	case offset < o.taken:
 		return protocolError("%s begins at %d, before the offset asked for, %d", o.name(), offset, o.taken)
-	case offset > o.taken && !o.mayLose:
+	case offset > o.taken && !o.mayLose && !o.refuse:
 		return o.lostError(o.taken, offset-o.taken)
 	case offset+o.window < offset:
 		return protocolError("%s begins at offset %d", o.name(), offset)
@@ -114,7 +114,9 @@ func (o *output) drop() {
 
 // lose notes that n bytes after received never come.
 func (o *output) lose(n uint64) {
-	o.lost += n
+	if !o.refuse {
+		o.lost += n
+	}
 	o.received += n
 	if last := len(o.pieces) - 1; last >= 0 && len(o.pieces[last].data) == 0 {
 		o.pieces[last].lost += n
@@ -141,7 +143,7 @@ func (o *output) accept(m *guestv1.Output, buffer mem.Buffer) (err error) {
 		return protocolError("%s continues at offset %d with %d bytes lost, want offset %d", o.name(), m.Offset, m.Lost, o.received)
 	case m.Offset+n+o.window < m.Offset:
 		return protocolError("%s continues at offset %d", o.name(), m.Offset)
-	case m.Lost > 0 && !o.mayLose:
+	case m.Lost > 0 && !o.mayLose && !o.refuse:
 		return o.lostError(o.received, m.Lost)
 	case m.Lost > 0 && len(o.pieces) >= maxGaps:
 		return protocolError("%s has more than %d gaps in its window", o.name(), maxGaps)
