@@ -20,6 +20,11 @@ import (
 // A payload of a few kilobytes and more goes from the sender's memory to the
 // socket, and from the socket into a recycled buffer that the receiver owns
 // until it frees it: it is not copied in between.
+//
+// If the reply of a unary handler is a BytesMessage with a method Free(), the native
+// wire calls it, once, when the handler has returned and the reply is no longer
+// needed, whether it was sent or not. It may be called on any goroutine and must
+// not block. Stock gRPC does not call it.
 type BytesMessage interface {
 	// MarshalBytes appends the encoding of the message up to the contents of its
 	// bytes field, which must come last, to head, and returns that and the
@@ -132,6 +137,13 @@ type encoded struct {
 	head, body []byte
 	own        *[]byte    // pooled memory of head or body
 	ref        mem.Buffer // memory of body, from a codec of the application's
+	reply      freer      // what body is the payload of, if it is a unary reply
+}
+
+// freer is a BytesMessage that wants to know when it was sent.
+type freer interface {
+	BytesMessage
+	Free()
 }
 
 func (e *encoded) size() int { return len(e.head) + len(e.body) }
@@ -186,6 +198,9 @@ func (e *encoded) free() {
 	}
 	if e.ref != nil {
 		e.ref.Free()
+	}
+	if e.reply != nil {
+		e.reply.Free()
 	}
 	*e = encoded{}
 }

@@ -338,12 +338,13 @@ func (ss *serverStream) answer(reply any, err error, inline bool) {
 	if inline {
 		how = writeLater
 	}
-	if err != nil {
-		ss.finish(err, nil, how)
-		return
-	}
 	var e encoded
-	if err := e.encode(&ss.codec, reply); err != nil {
+	if err == nil {
+		err = e.encode(&ss.codec, reply)
+	}
+	e.reply, _ = reply.(freer)
+	if err != nil {
+		e.free()
 		ss.finish(err, nil, how)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -68,24 +69,32 @@ func (m *pooledMsg) check(size int) error {
 var pooledServiceDesc = grpc.ServiceDesc{
 	ServiceName: benchpb.Bench_ServiceDesc.ServiceName,
 	HandlerType: (*any)(nil),
+	Methods:     []grpc.MethodDesc{{MethodName: "Echo", Handler: pooledEcho}},
 	Streams: []grpc.StreamDesc{
 		{StreamName: "Down", Handler: pooledDown, ServerStreams: true},
 		{StreamName: "Up", Handler: pooledUp, ClientStreams: true},
-		{StreamName: "Echo", Handler: pooledEcho},
 	},
 	Metadata: benchpb.Bench_ServiceDesc.Metadata,
 }
 
-// pooledEcho serves unary calls as a stream, which looks the same to the
-// client: a unary handler is not told when its answer has been sent, and with
-// that its buffer is free.
-func pooledEcho(_ any, stream grpc.ServerStream) error {
-	var m pooledMsg
-	defer m.free()
-	if err := stream.RecvMsg(&m); err != nil {
-		return err
+// pooledReply is a pooledMsg that is recycled when it was sent.
+type pooledReply struct{ pooledMsg }
+
+var pooledReplies = sync.Pool{New: func() any { return new(pooledReply) }}
+
+// Free is called by package rpc.
+func (m *pooledReply) Free() {
+	m.free()
+	pooledReplies.Put(m)
+}
+
+func pooledEcho(_ any, _ context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	m := pooledReplies.Get().(*pooledReply)
+	if err := dec(m); err != nil {
+		m.Free()
+		return nil, err
 	}
-	return stream.SendMsg(&m)
+	return m, nil
 }
 
 func pooledDown(_ any, stream grpc.ServerStream) error {
