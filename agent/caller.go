@@ -53,7 +53,11 @@ func (g *guard) callerOf(ctx context.Context) caller {
 	g.requireKey(&c)
 	if !c.decision.Trusted {
 		c.peers, c.roles = nil, nil
-		c.decision.Remedy = enrol(c) + c.decision.Remedy
+		remedy := enrol(c)
+		if c.decision.Remedy != "" {
+			remedy += "; or: " + c.decision.Remedy
+		}
+		c.decision.Remedy = remedy
 	}
 	return c
 }
@@ -124,11 +128,11 @@ func peerWords(rule string, p transport.Peer) []string {
 func enrol(c caller) string {
 	switch {
 	case c.decision.Rule == access.RuleRevoked:
-		return "this key is revoked: make another one (host-ctl keygen --force), and have it enrolled by somebody who is trusted: "
+		return "this key is revoked: make another one (host-ctl keygen --force), and have it enrolled by somebody who is trusted"
 	case c.shown:
-		return fmt.Sprintf("have somebody who is trusted, such as root, run: host-ctl enroll --key '%s' GUEST; or: ", c.public)
+		return fmt.Sprintf("have somebody who is trusted, such as root, run: host-ctl enroll --key '%s' GUEST", c.public)
 	}
-	return "make a key (host-ctl keygen) and have somebody who is trusted, such as root, run: host-ctl enroll --key id_ed25519.pub GUEST; or: "
+	return "make a key (host-ctl keygen) and have somebody who is trusted, such as root, run: host-ctl enroll --key id_ed25519.pub GUEST"
 }
 
 // policyCaller returns c as policies name callers.

@@ -110,7 +110,7 @@ func (c *Call) program(s *guestv1.SessionSpec) {
 		name, _, _ := strings.Cut(string(e), "=")
 		c.Env = append(c.Env, name)
 	}
-	c.OwnName = s.Arg0 != nil
+	c.OwnName = s != nil && s.Arg0 != nil
 	c.LoginShell = s.GetLoginShell()
 	c.relative()
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
 // Caller is who calls, as roles name callers.
@@ -350,7 +351,7 @@ func (r *Rule) addresses(c Call, _ World, _ bool) string {
 	switch {
 	case c.Dial && matchAny(r.Dial, where):
 		return ""
-	case c.Listen && len(r.Listen) > 0 && (c.Network == "" && c.Address == "" || matchAny(r.Listen, where)):
+	case c.Listen && len(r.Listen) > 0 && (c.Method == guestv1.ForwardService_Accept_FullMethodName || matchAny(r.Listen, where)):
 		return ""
 	case c.Dial:
 		return fmt.Sprintf("%.200q is none of its destinations", where)

@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -226,6 +229,37 @@ func TestDecide(t *testing.T) {
 	}
 	if d := p.Decide(ci, exec("app", "uptime"), world); d.MaxTime != 10*time.Minute || d.MaxBytes != 1<<30 {
 		t.Errorf("budgets %v, %d", d.MaxTime, d.MaxBytes)
+	}
+}
+
+// TestEmptyRequests: every request of our services can be looked at with
+// nothing in it, which lets it pass no rule about contents.
+func TestEmptyRequests(t *testing.T) {
+	p := mustParse(t, example)
+	files := protoregistry.GlobalFiles
+	n := 0
+	files.RangeFilesByPackage("guest.v1", func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			for j := range f.Services().Get(i).Methods().Len() {
+				m := f.Services().Get(i).Methods().Get(j)
+				mt, err := protoregistry.GlobalTypes.FindMessageByName(m.Input().FullName())
+				if err != nil {
+					t.Fatal(err)
+				}
+				n++
+				method := "/" + string(f.Services().Get(i).FullName()) + "/" + string(m.Name())
+				for _, req := range []any{mt.New().Interface(), &bulk.Frame{Control: mt.New().Interface()}, nil} {
+					d := p.Decide(ci, CallOf(method, req), world)
+					if d.Allowed && method != guestv1.AgentService_Info_FullMethodName && method != guestv1.ForwardService_Accept_FullMethodName {
+						t.Errorf("%s, nothing in it: %+v", method, d)
+					}
+				}
+			}
+		}
+		return true
+	})
+	if n < 30 {
+		t.Errorf("%d methods", n)
 	}
 }
 
