@@ -112,6 +112,7 @@ func TestNativeWire(t *testing.T) {
 		"many":            TestManySessionsLeaveNothing,
 		"concurrent":      TestConcurrentExecs,
 		"small ring":      TestSmallRing,
+		"start fails":     TestStartFails,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(carrierEnv, "native")
