@@ -51,7 +51,8 @@ func (s *spinner) try() bool {
 func (s *spinner) done(hit bool) {
 	spinning.Add(-1)
 	if hit {
-		s.misses = 0
+		// One alone may be luck, and proves nothing.
+		s.misses -= min(s.misses, 2)
 		return
 	}
 	if s.misses < maxSpinMisses {
