@@ -476,7 +476,7 @@ type budget struct {
 
 // unhold ends that n bytes count for the budget.
 func (c *conn) unhold(n int64) {
-	if c.budget != nil {
+	if c.budget != nil && n > 0 {
 		c.budget.held.Add(-n)
 	}
 }
