@@ -248,7 +248,7 @@ func (c *Cmd) Start() error {
 			return c.startDetached(spec)
 		}
 		method, op = guestv1.ProcessService_Exec_FullMethodName, "exec"
-		open = &guestv1.Open{SessionId: c.ID[:], Spec: spec, Role: guestv1.Role_ROLE_OWNER}
+		open = &guestv1.Open{SessionId: bytes.Clone(c.ID[:]), Spec: spec, Role: guestv1.Role_ROLE_OWNER}
 	}
 	copies := c.prepare()
 	c.s = c.g.newSession(c.ctx, op, method, open, c.io)

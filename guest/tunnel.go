@@ -131,6 +131,11 @@ func (t *tunnel) send() {
 				}
 			default:
 			}
+			select {
+			case <-t.broken: // no end in order, whatever Close said after that
+				return
+			default:
+			}
 			f.Data, f.Varints[bulk.TunnelEnd] = nil, 1
 			if t.stream.SendMsg(f) == nil {
 				t.stream.CloseSend()
