@@ -408,7 +408,9 @@ func TestInterceptors(t *testing.T) {
 		},
 	}
 	onBoth(t, nil, cfg, func(t *testing.T, cc grpc.ClientConnInterface) {
+		mu.Lock()
 		seen = nil
+		mu.Unlock()
 		if _, err := call(t, cc, "x"); err != nil {
 			t.Fatal(err)
 		}
