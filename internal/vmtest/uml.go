@@ -15,7 +15,7 @@ import (
 type UML struct {
 	Packages []string      // import paths or directories of packages with tests
 	Args     []string      // flags for every test binary, such as -test.v
-	Timeout  time.Duration // for the boot and all tests; 0 is 10 minutes
+	Timeout  time.Duration // for the boot and all tests; 0 is 20 minutes
 	Output   io.Writer     // what the guest prints
 }
 
@@ -36,7 +36,7 @@ func (u *UML) Run(ctx context.Context) error {
 	}
 	timeout := u.Timeout
 	if timeout == 0 {
-		timeout = 10 * time.Minute
+		timeout = 20 * time.Minute
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the UML lab did not end within %v", timeout))
 	defer cancel()

@@ -12,9 +12,8 @@ import (
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
-// bootLimit is how long a guest may boot: a minute in an emulated machine on
-// an idle computer, four on a busy one.
-const bootLimit = 5 * time.Minute
+// bootLimit is how long a guest may boot. An emulated one takes 15 s.
+const bootLimit = 2 * time.Minute
 
 // dialTry is how long one try to reach a booting guest may take.
 const dialTry = 2 * time.Second

@@ -59,10 +59,12 @@ func (g *guest) start(t *testing.T, verbose bool) {
 	t.Helper()
 	cpu, quirks := "host", ""
 	if g.inner.Accel == "tcg" {
-		// An emulated timer in an emulated machine is too slow for the kernel
-		// to calibrate its clocks by it; it would try for ever.
-		cpu, quirks = "qemu64,+rdrand", " tsc_early_khz=1000000 no_timer_check lpj=4000000 tsc=reliable mitigations=off"+
-			" cryptomgr.notests lsm= audit=0" // nothing that the tests need, and slow
+		// The kernel would measure the rates of its clocks by a timer that is
+		// too slow when emulated twice, for ever. The time stamp counter counts
+		// the outer machine's nanoseconds; Debian's has 250 jiffies a second.
+		cpu, quirks = "qemu64,+rdrand", " tsc_early_khz=1000000 lpj=4000000 tsc=reliable no_timer_check"
+		// What the tests do not need, and slow.
+		quirks += " mitigations=off cryptomgr.notests lsm= audit=0"
 	}
 	if !verbose {
 		quirks += " loglevel=4"
