@@ -27,7 +27,8 @@ test: build lint check-generate unit fuzz cross lab bench-smoke ## run everythin
 unit: ## unit tests, with -race where a C compiler can be had, in random order
 	@if .ci/need-cc; then race=-race; else race=; echo "SKIP: -race (no C compiler)"; fi; \
 	set -x; $(GO) test $$race -shuffle=on -timeout 15m ./...
-	$(GO) -C internal/bench test ./...
+	$(GO) -C internal/bench test -short ./...
+	$(GO) -C internal/rpctest/interop test ./...
 
 .PHONY: lint
 lint: $(BUF) ## gofmt, vet, staticcheck, buf lint, buf breaking
@@ -35,8 +36,8 @@ lint: $(BUF) ## gofmt, vet, staticcheck, buf lint, buf breaking
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(BUF) lint
-	@if git cat-file -e origin/main:buf.yaml 2>/dev/null; then set -x; $(BUF) breaking --against '.git#branch=origin/main'; \
-	else echo "SKIP: buf breaking (no origin/main to compare with)"; fi
+	@if tag=$$(git describe --tags --abbrev=0 2>/dev/null); then set -x; $(BUF) breaking --against ".git#tag=$$tag"; \
+	else echo "SKIP: buf breaking (no release to compare with)"; fi
 
 .PHONY: generate
 generate: $(BUF) ## generate the protobuf code

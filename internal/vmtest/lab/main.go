@@ -74,6 +74,8 @@ func (o *options) uml(ctx context.Context, packages, testFlags []string) error {
 			return err
 		}
 	}
+	// System calls are slow there, and loads are tested outside.
+	testFlags = append([]string{"-test.short"}, testFlags...)
 	lab := vmtest.UML{Packages: packages, Args: testFlags, Timeout: o.timeout, Output: os.Stdout}
 	return lab.Run(ctx)
 }
