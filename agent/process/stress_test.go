@@ -19,9 +19,6 @@ import (
 // stressed returns n, ten times that if VSOCKRPC_STRESS is set, and little in
 // the lab, whose machine is slow.
 func stressed(n int) int {
-	if testing.Short() { // the lab, whose system calls are slow
-		return n / 10
-	}
 	switch {
 	case os.Getenv("VSOCKRPC_STRESS") != "":
 		return 10 * n
