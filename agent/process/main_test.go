@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +33,13 @@ func TestMain(m *testing.M) {
 	MaybeRunLauncher()
 	if name := os.Getenv(helperEnv); name != "" {
 		runHelper(name, os.Args[1:])
+	}
+	// Who runs the tests may ignore these (nohup does), and children inherit
+	// that: a signal that is caught here is again the default in a child.
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
 	}
 	os.Exit(m.Run())
 }
