@@ -136,11 +136,11 @@ func (c *cgroups) forSession(id sessionID, l *guestv1.ResourceLimits) (*cgroup, 
 	}
 	path := filepath.Join(c.dir, id.String())
 	if err := makeDir(path); err != nil {
-		return nil, noCgroup("cannot make a cgroup: %v", err).on("mkdir", path, err)
+		return nil, noCgroup("cannot make a cgroup: %v", err).On("mkdir", path, err)
 	}
 	dir, err := openDir(path)
 	if err != nil {
-		return nil, noCgroup("cannot open a cgroup: %v", err).on("open", path, err)
+		return nil, noCgroup("cannot open a cgroup: %v", err).On("open", path, err)
 	}
 	g := &cgroup{path, dir}
 	for _, limit := range []struct {
@@ -165,7 +165,7 @@ func (c *cgroups) forSession(id sessionID, l *guestv1.ResourceLimits) (*cgroup, 
 			if f, ok := err.(*fault); ok {
 				return nil, f
 			}
-			return nil, newFault(codes.InvalidArgument, reasonBadSpec, "%s of %d: %v", file, *limit.value, err).on("write", path, err)
+			return nil, newFault(codes.InvalidArgument, reasonBadSpec, "%s of %d: %v", file, *limit.value, err).On("write", path, err)
 		}
 	}
 	return g, nil
@@ -173,7 +173,7 @@ func (c *cgroups) forSession(id sessionID, l *guestv1.ResourceLimits) (*cgroup, 
 
 func noCgroup(format string, args ...any) *fault {
 	return newFault(codes.FailedPrecondition, reasonNoCgroup, format, args...).
-		hint("limits of memory, processes and CPU need cgroup v2 in the guest, delegated to the agent")
+		Hint("limits of memory, processes and CPU need cgroup v2 in the guest, delegated to the agent")
 }
 
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -81,7 +81,7 @@ func (s *Server) checkBytes(spec *guestv1.SessionSpec) error {
 		for _, v := range values {
 			if slices.Contains(v, 0) {
 				return newFault(codes.InvalidArgument, reasonNul, "%s has a NUL byte: %q", what, short(v)).
-					hint("no Unix program can be given one")
+					Hint("no Unix program can be given one")
 			}
 		}
 		return nil
@@ -118,7 +118,7 @@ func (s *Server) checkBytes(spec *guestv1.SessionSpec) error {
 
 func tooLong(format string, args ...any) error {
 	return newFault(codes.InvalidArgument, reasonArgsTooLong, format, args...).
-		hint("pass the data through stdin or a file")
+		Hint("pass the data through stdin or a file")
 }
 
 // short cuts what goes into an error's text.
@@ -189,10 +189,10 @@ func lookup(name, path, dir string) ([]string, error) {
 		return paths, nil
 	case refused != "":
 		return nil, newFault(codes.FailedPrecondition, reasonNotExecutable, "%q is not executable", refused).
-			on("exec", refused, syscall.EACCES)
+			On("exec", refused, syscall.EACCES)
 	}
 	return nil, newFault(codes.NotFound, reasonNotFound, "%q is not in the PATH, which is %q", name, path).
-		on("exec", name, syscall.ENOENT)
+		On("exec", name, syscall.ENOENT)
 }
 
 // pathOf returns PATH in env, or preset if it is not there.

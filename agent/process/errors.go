@@ -1,14 +1,9 @@
 package process
 
 import (
-	"errors"
-	"fmt"
-	"strings"
-	"syscall"
-
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	agentfault "github.com/vsockrpc/vsockrpc/agent/fault"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -52,65 +47,13 @@ const (
 	reasonFailed         = "failed"
 )
 
-// fault is an error with everything that ErrorDetail carries. It is a gRPC
-// status to whoever asks.
-type fault struct {
-	code   codes.Code
-	reason string
-	op     string
-	path   string
-	errno  syscall.Errno
-	text   string
-	remedy string
-}
+// fault is the error that all services of the agent answer with.
+type fault = agentfault.Error
 
 // newFault returns a fault whose text is formatted from format and args.
 func newFault(code codes.Code, reason, format string, args ...any) *fault {
-	return &fault{code: code, reason: reason, text: fmt.Sprintf(format, args...)}
+	return agentfault.New(code, reason, format, args...)
 }
-
-// on sets what failed on what, and the kernel's answer if err has one.
-func (f *fault) on(op, path string, err error) *fault {
-	f.op, f.path = op, path
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		f.errno = errno
-	}
-	return f
-}
-
-// hint sets what to do about it.
-func (f *fault) hint(remedy string) *fault {
-	f.remedy = remedy
-	return f
-}
-
-func (f *fault) Error() string { return f.text }
-
-func (f *fault) Unwrap() error {
-	if f.errno == 0 {
-		return nil
-	}
-	return f.errno
-}
-
-// GRPCStatus makes a fault the status that a client sees.
-func (f *fault) GRPCStatus() *status.Status {
-	st := status.New(f.code, printable(f.text))
-	with, err := st.WithDetails(&guestv1.ErrorDetail{
-		Reason:    f.reason,
-		Remedy:    f.remedy,
-		Errno:     uint32(f.errno),
-		Operation: f.op,
-		Path:      []byte(f.path),
-	})
-	if err != nil {
-		return st
-	}
-	return with
-}
-
-// printable makes text valid for a status message, which is UTF-8.
-func printable(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 func offsetAhead(stream guestv1.Stream, off, end uint64) *fault {
 	return newFault(codes.OutOfRange, reasonOffsetAhead, "%v has no byte %d: it ends at %d so far", streamWord(stream), off, end)
@@ -118,7 +61,7 @@ func offsetAhead(stream guestv1.Stream, off, end uint64) *fault {
 
 func ownerPresent() *fault {
 	return newFault(codes.FailedPrecondition, reasonOwnerPresent, "another client is attached as owner").
-		hint("attach as an observer, or take over")
+		Hint("attach as an observer, or take over")
 }
 
 func takenOver() *fault {
@@ -155,7 +98,7 @@ func streamWord(s guestv1.Stream) string {
 
 func noSession(what string) *fault {
 	return newFault(codes.NotFound, reasonNoSession, "there is no session %s", what).
-		hint("list the sessions; those that ended are kept for a time only")
+		Hint("list the sessions; those that ended are kept for a time only")
 }
 
 func goneFault(id sessionID) *fault {
@@ -168,12 +111,12 @@ func stoppingFault() *fault {
 
 func restartedFault() *fault {
 	return newFault(codes.Unavailable, reasonAgentRestarted, "the agent has restarted and the session is lost").
-		hint("start it again, if that is safe: it may have done part of its work")
+		Hint("start it again, if that is safe: it may have done part of its work")
 }
 
 func notOwner() *fault {
 	return newFault(codes.FailedPrecondition, reasonNotOwner, "an observer may only read").
-		hint("attach as the owner")
+		Hint("attach as the owner")
 }
 
 func noTerminal() *fault {

@@ -86,7 +86,7 @@ func (s *Server) needsLauncher(c *command) bool {
 func (s *Server) launch(c *command, attr *syscall.SysProcAttr, fds [3]int) (child, error) {
 	if !launcherReady.Load() {
 		return child{}, newFault(codes.FailedPrecondition, reasonNoLauncher, "this agent cannot set resource limits, niceness, umask, no_new_privs or capabilities").
-			hint("its main must call process.MaybeRunLauncher first")
+			Hint("its main must call process.MaybeRunLauncher first")
 	}
 	text, err := json.Marshal(order{
 		Paths: toBytes(c.paths), Argv: toBytes(c.argv), Env: toBytes(c.env), Dir: []byte(c.dir),
@@ -145,7 +145,7 @@ func (r report) fault(c *command) error {
 	case r.Errno == syscall.EPERM || r.Errno == syscall.EACCES:
 		return notPermitted(r.Stage, path, r.Errno, "the agent may not do this in the guest: %s %s: %v", r.Stage, path, r.Errno)
 	}
-	return newFault(codes.FailedPrecondition, reasonFailed, "%s %s: %v", r.Stage, path, r.Errno).on(r.Stage, path, r.Errno)
+	return newFault(codes.FailedPrecondition, reasonFailed, "%s %s: %v", r.Stage, path, r.Errno).On(r.Stage, path, r.Errno)
 }
 
 func toBytes(list []string) [][]byte {

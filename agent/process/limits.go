@@ -67,7 +67,7 @@ func newProcessLimits(l *guestv1.ResourceLimits) (processLimits, error) {
 		number, ok := rlimitNumbers[strings.ToLower(r.Name)]
 		if !ok {
 			return p, newFault(codes.InvalidArgument, reasonBadSpec, "no such resource limit: %q", r.Name).
-				hint("names are those of getrlimit(2) without RLIMIT_, such as nofile")
+				Hint("names are those of getrlimit(2) without RLIMIT_, such as nofile")
 		}
 		if r.Soft > r.Hard {
 			return p, newFault(codes.InvalidArgument, reasonBadSpec, "limit %s: soft %d is above hard %d", r.Name, r.Soft, r.Hard)
@@ -90,7 +90,7 @@ func newProcessLimits(l *guestv1.ResourceLimits) (processLimits, error) {
 		number := slices.Index(capabilityNames, strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
 		if number < 0 {
 			return p, newFault(codes.InvalidArgument, reasonBadSpec, "no such capability: %q", name).
-				hint("names are those of capabilities(7), such as CAP_NET_RAW")
+				Hint("names are those of capabilities(7), such as CAP_NET_RAW")
 		}
 		p.Capabilities = append(p.Capabilities, number)
 	}

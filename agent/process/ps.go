@@ -147,7 +147,7 @@ func (p procStat) signal(session int, sig syscall.Signal) {
 func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.ServerStreamingServer[guestv1.ListProcessesResponse]) error {
 	list, err := pids()
 	if err != nil {
-		return newFault(codes.FailedPrecondition, reasonFailed, "list the processes: %v", err).on("open", "/proc", err)
+		return newFault(codes.FailedPrecondition, reasonFailed, "list the processes: %v", err).On("open", "/proc", err)
 	}
 	stats := make(map[int]procStat, len(list))
 	for _, pid := range list {

@@ -141,7 +141,7 @@ func (s *Server) admit(id sessionID, spec *guestv1.SessionSpec, policy guestv1.O
 		return nil, noSession(id.String())
 	case s.running >= s.cfg.MaxSessions:
 		return nil, newFault(codes.ResourceExhausted, reasonTooMany, "%d sessions run, which is the most", s.running).
-			hint("end some, or raise the agent's limit")
+			Hint("end some, or raise the agent's limit")
 	}
 	if other := s.names[spec.Name]; spec.Name != "" && other != nil && !other.isOver() {
 		return nil, newFault(codes.AlreadyExists, reasonNameTaken, "a session called %q runs", spec.Name)

@@ -27,7 +27,7 @@ func (s *session) sendSignal(r *reader, m *guestv1.SendSignal) error {
 		return refused
 	}
 	err := s.deliver(m.Signal, !m.ProcessOnly)
-	if f, ok := errors.AsType[*fault](err); ok && f.reason == reasonNoProcess {
+	if f, ok := errors.AsType[*fault](err); ok && f.Reason() == reasonNoProcess {
 		return nil // it has ended, which the client is about to be told
 	}
 	return err
@@ -111,7 +111,7 @@ func badSignal(number uint32) error {
 }
 
 func noProcess(format string, args ...any) error {
-	return newFault(codes.NotFound, reasonNoProcess, format, args...).on("kill", "", unix.ESRCH)
+	return newFault(codes.NotFound, reasonNoProcess, format, args...).On("kill", "", unix.ESRCH)
 }
 
 // signalFault makes kill(2)'s answer a fault.

@@ -99,7 +99,7 @@ func explainStart(op string, err error) error {
 	if f == nil {
 		f = newFault(codes.FailedPrecondition, reasonFailed, "%s: %v", op, err)
 	}
-	return f.on(op, "", err)
+	return f.On(op, "", err)
 }
 
 // explain says which of the things that execve(2) and what comes before it can
@@ -107,7 +107,7 @@ func explainStart(op string, err error) error {
 func explain(c *command, path string, err error) error {
 	errno, _ := errors.AsType[syscall.Errno](err)
 	if f := resourceFault(errno); f != nil {
-		return f.on("fork", "", err)
+		return f.On("fork", "", err)
 	}
 	switch errno {
 	case syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES, syscall.ELOOP, syscall.ENAMETOOLONG:
@@ -123,7 +123,7 @@ func explain(c *command, path string, err error) error {
 
 func notPermitted(op, path string, err error, format string, args ...any) *fault {
 	return newFault(codes.PermissionDenied, reasonNotPermitted, format, args...).
-		on(op, path, err).hint("the agent must run as root in the guest for this")
+		On(op, path, err).Hint("the agent must run as root in the guest for this")
 }
 
 // resourceFault is for the errors which mean that the guest is full.
@@ -155,7 +155,7 @@ func dirFault(dir string, errno syscall.Errno) *fault {
 }
 
 func badDir(dir string, errno syscall.Errno) *fault {
-	return newFault(codes.FailedPrecondition, reasonBadDir, "cannot work in directory %q: %v", dir, errno).on("chdir", dir, errno)
+	return newFault(codes.FailedPrecondition, reasonBadDir, "cannot work in directory %q: %v", dir, errno).On("chdir", dir, errno)
 }
 
 // execFault is for execve(2)'s own errors. path is relative to dir.
@@ -180,14 +180,14 @@ func execFault(dir, path string, err error) *fault {
 		f = formatFault(file, path)
 	case syscall.E2BIG:
 		f = newFault(codes.InvalidArgument, reasonArgsTooLong, "the kernel takes no arguments and environment of this size").
-			hint("pass the data through stdin or a file")
+			Hint("pass the data through stdin or a file")
 	default:
 		f = resourceFault(errno)
 	}
 	if f == nil {
 		f = newFault(codes.FailedPrecondition, reasonFailed, "cannot execute %q: %v", path, err)
 	}
-	return f.on("exec", path, errno)
+	return f.On("exec", path, errno)
 }
 
 // head returns the first bytes of a file, as execve(2) looks at them.
@@ -242,5 +242,5 @@ func formatFault(file, path string) *fault {
 		return newFault(codes.FailedPrecondition, reasonBadFormat, "%q is not a program", path)
 	}
 	return newFault(codes.FailedPrecondition, reasonNoInterpreter, "%q is a script that does not begin with #!", path).
-		hint("name its interpreter: sh " + path)
+		Hint("name its interpreter: sh " + path)
 }

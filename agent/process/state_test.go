@@ -166,12 +166,12 @@ func (m *machine) attach(t *rapid.T) {
 	r, f := m.st.attach(open)
 	switch {
 	case ahead:
-		if f == nil || f.reason != reasonOffsetAhead {
+		if f == nil || f.Reason() != reasonOffsetAhead {
 			t.Fatalf("attach beyond the end: %v", f)
 		}
 		return
 	case open.Role == guestv1.Role_ROLE_OWNER && owner != nil && !open.TakeOver:
-		if f == nil || f.reason != reasonOwnerPresent {
+		if f == nil || f.Reason() != reasonOwnerPresent {
 			t.Fatalf("a second owner: %v", f)
 		}
 		return
@@ -199,7 +199,7 @@ func (m *machine) attach(t *rapid.T) {
 	}
 	if mr.owner && owner != nil {
 		p, ok := m.st.next(owner.r)
-		if !ok || p.fault == nil || p.fault.reason != reasonTakenOver {
+		if !ok || p.fault == nil || p.fault.Reason() != reasonTakenOver {
 			t.Fatalf("the former owner gets %+v", p)
 		}
 		m.remove(owner, nil)
@@ -367,7 +367,7 @@ func (m *machine) ack(t *rapid.T) {
 	window := rapid.SampledFrom([]uint64{0, 1, 1000, 1 << 20, 1<<64 - 1}).Draw(t, "new window")
 	f := m.st.acknowledge(r.r, i, off, window)
 	if off > r.at[i] {
-		if f == nil || f.reason != reasonOffsetAhead {
+		if f == nil || f.Reason() != reasonOffsetAhead {
 			t.Fatalf("acknowledge %d of %d: %v", off, r.at[i], f)
 		}
 		return
@@ -413,7 +413,7 @@ func (m *machine) sendStdin(t *rapid.T) {
 		want = reasonStdinWindow
 	}
 	if want != "" {
-		if f == nil || f.reason != want {
+		if f == nil || f.Reason() != want {
 			t.Fatalf("stdin %d to %d, eof %v: %v, want %s", from, to, eof, f, want)
 		}
 		return

@@ -54,7 +54,7 @@ func (s *Server) await(ctx context.Context, ses *session) error {
 func (s *Server) Remove(ctx context.Context, req *guestv1.RemoveRequest) (*guestv1.RemoveResponse, error) {
 	ses, err := s.find(req.SessionId, "")
 	if err != nil {
-		if f, ok := err.(*fault); ok && f.reason == reasonSessionGone {
+		if f, ok := err.(*fault); ok && f.Reason() == reasonSessionGone {
 			return &guestv1.RemoveResponse{}, nil
 		}
 		return nil, err
@@ -62,7 +62,7 @@ func (s *Server) Remove(ctx context.Context, req *guestv1.RemoveRequest) (*guest
 	if !ses.isOver() {
 		if !req.Force {
 			return nil, newFault(codes.FailedPrecondition, reasonSessionRunning, "session %s runs", ses.id).
-				hint("force it, or signal it and wait")
+				Hint("force it, or signal it and wait")
 		}
 		ses.hangUp("it was removed")
 		if err := s.await(ctx, ses); err != nil {

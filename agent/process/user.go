@@ -108,8 +108,8 @@ func (a accounts) findUser(user string) (account, error) {
 	if found || isNumber {
 		return acc, nil
 	}
-	f := newFault(codes.FailedPrecondition, reasonNoUser, "no such user: %q", user).on("lookup", user, err)
-	return account{}, f.hint("name a user of " + passwdFile + ", or a number")
+	f := newFault(codes.FailedPrecondition, reasonNoUser, "no such user: %q", user).On("lookup", user, err)
+	return account{}, f.Hint("name a user of " + passwdFile + ", or a number")
 }
 
 func (a accounts) findGroup(group string) (uint32, error) {
@@ -129,8 +129,8 @@ func (a accounts) findGroup(group string) (uint32, error) {
 	if n, err := strconv.ParseUint(group, 10, 32); err == nil && n != 1<<32-1 {
 		return uint32(n), nil
 	}
-	f := newFault(codes.FailedPrecondition, reasonNoGroup, "no such group: %q", group).on("lookup", group, err)
-	return 0, f.hint("name a group of " + groupFile + ", or a number")
+	f := newFault(codes.FailedPrecondition, reasonNoGroup, "no such group: %q", group).On("lookup", group, err)
+	return 0, f.Hint("name a group of " + groupFile + ", or a number")
 }
 
 // uidNames returns the name of each uid that has one.
