@@ -8,6 +8,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"math/big"
 	"net"
 	"os"
@@ -17,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/internal/carriers"
 	"github.com/vsockrpc/vsockrpc/rpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -30,34 +34,91 @@ import (
 // interopCases are the client test cases of gRPC's interoperability suite that
 // need no Google services. Each ends the process if it fails.
 var interopCases = map[string]func(context.Context, testgrpc.TestServiceClient, ...grpc.CallOption){
-	"EmptyUnary":               interop.DoEmptyUnaryCall,
-	"LargeUnary":               interop.DoLargeUnaryCall,
-	"ClientStreaming":          interop.DoClientStreaming,
-	"ServerStreaming":          interop.DoServerStreaming,
-	"PingPong":                 interop.DoPingPong,
-	"EmptyStream":              interop.DoEmptyStream,
-	"TimeoutOnSleepingServer":  interop.DoTimeoutOnSleepingServer,
-	"CancelAfterBegin":         interop.DoCancelAfterBegin,
-	"CancelAfterFirstResponse": interop.DoCancelAfterFirstResponse,
-	"CustomMetadata":           interop.DoCustomMetadata,
-	"StatusCodeAndMessage":     interop.DoStatusCodeAndMessage,
-	"SpecialStatusMessage":     interop.DoSpecialStatusMessage,
+	"DoEmptyUnaryCall":           interop.DoEmptyUnaryCall,
+	"DoLargeUnaryCall":           interop.DoLargeUnaryCall,
+	"DoClientStreaming":          interop.DoClientStreaming,
+	"DoServerStreaming":          interop.DoServerStreaming,
+	"DoPingPong":                 interop.DoPingPong,
+	"DoEmptyStream":              interop.DoEmptyStream,
+	"DoTimeoutOnSleepingServer":  interop.DoTimeoutOnSleepingServer,
+	"DoCancelAfterBegin":         interop.DoCancelAfterBegin,
+	"DoCancelAfterFirstResponse": interop.DoCancelAfterFirstResponse,
+	"DoCustomMetadata":           interop.DoCustomMetadata,
+	"DoStatusCodeAndMessage":     interop.DoStatusCodeAndMessage,
+	"DoSpecialStatusMessage":     interop.DoSpecialStatusMessage,
+}
+
+// others are the cases that are not in interopCases, and why.
+var others = map[string]string{
+	"DoUnimplementedService": "run beside them: it has a client of its own",
+	"DoUnimplementedMethod":  "run beside them: it takes a *grpc.ClientConn",
+	"DoSoakTest":             "run beside them over HTTP/2: it takes a *grpc.ClientConn",
+
+	"DoComputeEngineCreds":              "Google's services",
+	"DoServiceAccountCreds":             "Google's services",
+	"DoJWTTokenCreds":                   "Google's services",
+	"DoOauth2TokenCreds":                "Google's services",
+	"DoPerRPCCreds":                     "Google's services",
+	"DoGoogleDefaultCredentials":        "Google's services",
+	"DoComputeEngineChannelCredentials": "Google's services",
+	"DoPickFirstUnary":                  "a fleet of servers that name themselves",
+	"DoORCAPerRPCTest":                  "a load balancer in the client",
+	"DoORCAOOBTest":                     "a load balancer in the client",
+}
+
+// TestEveryCase looks for cases in gRPC's source that nobody has decided on.
+func TestEveryCase(t *testing.T) {
+	dir, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.Dir}}", "google.golang.org/grpc/interop").Output()
+	if err != nil {
+		t.Skipf("no source of gRPC here: %v", err)
+	}
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range file.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || f.Recv != nil || !strings.HasPrefix(f.Name.Name, "Do") {
+				continue
+			}
+			found++
+			if interopCases[f.Name.Name] == nil && others[f.Name.Name] == "" {
+				t.Errorf("the case %s is not run", f.Name.Name)
+			}
+		}
+	}
+	if found < len(interopCases) {
+		t.Errorf("%d cases found in %s", found, dir)
+	}
 }
 
 const interopEnv = "VSOCKRPC_INTEROP_CASE"
 
-// TestInterop runs every case over both wires and several kinds of connection, in
-// a process of its own.
+// TestInterop runs every case over both wires and all carriers, native vsock
+// among them in the lab (VSOCKRPC_LAB), in a process of its own.
 func TestInterop(t *testing.T) {
+	networks := []string{"tls"}
+	for _, c := range carriers.All(t) {
+		networks = append(networks, c.Name)
+	}
 	for _, wire := range []string{"native", "http2"} {
-		for _, network := range []string{"unix", "pipe", "tls"} {
+		for _, network := range networks {
 			t.Run(wire+"/"+network, func(t *testing.T) {
 				t.Parallel()
-				cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestInteropChild$", "-test.count=1", "-test.timeout=60s")
+				cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestInteropChild$", "-test.count=1", "-test.timeout=3m")
 				cmd.Env = append(os.Environ(), interopEnv+"="+wire+"/"+network)
 				out, err := cmd.CombinedOutput()
 				if err != nil {
 					t.Fatalf("%v\n%s", err, out)
+				}
+				if want := "\nPASS\n"; !strings.Contains("\n"+string(out), want) {
+					t.Errorf("the process has run nothing:\n%s", out)
 				}
 			})
 		}
@@ -78,33 +139,42 @@ func TestInteropChild(t *testing.T) {
 	if network == "tls" {
 		scfg.TLS, ccfg.TLS = testTLS(t)
 		creds = credentials.NewTLS(ccfg.TLS)
+		network = "unix"
 	}
 	s := rpc.NewServer(&scfg)
 	testgrpc.RegisterTestServiceServer(s, interop.NewTestServer())
 	dial := serve(t, s, network)
-	var cc grpc.ClientConnInterface
 	if wire == "native" {
 		c := rpc.NewClient(dial, &ccfg)
 		defer c.Close()
-		cc = c
-	} else {
-		c, err := grpc.NewClient("passthrough:///guest", grpc.WithTransportCredentials(creds),
-			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		cc = c
+		runCases(t, c)
+		return
 	}
+	cc, err := grpc.NewClient("passthrough:///guest", grpc.WithTransportCredentials(creds),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	runCases(t, cc)
+	t.Run("DoUnimplementedMethod", func(t *testing.T) { interop.DoUnimplementedMethod(t.Context(), cc) })
+	t.Run("DoSoakTest", func(t *testing.T) {
+		interop.DoSoakTest(t.Context(), interop.SoakTestConfig{RequestSize: 271828, ResponseSize: 314159, NumWorkers: 4, Iterations: 40,
+			PerIterationMaxAcceptableLatency: time.Minute, OverallTimeout: 2 * time.Minute,
+			ChannelForTest: func() (*grpc.ClientConn, func()) { return cc, func() {} }})
+	})
+}
+
+func runCases(t *testing.T, cc grpc.ClientConnInterface) {
 	tc := testgrpc.NewTestServiceClient(cc)
 	for name, do := range interopCases {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			do(ctx, tc)
 		})
 	}
-	t.Run("UnimplementedService", func(t *testing.T) {
+	t.Run("DoUnimplementedService", func(t *testing.T) {
 		interop.DoUnimplementedService(t.Context(), testgrpc.NewUnimplementedServiceClient(cc))
 	})
 	t.Run("UnimplementedMethod", func(t *testing.T) {
@@ -116,27 +186,26 @@ func TestInteropChild(t *testing.T) {
 	})
 }
 
-// serve serves s until the test ends and returns how to reach it.
-func serve(t *testing.T, s *rpc.Server, network string) func(context.Context) (net.Conn, error) {
+// serve serves s over a carrier until the test ends and returns how to reach it.
+func serve(t *testing.T, s *rpc.Server, network string) carriers.Dial {
 	t.Helper()
-	t.Cleanup(s.Stop)
-	if network == "pipe" {
-		return func(context.Context) (net.Conn, error) {
-			a, b := net.Pipe()
-			go s.ServeConn(b)
-			return a, nil
+	for _, c := range carriers.All(t) {
+		if c.Name != network {
+			continue
 		}
+		l, dial := c.Listen(t)
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(l) }()
+		t.Cleanup(func() {
+			s.Stop()
+			if err := <-served; err != nil {
+				t.Errorf("Serve: %v", err)
+			}
+		})
+		return dial
 	}
-	path := filepath.Join(t.TempDir(), "s")
-	lis, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go s.Serve(lis)
-	return func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
-	}
+	t.Fatalf("no carrier %s", network)
+	return nil
 }
 
 // testTLS returns the TLS configurations of a server and of a client that trusts it.
