@@ -47,10 +47,34 @@ type testPackage struct {
 	XTestGoFiles []string
 }
 
-// listTests returns the packages that patterns name and that have tests.
+// listTests returns the packages that patterns name and that have tests. A
+// pattern that begins with a dot or a slash is looked for in the module of its
+// directory.
 func listTests(ctx context.Context, patterns []string) ([]testPackage, error) {
-	args := append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles", "-tags", buildTags, "--"}, patterns...)
-	out, err := output(goCommand(ctx, args...))
+	var all []testPackage
+	for _, pattern := range patterns {
+		pkgs, err := listPattern(ctx, pattern)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, pkgs...)
+	}
+	return all, nil
+}
+
+func listPattern(ctx context.Context, pattern string) ([]testPackage, error) {
+	dir := ""
+	if strings.HasPrefix(pattern, ".") || strings.HasPrefix(pattern, "/") {
+		var below bool
+		if dir, below = strings.CutSuffix(pattern, "/..."); below {
+			pattern = "./..."
+		} else {
+			pattern = "."
+		}
+	}
+	list := goCommand(ctx, "list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles", "-tags", buildTags, "--", pattern)
+	list.Dir = dir
+	out, err := output(list)
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +92,9 @@ func listTests(ctx context.Context, patterns []string) ([]testPackage, error) {
 	}
 }
 
-// FindPackages returns those of the packages named by patterns whose test files
-// mention [EnvLab] by name: the ones that have something to do in the lab.
+// FindPackages returns the directories of those of the packages named by
+// patterns whose test files mention [EnvLab] by name: the ones that have
+// something to do in the lab.
 func FindPackages(ctx context.Context, patterns ...string) ([]string, error) {
 	pkgs, err := listTests(ctx, patterns)
 	if err != nil {
@@ -83,7 +108,7 @@ func FindPackages(ctx context.Context, patterns ...string) ([]string, error) {
 				return nil, err
 			}
 			if strings.Contains(string(data), EnvLab) {
-				found = append(found, p.ImportPath)
+				found = append(found, p.Dir)
 				break
 			}
 		}
@@ -106,7 +131,9 @@ func buildTests(ctx context.Context, dir string, packages, args []string, limit 
 	var runs []Run
 	for i, p := range pkgs {
 		name := filepath.Join(dir, fmt.Sprintf("%d.test", i))
-		if _, err := output(goCommand(ctx, "test", "-c", "-ldflags", "-s -w", "-tags", buildTags, "-o", name, p.ImportPath)); err != nil {
+		build := goCommand(ctx, "test", "-c", "-ldflags", "-s -w", "-tags", buildTags, "-o", name, ".")
+		build.Dir = p.Dir // which may be in another module
+		if _, err := output(build); err != nil {
 			return nil, err
 		}
 		runs = append(runs, Run{Name: p.ImportPath, Path: name, Args: args, Dir: p.Dir})

@@ -90,7 +90,11 @@ func TestFindPackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"github.com/vsockrpc/vsockrpc/internal/vmtest/selftest"}
+	dir, err := filepath.Abs("selftest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{dir}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("packages (-want +got):\n%s", diff)
 	}

@@ -5,6 +5,7 @@
 //	go run ./internal/vmtest/lab uml [PACKAGE]... [-- -test.v -test.run X]
 //	go run ./internal/vmtest/lab nested [-- -test.run X]
 //
+// A PACKAGE may be a directory of another module, such as ./internal/rpctest/interop.
 // A lab that this machine cannot have is skipped, with a line that says why.
 package main
 
@@ -70,7 +71,7 @@ func (o *options) run(ctx context.Context, args []string) error {
 func (o *options) uml(ctx context.Context, packages, testFlags []string) error {
 	if len(packages) == 0 {
 		var err error
-		if packages, err = vmtest.FindPackages(ctx, "github.com/vsockrpc/vsockrpc/..."); err != nil {
+		if packages, err = vmtest.FindPackages(ctx, "github.com/vsockrpc/vsockrpc/...", "./internal/rpctest/interop/..."); err != nil {
 			return err
 		}
 	}
