@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vsockrpc/vsockrpc/internal/archive"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -20,6 +21,13 @@ func (s *Server) DiskFree(_ context.Context, r *guestv1.DiskFreeRequest) (*guest
 	err := s.with("df", r.Subject, r.Path, func(t tree, path string) error {
 		var fsInfo unix.Statfs_t
 		var st unix.Stat_t
+		if t.root != nil {
+			// There O_PATH opens a link, and does not follow it.
+			if _, err := t.stat(path, true); err != nil {
+				return err
+			}
+			path = archive.Follow(t.root, path)
+		}
 		f, err := t.open(path, unix.O_PATH, 0)
 		if err != nil {
 			return err

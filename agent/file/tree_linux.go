@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vsockrpc/vsockrpc/internal/archive"
 )
 
 // tree is the files that a call can reach: those beneath root, or all.
@@ -33,11 +35,21 @@ func (t tree) path(p []byte) (string, error) {
 }
 
 // in returns an absolute path as one beneath the root.
-func in(path string) string {
-	if path = strings.TrimLeft(path, "/"); path == "" {
-		return "."
+func in(path string) string { return archive.InRoot(path) }
+
+// parent opens the directory beneath the root that holds the last element of a
+// path, which is returned and is a plain name. What a system call does with that
+// name in that directory stays beneath the root as long as it follows no link.
+func (t tree) parent(path string) (*os.File, string, error) {
+	dir, name := ".", strings.TrimRight(in(path), "/")
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		dir, name = name[:i+1], name[i+1:]
 	}
-	return path
+	if name == "" || name == "." || name == ".." {
+		return nil, "", &fs.PathError{Op: "open", Path: path, Err: syscall.EINVAL}
+	}
+	f, err := t.root.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return f, name, err
 }
 
 // open never waits for the other end of a FIFO.
@@ -93,21 +105,32 @@ func (t tree) remove(path string, recursive bool) error {
 }
 
 func (t tree) rename(from, to string, noReplace bool) error {
-	if t.root == nil && noReplace {
-		if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
-			return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
-		}
-		return nil
-	}
-	if noReplace {
-		if _, err := t.root.Lstat(in(to)); err == nil {
-			return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.EEXIST}
-		}
-	}
-	if t.root != nil {
+	switch {
+	case t.root == nil && !noReplace:
+		return os.Rename(from, to)
+	case t.root == nil:
+		return renameNoReplace(unix.AT_FDCWD, from, unix.AT_FDCWD, to)
+	case !noReplace:
 		return t.root.Rename(in(from), in(to))
 	}
-	return os.Rename(from, to)
+	fromDir, fromName, err := t.parent(from)
+	if err != nil {
+		return err
+	}
+	defer fromDir.Close()
+	toDir, toName, err := t.parent(to)
+	if err != nil {
+		return err
+	}
+	defer toDir.Close()
+	return renameNoReplace(int(fromDir.Fd()), fromName, int(toDir.Fd()), toName)
+}
+
+func renameNoReplace(fromDir int, from string, toDir int, to string) error {
+	if err := unix.Renameat2(fromDir, from, toDir, to, unix.RENAME_NOREPLACE); err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
 }
 
 func (t tree) chmod(path string, mode fs.FileMode) error {
@@ -131,11 +154,19 @@ func (t tree) chown(path string, uid, gid int, follow bool) error {
 
 // chtimes sets the times; a zero time stays as it is.
 func (t tree) chtimes(path string, accessed, modified time.Time, follow bool) error {
-	if t.root != nil {
+	dir, name := unix.AT_FDCWD, path
+	switch {
+	case t.root != nil && follow:
 		return t.root.Chtimes(in(path), accessed, modified)
-	}
-	if follow {
+	case follow:
 		return os.Chtimes(path, accessed, modified)
+	case t.root != nil:
+		f, base, err := t.parent(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		dir, name = int(f.Fd()), base
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
 	for i, at := range []time.Time{accessed, modified} {
@@ -143,7 +174,7 @@ func (t tree) chtimes(path string, accessed, modified time.Time, follow bool) er
 			times[i] = unix.NsecToTimespec(at.UnixNano())
 		}
 	}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.UtimesNanoAt(dir, name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &fs.PathError{Op: "chtimes", Path: path, Err: err}
 	}
 	return nil

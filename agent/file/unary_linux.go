@@ -64,8 +64,12 @@ func (s *Server) MakeDirectory(_ context.Context, r *guestv1.MakeDirectoryReques
 func (s *Server) RemoveFile(_ context.Context, r *guestv1.RemoveFileRequest) (*guestv1.RemoveFileResponse, error) {
 	return &guestv1.RemoveFileResponse{}, s.with("remove", r.Subject, r.Path, func(t tree, path string) error {
 		if r.Recursive {
-			if strings.Trim(path, "/.") == "" {
+			switch name := strings.TrimRight(path, "/"); {
+			case strings.Trim(path, "/.") == "":
 				return fault.New(codes.InvalidArgument, reasonNotPermitted, "remove %s: not the root directory", path)
+			case strings.HasSuffix(name, "/.") || strings.HasSuffix(name, "/.."):
+				// What it names may be the root directory, or where someone is.
+				return &fs.PathError{Op: "remove", Path: path, Err: syscall.EINVAL}
 			}
 			// RemoveAll is content with a file that is missing; we are if asked.
 			if _, err := t.stat(path, false); err != nil && !(r.MissingOk && errors.Is(err, fs.ErrNotExist)) {

@@ -152,16 +152,25 @@ func (r *receiver) openDestination() error {
 		return f
 	case err == nil || errors.Is(err, fs.ErrNotExist) && !contents && !mustBeDir:
 		// The single source gets this name.
-		if err == nil && r.cfg.Root == nil {
+		switch {
+		case err == nil && r.cfg.Root != nil:
+			dest = Follow(r.cfg.Root, dest)
+		case err == nil:
 			if dest, err = filepath.EvalSymlinks(dest); err != nil {
 				return failed("open", dest, err)
 			}
 		}
-		r.names[0] = filepath.Base(dest)
+		// Not filepath.Dir, for which a link and ".." are nothing.
+		switch dest, r.names[0] = filepath.Split(dest); dest {
+		case "":
+			dest = "."
+		case "/":
+		default:
+			dest = strings.TrimRight(dest, "/")
+		}
 		if err := checkName(r.names[0]); err != nil {
 			return err
 		}
-		dest = filepath.Dir(dest)
 	case errors.Is(err, fs.ErrNotExist) && contents:
 		if err := r.makeDestination(dest); err != nil {
 			return failed("mkdir", dest, err)
@@ -172,7 +181,7 @@ func (r *receiver) openDestination() error {
 	}
 	var root *os.Root
 	if r.cfg.Root != nil {
-		root, err = r.cfg.Root.OpenRoot(inRoot(dest))
+		root, err = r.cfg.Root.OpenRoot(InRoot(dest))
 	} else {
 		root, err = os.OpenRoot(dest)
 	}
@@ -189,14 +198,14 @@ func (r *receiver) openDestination() error {
 
 func (r *receiver) statDestination(dest string) (fs.FileInfo, error) {
 	if r.cfg.Root != nil {
-		return r.cfg.Root.Stat(inRoot(dest))
+		return r.cfg.Root.Stat(InRoot(dest))
 	}
 	return os.Stat(dest)
 }
 
 func (r *receiver) makeDestination(dest string) error {
 	if r.cfg.Root != nil {
-		return r.cfg.Root.Mkdir(inRoot(dest), 0o777)
+		return r.cfg.Root.Mkdir(InRoot(dest), 0o777)
 	}
 	return os.Mkdir(strings.TrimRight(dest, "/"), 0o777)
 }

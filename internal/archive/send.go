@@ -38,6 +38,7 @@ type Done struct {
 	Position *guestv1.Position // up to here all is done; nil: unchanged
 	Failure  *Failure          // what went wrong with one file; nil: nothing
 	Remote   bool              // the failure is the other side's
+	Sender   bool              // with Remote, of Relay: the sender's, not the receiver's
 	Bytes    uint64            // contents consumed since the last call
 	Size     uint64            // contents that were found to be sent since then
 	Files    uint64            // entries sent since then
@@ -50,6 +51,11 @@ type Done struct {
 //
 // It does its work with files on the goroutine that calls it.
 func Send(st Stream, cfg *SendConfig) (*guestv1.Finished, error) {
+	return run(st, cfg, (*sender).walk)
+}
+
+// run sends what produce sends.
+func run(st Stream, cfg *SendConfig, produce func(*sender) error) (*guestv1.Finished, error) {
 	ctx, cancel := context.WithCancel(st.Context())
 	defer cancel()
 	s := &sender{st: st, cfg: cfg, ctx: ctx, decisions: make(chan *guestv1.Decision, 1), frame: bulk.Frame{Layout: bulk.FilePiece}}
@@ -69,7 +75,7 @@ func Send(st Stream, cfg *SendConfig) (*guestv1.Finished, error) {
 		s.cond.Broadcast()
 	})
 	defer unwatch()
-	err := s.send()
+	err := s.send(produce)
 	if err == nil {
 		<-received
 		s.mu.Lock()
@@ -224,8 +230,22 @@ func (s *sender) room(bytes uint64) error {
 	return s.ctx.Err()
 }
 
-// send walks the sources and sends what it finds.
-func (s *sender) send() error {
+// send sends what produce does, to its end.
+func (s *sender) send(produce func(*sender) error) error {
+	if err := produce(s); err != nil {
+		return err
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.finishing = true
+	s.mu.Unlock()
+	return s.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Finish{Finish: &guestv1.Finish{Entries: s.number}}})
+}
+
+// walk walks the sources and sends what it finds.
+func (s *sender) walk() error {
 	o := s.cfg.Options
 	w := &s.walker
 	*w = walker{ctx: s.ctx, sources: s.cfg.Sources, root: s.cfg.Root, archive: o.GetArchive(), follow: o.GetFollow(), after: s.cfg.After, names: s.cfg.Names}
@@ -239,16 +259,7 @@ func (s *sender) send() error {
 	if err := w.walk(); err != nil {
 		return err
 	}
-	if err := s.decide(); err != nil {
-		return err
-	}
-	if err := s.flush(); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.finishing = true
-	s.mu.Unlock()
-	return s.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Finish{Finish: &guestv1.Finish{Entries: s.number}}})
+	return s.decide()
 }
 
 // control sends a message that is not data.

@@ -113,7 +113,7 @@ func (w *walker) source(n int) error {
 	}
 	it.open = func() (*os.File, error) {
 		if w.root != nil {
-			return w.root.OpenFile(inRoot(src.Path), os.O_RDONLY|flags, 0)
+			return w.root.OpenFile(InRoot(src.Path), os.O_RDONLY|flags, 0)
 		}
 		return os.OpenFile(src.Path, os.O_RDONLY|flags, 0)
 	}
@@ -125,7 +125,7 @@ func (w *walker) source(n int) error {
 	}
 	var root *os.Root
 	if w.root != nil {
-		root, err = w.root.OpenRoot(inRoot(src.Path))
+		root, err = w.root.OpenRoot(InRoot(src.Path))
 	} else {
 		root, err = os.OpenRoot(src.Path)
 	}
@@ -148,22 +148,37 @@ func (w *walker) statSource(path string, follow bool) (fs.FileInfo, error) {
 	case w.root == nil:
 		return os.Lstat(path)
 	case follow:
-		return w.root.Stat(inRoot(path))
+		return w.root.Stat(InRoot(path))
 	}
-	return w.root.Lstat(inRoot(path))
+	return w.root.Lstat(InRoot(path))
 }
 
 func (w *walker) readlinkSource(path string) (string, error) {
 	if w.root != nil {
-		return w.root.Readlink(inRoot(path))
+		return w.root.Readlink(InRoot(path))
 	}
 	return os.Readlink(path)
 }
 
-// inRoot returns an absolute path as one in a root.
-func inRoot(path string) string {
-	if path = strings.TrimLeft(filepath.Clean("/"+path), "/"); path == "" {
+// InRoot returns an absolute path as one beneath an os.Root. What ".." in it means
+// is the root's to say.
+func InRoot(path string) string {
+	if path = strings.TrimLeft(path, "/"); path == "" {
 		return "."
+	}
+	return path
+}
+
+// Follow returns what a path, if it is a symbolic link, leads to beneath the root.
+// One that leads out, or in a circle, comes back as a path that the root refuses.
+func Follow(root *os.Root, path string) string {
+	const most = 40 // as many as Linux follows
+	for range most {
+		target, err := root.Readlink(InRoot(path))
+		if err != nil || target == "" || target[0] == '/' {
+			break
+		}
+		path = path[:strings.LastIndexByte(path, '/')+1] + target
 	}
 	return path
 }
@@ -232,7 +247,7 @@ func (w *walker) file(n int, d *directory, path, name string, after []string, in
 		if follow && w.root == nil {
 			return os.OpenFile(full, os.O_RDONLY|followFlags, 0)
 		} else if follow {
-			return w.root.OpenFile(inRoot(full), os.O_RDONLY|followFlags, 0)
+			return w.root.OpenFile(InRoot(full), os.O_RDONLY|followFlags, 0)
 		}
 		return d.root.OpenFile(name, os.O_RDONLY|openFlags, 0)
 	}
@@ -285,7 +300,7 @@ func (w *walker) below(n int, d *directory, it *item, path, name string, after [
 	case w.follow && w.root == nil:
 		root, err = os.OpenRoot(it.path)
 	case w.follow:
-		root, err = w.root.OpenRoot(inRoot(it.path))
+		root, err = w.root.OpenRoot(InRoot(it.path))
 	default:
 		root, err = d.root.OpenRoot(name)
 	}
