@@ -266,6 +266,7 @@ func newServer(g *guard, version string, tc *tls.Config) *rpc.Server {
 		StreamInterceptor:    g.stream,
 		MaxConcurrentStreams: maxStreams,
 		MaxConnections:       maxConnections,
+		Known:                g.known,
 		Hello:                rpc.HelloInfo{Software: "guest-agent/" + version},
 		Logger:               g.log,
 	})

@@ -35,10 +35,19 @@ type caller struct {
 // callerOf finds out who calls, now: keys and rules change while a connection
 // is open.
 func (g *guard) callerOf(ctx context.Context) caller {
-	var info credentials.AuthInfo
 	if p, ok := peer.FromContext(ctx); ok {
-		info = p.AuthInfo
+		return g.callerBy(p.AuthInfo)
 	}
+	return g.callerBy(nil)
+}
+
+// known tells the server for which connections it keeps most of its room.
+func (g *guard) known(info credentials.AuthInfo) bool {
+	return g.callerBy(info).decision.Trusted
+}
+
+// callerBy finds out who is at the other end of a connection.
+func (g *guard) callerBy(info credentials.AuthInfo) caller {
 	c := caller{peer: access.PeerOf(info)}
 	c.decision = g.rules.Decide(c.peer)
 	// Who may not even connect is not trusted, whatever else is said.

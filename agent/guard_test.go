@@ -19,6 +19,7 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -259,7 +260,12 @@ func TestUntrustedStreamsAreBounded(t *testing.T) {
 		return err
 	}
 	for i := range maxUntrustedStreams {
-		if err := watch(ctx, health); err != nil {
+		c := health
+		if i >= rpc.MaxStrangerStreams-2 {
+			// One connection has no more.
+			c = healthv1.NewHealthClient(client(t, l, vsockPeer(2, uint32(5000+i))))
+		}
+		if err := watch(ctx, c); err != nil {
 			t.Fatalf("watch %d: %v", i, err)
 		}
 	}

@@ -105,6 +105,15 @@ type ServerConfig struct {
 	// means no bound.
 	MaxConnections int
 
+	// Known, if not nil, tells known clients from strangers, for the sake of limits
+	// alone: who may call what is for interceptors to say. It is asked about each
+	// connection when it comes, with the AuthInfo of its transport, which may be
+	// nil, and again when its handshake is over, with that of TLS. Strangers give
+	// way to known clients, in the handshake and within MaxConnections, and are
+	// bound as MaxStrangers and the constants beside it say. Without it nobody is a
+	// stranger. It must not block, and may be called concurrently.
+	Known func(credentials.AuthInfo) bool
+
 	Keepalive Keepalive
 	// IdleTimeout, if positive, closes a connection that had no call for so long.
 	IdleTimeout time.Duration

@@ -16,16 +16,19 @@ import (
 
 // newHTTP2Server returns the stock server for clients that speak HTTP/2, with the
 // same limits, interceptors and stats handlers.
-func newHTTP2Server(cfg *ServerConfig) *grpc.Server {
-	max := cfg.MaxConcurrentStreams
+func newHTTP2Server(cfg *ServerConfig, strangers bool) http2Server {
+	max, recv := cfg.MaxConcurrentStreams, cfg.MaxRecvMsgSize
 	if max == 0 {
 		max = DefaultMaxConcurrentStreamsHTTP2
+	}
+	if strangers {
+		max, recv = min(max, MaxStrangerStreams), min(recv, MaxStrangerRecvSize)
 	}
 	opts := []grpc.ServerOption{
 		grpc.Creds(handshakenCreds{}),
 		grpc.ForceServerCodecV2(Codec()),
 		grpc.MaxConcurrentStreams(max),
-		grpc.MaxRecvMsgSize(cfg.MaxRecvMsgSize),
+		grpc.MaxRecvMsgSize(recv),
 		grpc.MaxSendMsgSize(cfg.MaxSendMsgSize),
 		grpc.MaxHeaderListSize(uint32(cfg.MaxHeaderBytes)),
 		grpc.ConnectionTimeout(cfg.HandshakeTimeout),
@@ -53,7 +56,28 @@ func newHTTP2Server(cfg *ServerConfig) *grpc.Server {
 	if cfg.UnknownServiceHandler != nil {
 		opts = append(opts, grpc.UnknownServiceHandler(cfg.UnknownServiceHandler))
 	}
-	return grpc.NewServer(opts...)
+	if strangers {
+		// HTTP/2's own smallest, which a fast client does not get raised.
+		opts = append(opts, grpc.StaticStreamWindowSize(http2Window), grpc.StaticConnWindowSize(http2Window))
+	}
+	return http2Server{grpc.NewServer(opts...), newHTTP2Listener()}
+}
+
+// http2Window is HTTP/2's initial window (RFC 9113, section 6.5.2), about.
+const http2Window = 64 << 10
+
+// http2Server is a stock server and what hands it connections.
+type http2Server struct {
+	*grpc.Server
+	lis *http2Listener
+}
+
+// http2Servers returns the one for clients that are known, and that for the others.
+func (s *Server) http2Servers() []http2Server {
+	if s.strangeHTTP2.Server == nil {
+		return []http2Server{s.http2}
+	}
+	return []http2Server{s.http2, s.strangeHTTP2}
 }
 
 // keepUnaryPanic keeps the panic of a handler from ending the process.

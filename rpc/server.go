@@ -30,19 +30,26 @@ type Server struct {
 	ctx    context.Context // ends with Stop
 	cancel context.CancelFunc
 	budget budget
+	faults seldom
 
 	registry
-	http2    *grpc.Server
-	http2Lis *http2Listener
+	http2 http2Server
+	// The same for strangers: other limits, and what they hold counts by itself.
+	strangeHTTP2  http2Server
+	strangeBudget budget
 
 	mu       sync.Mutex
 	serving  bool // registering is over
 	stopping bool
 	lis      map[net.Listener]struct{}
 	natives  map[*serverConn]struct{}
-	early    []net.Conn // in their handshake, the oldest first
+	early    []arrival  // in their handshake, the oldest first
 	conns    int        // all of them
 	drained  *sync.Cond // conns has changed
+	// Connections of strangers: all, and those past their handshake, the oldest
+	// first.
+	strange   int
+	strangers []settler
 }
 
 var _ reflection.GRPCServer = (*Server)(nil)
@@ -56,14 +63,16 @@ func NewServer(cfg *ServerConfig) *Server {
 	if cfg != nil {
 		s.cfg = *cfg
 	}
-	s.http2 = newHTTP2Server(s.cfg.setDefaults())
+	s.http2 = newHTTP2Server(s.cfg.setDefaults(), false)
+	if s.cfg.Known != nil {
+		s.strangeHTTP2 = newHTTP2Server(&s.cfg, true)
+	}
 	if s.cfg.MaxConcurrentStreams == 0 {
 		s.cfg.MaxConcurrentStreams = DefaultMaxConcurrentStreams
 	}
-	s.http2Lis = newHTTP2Listener()
 	s.log = s.cfg.Logger
 	s.stats = slices.Clone(s.cfg.StatsHandlers)
-	s.budget.limit = s.cfg.Budget
+	s.budget.limit, s.strangeBudget.limit = s.cfg.Budget, min(s.cfg.Budget, MaxStrangerBudget)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.drained = sync.NewCond(&s.mu)
 	if s.cfg.TLS != nil {
@@ -87,7 +96,9 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 		panic("rpc: RegisterService of " + desc.ServiceName + " after Serve")
 	}
 	s.add(desc, impl)
-	s.http2.RegisterService(desc, impl)
+	for _, h := range s.http2Servers() {
+		h.RegisterService(desc, impl)
+	}
 }
 
 // GetServiceInfo implements reflection.ServiceInfoProvider.
@@ -109,7 +120,9 @@ func (s *Server) begin() bool {
 	}
 	if !s.serving {
 		s.serving = true
-		go func() { _ = s.http2.Serve(s.http2Lis) }()
+		for _, h := range s.http2Servers() {
+			go func() { _ = h.Serve(h.lis) }()
+		}
 	}
 	return true
 }
@@ -169,24 +182,28 @@ func (s *Server) ServeConn(nc net.Conn) {
 
 // handle serves a connection.
 func (s *Server) handle(nc net.Conn) {
+	a := arrival{nc, s.isStranger(authInfoOf(nc))}
 	s.mu.Lock()
-	if s.stopping || s.cfg.MaxConnections > 0 && s.conns >= s.cfg.MaxConnections {
+	if s.stopping || !s.arrive(a) {
 		s.mu.Unlock()
 		_ = nc.Close()
 		return
 	}
-	s.conns++
-	if len(s.early) >= s.cfg.MaxHandshakes {
-		// An honest client is done in no time: the oldest is not one.
-		_ = s.early[0].Close()
-		s.early = slices.Delete(s.early, 0, 1)
-	}
-	s.early = append(s.early, nc)
 	s.mu.Unlock()
 	h, err := s.handshake(nc)
+	stranger := a.stranger
+	if err == nil && h.info != nil {
+		// TLS may have told who it is.
+		stranger = s.isStranger(h.info)
+	}
 	s.mu.Lock()
-	if i := slices.Index(s.early, nc); i >= 0 {
-		s.early = slices.Delete(s.early, i, i+1)
+	s.introduced(nc)
+	if stranger != a.stranger {
+		s.strange--
+		if stranger {
+			s.strange += 2
+		}
+		a.stranger = stranger
 	}
 	stopping := s.stopping
 	s.mu.Unlock()
@@ -195,14 +212,14 @@ func (s *Server) handle(nc net.Conn) {
 			s.log.Debug("rpc: handshake failed", "peer", nc.RemoteAddr(), "error", err)
 		}
 		_ = nc.Close()
-		s.gone()
+		s.gone(a)
 		return
 	}
 	if h.wire == wireHTTP2 {
-		s.http2Lis.hand(&http2Conn{handshaken: h, ended: s.gone})
+		s.handleHTTP2(h, a)
 		return
 	}
-	sc := newServerConn(s, h.Conn, h.peer())
+	sc := newServerConn(s, h.Conn, h.peer(), a)
 	s.mu.Lock()
 	s.natives[sc] = struct{}{}
 	stopping = s.stopping
@@ -210,29 +227,49 @@ func (s *Server) handle(nc net.Conn) {
 	if stopping {
 		sc.goAway("the server is stopping")
 	}
+	if a.stranger {
+		s.settled(nc, func() { sc.fail(errTooManyStrangers) })
+	}
 	sc.serve(h.begun)
 }
 
-// gone accounts for a connection that has ended.
-func (s *Server) gone() {
-	s.mu.Lock()
-	s.conns--
-	s.drained.Broadcast()
-	s.mu.Unlock()
+// errTooManyStrangers ends the oldest connection of a client that is not known.
+var errTooManyStrangers = connErrorf(codeResource, "the server has %d connections of clients that it does not know already, and this is the oldest", MaxStrangers)
+
+// handleHTTP2 hands a connection to the stock server.
+func (s *Server) handleHTTP2(h *handshaken, a arrival) {
+	c := &http2Conn{handshaken: h, ended: func() { s.gone(a) }}
+	if !a.stranger {
+		s.http2.lis.hand(c)
+		return
+	}
+	s.settled(a.nc, func() {
+		s.fault(a.nc, errTooManyStrangers)
+		_ = c.Close()
+	})
+	s.strangeHTTP2.lis.hand(c)
+}
+
+// fault logs that a connection was ended for what its client does, but not so often
+// that a client can fill the log.
+func (s *Server) fault(nc net.Conn, err error) {
+	if n, ok := s.faults.next(); ok {
+		s.log.Warn("rpc: connection ended by a fault of the client's", "peer", nc.RemoteAddr(), "error", err, "unlogged_before", n)
+	}
 }
 
 // connEnded is called once for each native connection.
 func (s *Server) connEnded(sc *serverConn, err error) {
 	var ce *connError
 	if errors.As(err, &ce) {
-		s.log.Warn("rpc: connection ended by a fault of the client's", "peer", sc.nc.RemoteAddr(), "error", err)
+		s.fault(sc.nc, err)
 	}
 	s.mu.Lock()
 	delete(s.natives, sc)
 	s.mu.Unlock()
 	go func() {
 		sc.handlers.Wait()
-		s.gone()
+		s.gone(sc.arrived)
 	}()
 }
 
@@ -245,8 +282,8 @@ func (s *Server) stop() []*serverConn {
 	for l := range s.lis {
 		_ = l.Close()
 	}
-	for _, nc := range s.early {
-		_ = nc.Close()
+	for _, a := range s.early {
+		_ = a.nc.Close()
 	}
 	all := make([]*serverConn, 0, len(s.natives))
 	for sc := range s.natives {
@@ -261,7 +298,11 @@ func (s *Server) GracefulStop() {
 	for _, sc := range s.stop() {
 		sc.goAway("the server is stopping")
 	}
-	s.http2.GracefulStop()
+	var wg sync.WaitGroup
+	for _, h := range s.http2Servers() {
+		wg.Go(h.GracefulStop)
+	}
+	wg.Wait()
 	s.wait()
 	s.cancel()
 }
@@ -275,13 +316,17 @@ func (s *Server) Stop() {
 	for _, sc := range all {
 		sc.fail(errServerStop)
 	}
-	s.http2.Stop()
+	for _, h := range s.http2Servers() {
+		h.Stop()
+	}
 	s.wait()
 }
 
 // wait returns when no connection is left.
 func (s *Server) wait() {
-	_ = s.http2Lis.Close()
+	for _, h := range s.http2Servers() {
+		_ = h.lis.Close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.conns > 0 {

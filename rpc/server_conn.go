@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+const fullAnswers = 32
+
 const (
 	maxMethods    = 1024 // numbers a client may give to methods
 	maxMethodName = 1024 // bytes
@@ -30,11 +32,14 @@ var (
 // serverConn is a native connection of a server.
 type serverConn struct {
 	conn
-	srv   *Server
-	base  context.Context // of all calls: peer, what stats handlers tag
-	md    metadata.MD     // of calls that bring none
-	turn  turn
-	spins bool
+	srv        *Server
+	arrived    arrival
+	maxStreams int             // whose handlers run
+	maxRecv    int             // bytes of one message
+	base       context.Context // of all calls: peer, what stats handlers tag
+	md         metadata.MD     // of calls that bring none
+	turn       turn
+	spins      bool
 	// Of who reads: how many calls the last read brought, and how many reads in a
 	// row have brought no more than one.
 	batchOpens int
@@ -56,17 +61,24 @@ type serverConn struct {
 	handlers sync.WaitGroup // that run
 }
 
-func newServerConn(srv *Server, nc net.Conn, p *peer.Peer) *serverConn {
-	sc := &serverConn{srv: srv}
-	sc.init(nc, srv.cfg.StreamWindow, srv.cfg.ConnWindow)
-	sc.role = sc
+func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a arrival) *serverConn {
+	cfg := &srv.cfg
+	sc := &serverConn{srv: srv, arrived: a, maxStreams: int(cfg.MaxConcurrentStreams), maxRecv: cfg.MaxRecvMsgSize}
+	streamWin, connWin := cfg.StreamWindow, cfg.ConnWindow
 	sc.budget = &srv.budget
+	if a.stranger {
+		sc.maxStreams, sc.maxRecv = min(sc.maxStreams, MaxStrangerStreams), min(sc.maxRecv, MaxStrangerRecvSize)
+		streamWin, connWin = initialStreamWindow, min(connWin, MaxStrangerConnWindow)
+		sc.budget = &srv.strangeBudget
+	}
+	sc.init(nc, streamWin, connWin)
+	sc.role = sc
 	sc.streams = make(map[uint32]*stream)
 	sc.base = srv.stats.connBegin(peer.NewContext(srv.ctx, p), nc, false)
 	sc.spins = srv.cfg.Spin > 0
 	preface := appendPreface(nil, hello{
-		info: srv.cfg.Hello, streamWindow: srv.cfg.StreamWindow, connWindow: srv.cfg.ConnWindow,
-		maxStreams: srv.cfg.MaxConcurrentStreams, maxHeader: srv.cfg.MaxHeaderBytes,
+		info: cfg.Hello, streamWindow: streamWin, connWindow: connWin,
+		maxStreams: uint32(sc.maxStreams), maxHeader: cfg.MaxHeaderBytes,
 	})
 	sc.w.pieces, sc.w.bytes = []piece{{b: preface}}, len(preface)
 	return sc
@@ -308,8 +320,8 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		ss.finish(err, nil, writeLater)
 		return err2
 	}
-	waits := sc.active >= int(sc.srv.cfg.MaxConcurrentStreams)
-	if waits && len(sc.pending) >= int(sc.srv.cfg.MaxConcurrentStreams)+initialMaxStreams {
+	waits := sc.active >= sc.maxStreams
+	if waits && len(sc.pending) >= sc.maxStreams+initialMaxStreams {
 		err := sc.skip(h, msg)
 		sc.mu.Unlock()
 		buffers.Put(own)
@@ -332,6 +344,9 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		sc.turn.begin(ss)
 		if !ss.runUnary() {
 			return errTurnOver
+		}
+		if sc.batchOpens%fullAnswers == 0 {
+			sc.w.flush() // let the client begin with what there is
 		}
 		return nil
 	}
@@ -415,17 +430,16 @@ func (sc *serverConn) skip(h header, msg []byte) error {
 
 // newStream makes the stream of an OPEN. mu is held.
 func (sc *serverConn) newStream(id uint32, m *method, o *openHead) *serverStream {
-	ss := &serverStream{sc: sc, m: m}
-	ss.sv = ss
+	ss := serverStreams.Get().(*serverStream)
+	ss.sc, ss.m, ss.sv = sc, m, ss
 	ss.c, ss.id = &sc.conn, id
 	ss.recv = newRecvWindow(sc.streamWin)
 	ss.send.avail = int64(sc.peer.streamWindow)
 	ss.queue = ss.first[:0]
-	ss.ctx.parent, ss.ctx.ss = sc.base, ss
+	ss.ctx = &callCtx{parent: sc.base, m: m, md: sc.md, ss: ss}
 	if o.timeout > 0 {
 		ss.ctx.deadline = time.Now().Add(o.timeout)
 	}
-	ss.md = sc.md
 	if o.md != nil || o.authority != "" {
 		md := o.md
 		if md == nil {
@@ -439,7 +453,7 @@ func (sc *serverConn) newStream(id uint32, m *method, o *openHead) *serverStream
 		if o.authority != "" {
 			md[":authority"] = []string{o.authority}
 		}
-		ss.md = md
+		ss.ctx.md = md
 	}
 	return ss
 }
@@ -482,7 +496,7 @@ func (sc *serverConn) ended(ss *serverStream) {
 	sc.active--
 	sc.inFlight.Add(-1)
 	sc.handlers.Done()
-	if len(sc.pending) > 0 && sc.active < int(sc.srv.cfg.MaxConcurrentStreams) && sc.err == nil {
+	if len(sc.pending) > 0 && sc.active < sc.maxStreams && sc.err == nil {
 		next := sc.pending[0]
 		sc.pending[0] = nil
 		sc.pending = sc.pending[1:]

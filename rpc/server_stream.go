@@ -13,15 +13,14 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// serverStream is a call on the server, from OPEN to END. It is not recycled,
-// because its context may outlive the handler.
+// serverStream is a call on the server, from OPEN to END. Those of unary calls are
+// recycled, but their contexts are not, which handlers may keep.
 type serverStream struct {
 	stream
 	sc    *serverConn
 	m     *method
-	ctx   callCtx
+	ctx   *callCtx
 	codec callCodec
-	md    metadata.MD
 	begun time.Time // for stats
 	first [1]segment
 	stats context.Context // with what stats handlers have tagged; nil: none
@@ -34,44 +33,45 @@ type serverStream struct {
 	started bool   // given to the handler; guarded by conn.mu
 	inline  uint64 // the turn in which the handler runs on the goroutine that reads
 
-	// Guarded by hmu, as handlers may send and set headers at the same time.
-	hmu        sync.Mutex
+	// Guarded by ctx.hmu.
 	header     metadata.MD
 	headerSent bool
 	trailer    metadata.MD
 }
 
-var (
-	_ grpc.ServerStream          = (*serverStream)(nil)
-	_ grpc.ServerTransportStream = (*transportStream)(nil)
-)
+var _ grpc.ServerStream = (*serverStream)(nil)
 
-// transportStream is a serverStream as grpc.SetHeader and the like see it.
-type transportStream serverStream
+// serverStreams recycles the streams of unary calls.
+var serverStreams = sync.Pool{New: func() any { return &serverStream{} }}
 
-func (t *transportStream) Method() string                  { return t.m.name }
-func (t *transportStream) SetHeader(md metadata.MD) error  { return (*serverStream)(t).SetHeader(md) }
-func (t *transportStream) SendHeader(md metadata.MD) error { return (*serverStream)(t).SendHeader(md) }
-
-func (t *transportStream) SetTrailer(md metadata.MD) error {
-	(*serverStream)(t).SetTrailer(md)
-	return nil
+// recycle makes ss as new and puts it into the pool. Nobody else uses it any more.
+func (ss *serverStream) recycle() {
+	ss.ctx.hmu.Lock()
+	ss.ctx.ss = nil
+	ss.ctx.hmu.Unlock()
+	rw, sw := ss.rw.ch, ss.sw.ch
+	*ss = serverStream{}
+	ss.rw.ch, ss.sw.ch = rw, sw
+	serverStreams.Put(ss)
 }
-
-// incoming returns the metadata of the request, never nil, so that every handler
-// finds some as it does over HTTP/2.
-func (ss *serverStream) incoming() metadata.MD { return ss.md }
 
 // Context implements grpc.ServerStream.
 func (ss *serverStream) Context() context.Context {
 	if ss.stats != nil {
 		return ss.stats
 	}
-	return &ss.ctx
+	return ss.ctx
 }
 
 // SetHeader implements grpc.ServerStream.
 func (ss *serverStream) SetHeader(md metadata.MD) error {
+	ss.ctx.hmu.Lock()
+	defer ss.ctx.hmu.Unlock()
+	return ss.setHeader(md)
+}
+
+// setHeader is SetHeader with ctx.hmu held.
+func (ss *serverStream) setHeader(md metadata.MD) error {
 	if len(md) == 0 {
 		return nil
 	}
@@ -79,8 +79,6 @@ func (ss *serverStream) SetHeader(md metadata.MD) error {
 	if err != nil {
 		return err
 	}
-	ss.hmu.Lock()
-	defer ss.hmu.Unlock()
 	if ss.headerSent {
 		return status.Error(codes.Internal, "rpc: SetHeader after the header was sent")
 	}
@@ -107,18 +105,23 @@ func outgoing(md metadata.MD) (metadata.MD, error) {
 
 // SendHeader implements grpc.ServerStream.
 func (ss *serverStream) SendHeader(md metadata.MD) error {
-	if err := ss.SetHeader(md); err != nil {
+	ss.ctx.hmu.Lock()
+	defer ss.ctx.hmu.Unlock()
+	return ss.sendHeader(md)
+}
+
+// sendHeader is SendHeader with ctx.hmu held.
+func (ss *serverStream) sendHeader(md metadata.MD) error {
+	if err := ss.setHeader(md); err != nil {
 		return err
 	}
-	ss.hmu.Lock()
-	defer ss.hmu.Unlock()
 	if ss.headerSent {
 		return status.Error(codes.Internal, "rpc: SendHeader called twice")
 	}
 	return ss.writeHeader(writeNow)
 }
 
-// writeHeader sends what was set as header. hmu is held.
+// writeHeader sends what was set as header. ctx.hmu is held.
 func (ss *serverStream) writeHeader(how how) error {
 	ss.headerSent = true
 	if n := metadataSize(ss.header); n > ss.sc.headerLimit() {
@@ -150,6 +153,13 @@ func (ss *serverStream) writeHeader(how how) error {
 
 // SetTrailer implements grpc.ServerStream.
 func (ss *serverStream) SetTrailer(md metadata.MD) {
+	ss.ctx.hmu.Lock()
+	defer ss.ctx.hmu.Unlock()
+	ss.setTrailer(md)
+}
+
+// setTrailer is SetTrailer with ctx.hmu held.
+func (ss *serverStream) setTrailer(md metadata.MD) {
 	if len(md) == 0 {
 		return
 	}
@@ -158,9 +168,7 @@ func (ss *serverStream) SetTrailer(md metadata.MD) {
 		ss.sc.srv.log.Warn("rpc: trailer not sent", "method", ss.m.name, "error", err)
 		return
 	}
-	ss.hmu.Lock()
 	ss.trailer = metadata.Join(ss.trailer, out)
-	ss.hmu.Unlock()
 }
 
 // SendMsg implements grpc.ServerStream. m is the caller's again when it returns.
@@ -173,17 +181,17 @@ func (ss *serverStream) SendMsg(m any) error {
 	if e.size() > ss.sc.srv.cfg.MaxSendMsgSize {
 		return status.Errorf(codes.ResourceExhausted, "rpc: trying to send message larger than max (%d vs. %d)", e.size(), ss.sc.srv.cfg.MaxSendMsgSize)
 	}
-	ss.hmu.Lock()
+	ss.ctx.hmu.Lock()
 	if !ss.headerSent {
 		if len(ss.header) > 0 || ss.sc.srv.stats != nil {
 			if err := ss.writeHeader(writeLater); err != nil {
-				ss.hmu.Unlock()
+				ss.ctx.hmu.Unlock()
 				return err
 			}
 		}
 		ss.headerSent = true
 	}
-	ss.hmu.Unlock()
+	ss.ctx.hmu.Unlock()
 	if err := ss.sendMessage(e.head, e.body, 0, ss.bulkHow(e.size())); err != nil {
 		if errors.Is(err, io.EOF) {
 			return status.Error(codes.Internal, "rpc: SendMsg on a stream that has ended")
@@ -208,7 +216,7 @@ func (ss *serverStream) decode(v any) error {
 		ss.now = message{}
 	} else {
 		var err error
-		if msg, err = ss.next(ss.sc.srv.cfg.MaxRecvMsgSize); err != nil {
+		if msg, err = ss.next(ss.sc.maxRecv); err != nil {
 			if ss.m.unary != nil && errors.Is(err, io.EOF) {
 				return status.Error(codes.Internal, "rpc: the request has no message")
 			}
@@ -232,9 +240,6 @@ func (ss *serverStream) decode(v any) error {
 	return nil
 }
 
-// expired is called when the deadline has passed.
-func (ss *serverStream) expired() { ss.cancel(context.DeadlineExceeded) }
-
 // cancel ends the call's context, and what its handler waits for.
 func (ss *serverStream) cancel(err error) {
 	ss.c.mu.Lock()
@@ -246,10 +251,10 @@ func (ss *serverStream) cancel(err error) {
 
 // run runs the handler on its own goroutine.
 func (ss *serverStream) run() {
-	if ss.m.unary != nil {
+	if m := ss.m; m.unary != nil { // runUnary recycles ss
 		start := time.Now()
 		ss.runUnary()
-		ss.m.pace.took(time.Since(start))
+		m.pace.took(time.Since(start))
 		return
 	}
 	ss.runStream()
@@ -294,7 +299,9 @@ func (ss *serverStream) runUnary() (mine bool) {
 	decoders.Put(d)
 	done = true
 	mine = ss.sc.turn.end(ss)
-	ss.answer(reply, err, mine)
+	if ss.answer(reply, err, mine) {
+		ss.recycle()
+	}
 	return mine
 }
 
@@ -332,8 +339,9 @@ func (ss *serverStream) crashed(p any) error {
 	return ss.sc.srv.cfg.panicked(ss.m.name, p)
 }
 
-// answer sends the reply of a unary handler and ends the call.
-func (ss *serverStream) answer(reply any, err error, inline bool) {
+// answer sends the reply of a unary handler and ends the call. It reports whether
+// nobody else uses ss from now on.
+func (ss *serverStream) answer(reply any, err error, inline bool) (spent bool) {
 	how := writeYield
 	if inline {
 		how = writeLater
@@ -345,18 +353,17 @@ func (ss *serverStream) answer(reply any, err error, inline bool) {
 	e.reply, _ = reply.(freer)
 	if err != nil {
 		e.free()
-		ss.finish(err, nil, how)
-		return
+		return ss.finish(err, nil, how)
 	}
 	if limit := ss.sc.srv.cfg.MaxSendMsgSize; e.size() > limit {
 		err = status.Errorf(codes.ResourceExhausted, "rpc: trying to send message larger than max (%d vs. %d)", e.size(), limit)
 		e.free()
-		ss.finish(err, nil, how)
-		return
+		return ss.finish(err, nil, how)
 	}
 	ss.sc.srv.stats.outPayload(ss.Context(), reply, e.size(), false)
-	ss.finish(nil, &e, how)
+	spent = ss.finish(nil, &e, how)
 	e.free()
+	return spent
 }
 
 // setCodec finds the codec for a content subtype.
