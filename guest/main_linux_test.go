@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asGenerator) != "" {
 		os.Exit(runGenerator())
 	}
+	if os.Getenv(asAgent) != "" {
+		os.Exit(serveAsAgent())
+	}
 	os.Exit(m.Run())
 }
 

@@ -155,7 +155,7 @@ func TestDropOldest(t *testing.T) {
 	}
 	info := c.describe(t, id)
 	kept := info.StdoutEnd - info.StdoutFirst
-	if kept < ring || kept > ring+largeChunk {
+	if kept < ring || kept > ring+widePipe {
 		t.Errorf("kept %d bytes, want %d, and what was in the pipe at the end", kept, ring)
 	}
 	tests := []struct {

@@ -28,7 +28,7 @@ type Config struct {
 	MaxRingBytes uint64
 	// MaxRingsTotal bounds the memory of all rings together, but for 4 KiB
 	// for each stream, which it always gets so that no session stops another,
-	// and for what was in its pipe when its process exited, 64 KiB at most.
+	// and for what was in its pipe when its process exited, 256 KiB at most.
 	// Stdin takes up to 256 KiB for each session whose process does not read.
 	// Default: an eighth of the guest's memory, at least 16 and at most 256 MiB.
 	MaxRingsTotal uint64

@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxFeed is how much of stdin one write carries: small enough that what the
@@ -18,6 +20,11 @@ const maxFeed = 16 << 10
 // use. An acknowledgement of its own frees memory for it at once; this is for
 // what others free, when nobody is attached to it.
 const memoryRetry = 100 * time.Millisecond
+
+// widePipe is the capacity of a pipe from which a read has once got all that a
+// pipe usually holds. With room for several such reads the process goes on
+// writing while the agent sends, and they change places less often.
+const widePipe = 256 << 10
 
 // pump moves one output stream from its pipe to the ring, until the pipe ends,
 // or run ends it by a read deadline. It is the only reader of the pipe.
@@ -62,6 +69,11 @@ func (s *session) readOnce(i, fd int, force bool) (int, error) {
 		return 0, nil
 	}
 	n, err := read(fd, buf)
+	if n == largeChunk && !s.widened[i] {
+		s.widened[i] = true
+		// A user who has too many pages in pipes gets no more: no harm.
+		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, widePipe)
+	}
 	s.mu.Lock()
 	s.st.out[i].commit(n)
 	if n > 0 {
@@ -105,8 +117,7 @@ func (s *session) awaitRoom(i int) error {
 }
 
 // sweep takes what is in the pipe now, which after the exit includes all that
-// the process wrote, into the ring even beyond its limit; a pipe's capacity
-// bounds that. It reports whether the stream has ended.
+// the process wrote, into the ring even beyond its limit; widePipe bounds that. It reports whether the stream has ended.
 func (s *session) sweep(i int) (ended bool) {
 	err := onFD(s.io.out[i], func(fd int) error {
 		left := waiting(fd)

@@ -51,6 +51,7 @@ type session struct {
 
 	oomEvents *os.File               // nil: not watched
 	room      [outputs]chan struct{} // wakes a pump; each has a buffer of one
+	widened   [outputs]bool          // the pipe; of the stream's pump
 	fed       chan struct{}          // wakes feed
 	done      chan struct{}          // closed when the session has its exit
 
