@@ -33,6 +33,7 @@ type Account struct {
 	GID    uint32
 	Groups []uint32 // supplementary, as initgroups(3) makes them
 	Home   string
+	Shell  string
 }
 
 // Files are the two files. The zero value is the guest's own.
@@ -89,7 +90,7 @@ func (f Files) user(user string) (Account, error) {
 	if own {
 		number, isNumber = uint64(os.Getuid()), true
 	}
-	a := Account{UID: uint32(number), GID: uint32(number), Home: "/"}
+	a := Account{UID: uint32(number), GID: uint32(number), Home: "/", Shell: "/bin/sh"}
 	if own {
 		a.GID = uint32(os.Getgid())
 	}
@@ -110,6 +111,9 @@ func (f Files) user(user string) (Account, error) {
 			a.Name, a.UID = r[0], uint32(uid)
 			if r[5] != "" {
 				a.Home = r[5]
+			}
+			if r[6] != "" {
+				a.Shell = r[6]
 			}
 			if !own {
 				a.GID = uint32(gid)

@@ -14,7 +14,7 @@ func testFiles(t *testing.T) Files {
 	dir := t.TempDir()
 	f := Files{Passwd: filepath.Join(dir, "passwd"), Group: filepath.Join(dir, "group")}
 	for name, text := range map[string]string{
-		f.Passwd: "root:x:0:0:root:/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\n7:x:1007:107::/home/seven:\nbroken line\nbad:x:no:1::/:\n",
+		f.Passwd: "root:x:0:0:root:/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/ash\n7:x:1007:107::/home/seven:\nbroken line\nbad:x:no:1::/:\n",
 		f.Group:  "root:x:0:\nusers:x:100:\nwheel:x:10:root,ann\n8:x:108:ann\n",
 	} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
@@ -30,12 +30,12 @@ func TestFind(t *testing.T) {
 		want        Account
 		unknown     string
 	}{
-		"name":           {user: "ann", want: Account{Name: "ann", UID: 1000, GID: 100, Groups: []uint32{100, 10, 108}, Home: "/home/ann"}},
-		"number":         {user: "1000", want: Account{Name: "ann", UID: 1000, GID: 100, Groups: []uint32{100, 10, 108}, Home: "/home/ann"}},
-		"name of digits": {user: "7", want: Account{Name: "7", UID: 1007, GID: 107, Groups: []uint32{107}, Home: "/home/seven"}},
-		"no name":        {user: "4242", want: Account{UID: 4242, GID: 4242, Groups: []uint32{4242}, Home: "/"}},
-		"group":          {user: "ann", group: "wheel", want: Account{Name: "ann", UID: 1000, GID: 10, Groups: []uint32{10, 108}, Home: "/home/ann"}},
-		"group's number": {user: "ann", group: "55", want: Account{Name: "ann", UID: 1000, GID: 55, Groups: []uint32{55, 10, 108}, Home: "/home/ann"}},
+		"name":           {user: "ann", want: Account{Name: "ann", UID: 1000, GID: 100, Groups: []uint32{100, 10, 108}, Home: "/home/ann", Shell: "/bin/ash"}},
+		"number":         {user: "1000", want: Account{Name: "ann", UID: 1000, GID: 100, Groups: []uint32{100, 10, 108}, Home: "/home/ann", Shell: "/bin/ash"}},
+		"name of digits": {user: "7", want: Account{Name: "7", UID: 1007, GID: 107, Groups: []uint32{107}, Home: "/home/seven", Shell: "/bin/sh"}},
+		"no name":        {user: "4242", want: Account{UID: 4242, GID: 4242, Groups: []uint32{4242}, Home: "/", Shell: "/bin/sh"}},
+		"group":          {user: "ann", group: "wheel", want: Account{Name: "ann", UID: 1000, GID: 10, Groups: []uint32{10, 108}, Home: "/home/ann", Shell: "/bin/ash"}},
+		"group's number": {user: "ann", group: "55", want: Account{Name: "ann", UID: 1000, GID: 55, Groups: []uint32{55, 10, 108}, Home: "/home/ann", Shell: "/bin/ash"}},
 		"unknown":        {user: "bob", unknown: "user"},
 		"broken":         {user: "bad", unknown: "user"},
 		"minus one":      {user: "4294967295", unknown: "user"},

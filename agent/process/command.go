@@ -3,6 +3,7 @@
 package process
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/account"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -20,9 +22,23 @@ type command struct {
 	argv     []string
 	env      []string
 	dir      string
-	account  account
+	account  account.Account
 	switches bool // the process runs as another user than the agent
 	limits   processLimits
+}
+
+// unknownAccount is the fault of a user or group that was not found.
+func unknownAccount(err error) error {
+	unknown, ok := errors.AsType[*account.UnknownError](err)
+	switch {
+	case !ok:
+		return newFault(codes.FailedPrecondition, reasonFailed, "%v", err).On("lookup", "", err)
+	case unknown.Kind == "group":
+		return newFault(codes.FailedPrecondition, reasonNoGroup, "%v", err).On("lookup", unknown.Name, nil).
+			Hint("name a group of " + account.GroupFile + ", or a number")
+	}
+	return newFault(codes.FailedPrecondition, reasonNoUser, "%v", err).On("lookup", unknown.Name, nil).
+		Hint("name a user of " + account.PasswdFile + ", or a number")
 }
 
 // maxArgs bounds the number of arguments and of environment entries each.
@@ -33,21 +49,21 @@ func (s *Server) prepare(spec *guestv1.SessionSpec) (*command, error) {
 	if err := s.checkBytes(spec); err != nil {
 		return nil, err
 	}
-	acc, err := s.accounts.find(string(spec.User), string(spec.Group))
+	acc, err := s.accounts.Find(string(spec.User), string(spec.Group))
 	if err != nil {
-		return nil, err
+		return nil, unknownAccount(err)
 	}
 	c := &command{account: acc, dir: string(spec.Dir)}
 	if c.limits, err = newProcessLimits(spec.Limits); err != nil {
 		return nil, err
 	}
-	c.switches = acc.uid != s.uid || acc.gid != s.gid || len(spec.User) > 0 && s.uid == 0
+	c.switches = acc.UID != s.uid || acc.GID != s.gid || len(spec.User) > 0 && s.uid == 0
 	c.env = s.environment(spec, acc)
 	switch {
 	case c.dir != "" && !filepath.IsAbs(c.dir):
-		c.dir = filepath.Join(acc.home, c.dir)
+		c.dir = filepath.Join(acc.Home, c.dir)
 	case c.dir == "":
-		if c.dir = acc.home; !isDir(c.dir) {
+		if c.dir = acc.Home; !isDir(c.dir) {
 			c.dir = "/"
 		}
 	}
@@ -55,8 +71,8 @@ func (s *Server) prepare(spec *guestv1.SessionSpec) (*command, error) {
 		c.argv = append(c.argv, string(a))
 	}
 	if spec.LoginShell {
-		c.paths = []string{acc.shell}
-		c.argv = append([]string{"-" + filepath.Base(acc.shell)}, c.argv...)
+		c.paths = []string{acc.Shell}
+		c.argv = append([]string{"-" + filepath.Base(acc.Shell)}, c.argv...)
 	} else {
 		c.paths, err = lookup(c.argv[0], pathOf(c.env, s.cfg.Path), c.dir)
 		if err != nil {
@@ -126,12 +142,12 @@ func short(b []byte) []byte { return b[:min(len(b), 64)] }
 
 // environment returns the base environment with the spec's own on top. The
 // last of several entries with one name wins, and keeps the first's place.
-func (s *Server) environment(spec *guestv1.SessionSpec, acc account) []string {
+func (s *Server) environment(spec *guestv1.SessionSpec, acc account.Account) []string {
 	var entries []string
 	if !spec.ClearEnv {
-		entries = append(entries, "PATH="+s.cfg.Path, "HOME="+acc.home, "SHELL="+acc.shell)
-		if acc.name != "" {
-			entries = append(entries, "USER="+acc.name, "LOGNAME="+acc.name)
+		entries = append(entries, "PATH="+s.cfg.Path, "HOME="+acc.Home, "SHELL="+acc.Shell)
+		if acc.Name != "" {
+			entries = append(entries, "USER="+acc.Name, "LOGNAME="+acc.Name)
 		}
 		if spec.Terminal != nil {
 			term := spec.Terminal.Term

@@ -91,7 +91,7 @@ func TestArgumentsAreBytes(t *testing.T) {
 
 func TestBaseEnvironment(t *testing.T) {
 	c := newCarrier(t, &Config{Env: []string{"EXTRA=1", "LANG=C"}})
-	acc, err := c.srv.accounts.find("", "")
+	acc, err := c.srv.accounts.Find("", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +101,9 @@ func TestBaseEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("[]\n%q\n%q\n%q\n", "PATH="+defaultPath, "HOME="+acc.home, "SHELL="+acc.shell)
-	if acc.name != "" {
-		want += fmt.Sprintf("%q\n%q\n", "USER="+acc.name, "LOGNAME="+acc.name)
+	want := fmt.Sprintf("[]\n%q\n%q\n%q\n", "PATH="+defaultPath, "HOME="+acc.Home, "SHELL="+acc.Shell)
+	if acc.Name != "" {
+		want += fmt.Sprintf("%q\n%q\n", "USER="+acc.Name, "LOGNAME="+acc.Name)
 	}
 	want += fmt.Sprintf("%q\n%q\n", "EXTRA=1", "LANG=de_DE")
 	if diff := cmp.Diff(want, string(s.out[stdout])); diff != "" {
@@ -113,7 +113,7 @@ func TestBaseEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	home := acc.home
+	home := acc.Home
 	if !isDir(home) {
 		home = "/"
 	}

@@ -90,7 +90,7 @@ func (s *Server) launch(c *command, attr *syscall.SysProcAttr, fds [3]int) (chil
 	}
 	text, err := json.Marshal(order{
 		Paths: toBytes(c.paths), Argv: toBytes(c.argv), Env: toBytes(c.env), Dir: []byte(c.dir),
-		Switch: c.switches, UID: c.account.uid, GID: c.account.gid, Groups: c.account.groups,
+		Switch: c.switches, UID: c.account.UID, GID: c.account.GID, Groups: c.account.Groups,
 		Limits: c.limits,
 	})
 	if err != nil {

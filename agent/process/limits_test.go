@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/agent/account"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -40,9 +41,9 @@ func needsRoot(t *testing.T) {
 func TestUsers(t *testing.T) {
 	needsRoot(t)
 	c := newCarrier(t, nil)
-	c.srv.accounts = accounts{
-		passwd: write(t, "passwd", "root:x:0:0::/root:/bin/sh\nalice:x:54321:54322:A:/no/such/home:/bin/alice-sh\nbob:x:54325:54326::/:\n123:x:54330:54331::/:\nshort:x\n", 0o644),
-		group:  write(t, "group", "staff:x:54400:bob,alice\nmore:x:54401:alice\nbobs:x:54402:bob\nbad:x:y:alice\n", 0o644),
+	c.srv.accounts = account.Files{
+		Passwd: write(t, "passwd", "root:x:0:0::/root:/bin/sh\nalice:x:54321:54322:A:/no/such/home:/bin/alice-sh\nbob:x:54325:54326::/:\n123:x:54330:54331::/:\nshort:x\n", 0o644),
+		Group:  write(t, "group", "staff:x:54400:bob,alice\nmore:x:54401:alice\nbobs:x:54402:bob\nbad:x:y:alice\n", 0o644),
 	}
 	tests := []struct {
 		user, group      string

@@ -156,7 +156,7 @@ func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.Serv
 		}
 	}
 	owners := s.owners()
-	names := s.accounts.uidNames()
+	names := s.accounts.UserNames()
 	boot := bootTime()
 	resp := &guestv1.ListProcessesResponse{}
 	for _, pid := range list {

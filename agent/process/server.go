@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/account"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -20,7 +21,7 @@ import (
 type Server struct {
 	guestv1.UnimplementedProcessServiceServer
 	cfg      Config
-	accounts accounts
+	accounts account.Files
 	uid, gid uint32 // the agent's own
 	umask    int    // the agent's own, -1 if not known
 	memory   *memory
@@ -49,7 +50,6 @@ var _ guestv1.ProcessServiceServer = (*Server)(nil)
 func NewServer(cfg *Config) *Server {
 	s := &Server{
 		cfg:      cfg.withDefaults(),
-		accounts: accounts{passwdFile, groupFile},
 		uid:      uint32(os.Geteuid()),
 		gid:      uint32(os.Getegid()),
 		umask:    ownUmask(),
@@ -126,7 +126,7 @@ func (s *Server) open(id []byte, spec *guestv1.SessionSpec, policy guestv1.Owner
 		return nil, false, ses.startErr
 	}
 	close(ses.ready)
-	s.cfg.Logger.Info("session started", "session", ses.id, "pid", ses.child.pid, "uid", ses.cmd.account.uid)
+	s.cfg.Logger.Info("session started", "session", ses.id, "pid", ses.child.pid, "uid", ses.cmd.account.UID)
 	return ses, false, nil
 }
 

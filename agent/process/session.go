@@ -261,7 +261,7 @@ func (s *session) describe() *guestv1.SessionInfo {
 		Name:           s.spec.Name,
 		Pid:            uint32(s.child.pid),
 		Args:           s.spec.Args,
-		User:           []byte(s.cmd.account.name),
+		User:           []byte(s.cmd.account.Name),
 		Terminal:       s.spec.Terminal != nil,
 		Stdin:          s.st.in.connected,
 		StartUnixNanos: s.started.UnixNano(),

@@ -43,7 +43,7 @@ func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child
 		return s.launch(c, attr, fds)
 	}
 	if c.switches {
-		attr.Credential = &syscall.Credential{Uid: c.account.uid, Gid: c.account.gid, Groups: c.account.groups}
+		attr.Credential = &syscall.Credential{Uid: c.account.UID, Gid: c.account.GID, Groups: c.account.Groups}
 	}
 	pattr := &syscall.ProcAttr{Dir: c.dir, Env: c.env, Sys: attr, Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])}}
 	var err error
@@ -115,8 +115,8 @@ func explain(c *command, path string, err error) error {
 			return f
 		}
 	case syscall.EPERM:
-		return notPermitted("switch-user", c.account.name, errno,
-			"cannot run as user %d, group %d: %v", c.account.uid, c.account.gid, errno)
+		return notPermitted("switch-user", c.account.Name, errno,
+			"cannot run as user %d, group %d: %v", c.account.UID, c.account.GID, errno)
 	}
 	return execFault(c.dir, path, err)
 }

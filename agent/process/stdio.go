@@ -10,6 +10,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
+	"github.com/vsockrpc/vsockrpc/agent/account"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -23,7 +24,7 @@ type stdio struct {
 }
 
 // openStdio makes the streams that a spec asks for, for a process of acc.
-func openStdio(spec *guestv1.SessionSpec, acc account) (*stdio, error) {
+func openStdio(spec *guestv1.SessionSpec, acc account.Account) (*stdio, error) {
 	io := &stdio{fds: [3]int{-1, -1, -1}}
 	var err error
 	if spec.Terminal != nil {
@@ -39,7 +40,7 @@ func openStdio(spec *guestv1.SessionSpec, acc account) (*stdio, error) {
 	return io, nil
 }
 
-func (io *stdio) openPipes(spec *guestv1.SessionSpec, acc account) error {
+func (io *stdio) openPipes(spec *guestv1.SessionSpec, acc account.Account) error {
 	var err error
 	if spec.Stdin {
 		io.stdin, io.fds[0], err = openPipe(true, acc)
@@ -61,7 +62,7 @@ func (io *stdio) openPipes(spec *guestv1.SessionSpec, acc account) error {
 
 // openPipe makes a pipe. The agent's end does not block, so that Go's poller
 // has it; the process's does.
-func openPipe(write bool, acc account) (*os.File, int, error) {
+func openPipe(write bool, acc account.Account) (*os.File, int, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, -1, os.NewSyscallError("pipe2", err)
@@ -72,7 +73,7 @@ func openPipe(write bool, acc account) (*os.File, int, error) {
 	}
 	// So that a process of another user may open /dev/stdout again. Where the
 	// agent may not do this, it cannot switch users either.
-	_ = unix.Fchown(theirs, int(acc.uid), int(acc.gid))
+	_ = unix.Fchown(theirs, int(acc.UID), int(acc.GID))
 	if err := unix.SetNonblock(own, true); err != nil {
 		unix.Close(own)
 		unix.Close(theirs)
@@ -81,7 +82,7 @@ func openPipe(write bool, acc account) (*os.File, int, error) {
 	return os.NewFile(uintptr(own), "pipe"), theirs, nil
 }
 
-func (io *stdio) openTerminal(size *guestv1.WindowSize, acc account) error {
+func (io *stdio) openTerminal(size *guestv1.WindowSize, acc account.Account) error {
 	master, slave, err := pty.Open()
 	if err != nil {
 		return fmt.Errorf("open a terminal: %w", err)
@@ -89,7 +90,7 @@ func (io *stdio) openTerminal(size *guestv1.WindowSize, acc account) error {
 	defer master.Close()
 	defer slave.Close()
 	// As login(1) does, so that the user may open the terminal by its name.
-	_ = unix.Fchown(int(slave.Fd()), int(acc.uid), -1)
+	_ = unix.Fchown(int(slave.Fd()), int(acc.UID), -1)
 	// Package pty leaves the master blocking; a reader of it could not be
 	// stopped.
 	own, err := unix.FcntlInt(master.Fd(), unix.F_DUPFD_CLOEXEC, 0)

@@ -165,7 +165,7 @@ func TestLoginShell(t *testing.T) {
 	c := newCarrier(t, nil)
 	dir := t.TempDir()
 	passwd := write(t, "passwd", "root:x:0:0::"+dir+":/bin/sh\nother:x:12345:12345::/:\n", 0o644)
-	c.srv.accounts.passwd = passwd
+	c.srv.accounts.Passwd = passwd
 	if c.srv.uid != 0 {
 		t.Skip("needs root")
 	}
