@@ -207,8 +207,17 @@ func (a *Agent) AddCapability(c *guestv1.Capability) {
 // peers that may not call at all are closed as they come.
 //
 // The error is nil after Shutdown or Close.
-func (a *Agent) Serve(l net.Listener) error {
-	err := a.server.Serve(&guardedListener{Listener: l, guard: a.guard})
+func (a *Agent) Serve(l net.Listener) error { return a.ServeFace(l, access.FaceAll) }
+
+// ServeFace is Serve with a listener that offers but a part of the methods, so
+// that, say, the control services have a port of their own:
+//
+//	go a.ServeFace(port1000, access.FaceUser)
+//	go a.ServeFace(port1001, access.FaceControl)
+//
+// Services of other programs are on neither face.
+func (a *Agent) ServeFace(l net.Listener, face access.Face) error {
+	err := a.server.Serve(&guardedListener{Listener: l, guard: a.guard, face: face})
 	if err == nil || errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}

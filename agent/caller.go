@@ -21,6 +21,8 @@ import (
 type caller struct {
 	peer     transport.Peer
 	decision access.Decision
+	// face is that of the listener to which the connection came.
+	face access.Face
 	// shown is set if a key was shown, and key is its fingerprint then.
 	shown  bool
 	public keys.Public
@@ -48,7 +50,7 @@ func (g *guard) known(info credentials.AuthInfo) bool {
 
 // callerBy finds out who is at the other end of a connection.
 func (g *guard) callerBy(info credentials.AuthInfo) caller {
-	c := caller{peer: access.PeerOf(info)}
+	c := caller{peer: access.PeerOf(info), face: access.FaceOf(info)}
 	c.decision = g.rules.Decide(c.peer)
 	// Who may not even connect is not trusted, whatever else is said.
 	c.decision.Trusted = c.decision.Trusted && c.decision.Connect

@@ -125,7 +125,7 @@ func probe(ctx context.Context, cc grpc.ClientConnInterface, method string, pati
 	switch detail.GetReason() {
 	case "refused":
 		return codes.Unauthenticated
-	case "denied":
+	case "denied", "other-face":
 		return codes.PermissionDenied
 	}
 	return codes.OK

@@ -72,6 +72,11 @@ func (g *guard) check(ctx context.Context, method string) (context.Context, *cal
 		c.end(err)
 		return nil, nil, err
 	}
+	if !who.face.Has(access.ClassOf(method)) {
+		err := otherFace(method, who.face)
+		c.end(err)
+		return nil, nil, err
+	}
 	return context.WithValue(ctx, callerKey{}, &who), c, nil
 }
 
@@ -296,10 +301,12 @@ func (r *refusalLog) next(now time.Time) (skipped int64, ok bool) {
 	return r.skipped.Swap(0), true
 }
 
-// guardedListener drops the connections of peers who may not call at all.
+// guardedListener drops the connections of peers who may not call at all, and
+// notes on the others which face they have come to.
 type guardedListener struct {
 	net.Listener
 	guard *guard
+	face  access.Face
 }
 
 // Accept returns the next connection of a peer who may have one.
@@ -315,6 +322,9 @@ func (l *guardedListener) Accept() (net.Conn, error) {
 		}
 		d := l.guard.rules.Decide(who)
 		if d.Connect {
+			if l.face != access.FaceAll {
+				conn = onFace(conn, l.face)
+			}
 			return conn, nil
 		}
 		conn.Close()

@@ -101,7 +101,11 @@ type accessService struct {
 // Explain says what would become of a call of this caller.
 func (s *accessService) Explain(ctx context.Context, req *guestv1.ExplainRequest) (*guestv1.ExplainResponse, error) {
 	p, _ := s.guard.policy.Get()
-	d := p.Decide(callerIn(ctx).policyCaller(), policy.FromRequest(req), s.guard.world)
+	who, c := callerIn(ctx), policy.FromRequest(req)
+	d := p.Decide(who.policyCaller(), c, s.guard.world)
+	if !who.face.Has(access.ClassOf(c.Method)) {
+		d.Allowed, d.Rule, d.Text, d.Remedy = false, "face "+string(who.face), otherFace(c.Method, who.face).Error(), otherFaceRemedy
+	}
 	return &guestv1.ExplainResponse{Allowed: d.Allowed && !d.WouldRefuse, Rule: d.Rule, Text: d.Text, Remedy: d.Remedy, Roles: d.Roles}, nil
 }
 

@@ -140,6 +140,8 @@ func PeerOf(info credentials.AuthInfo) transport.Peer {
 		return ai.Peer
 	case rpc.AuthInfo:
 		return PeerOf(ai.Transport)
+	case FaceInfo:
+		return PeerOf(ai.Transport)
 	}
 	return transport.Peer{}
 }

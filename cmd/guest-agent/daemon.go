@@ -140,19 +140,20 @@ func (d *daemon) listenAll(ctx context.Context, a *agent.Agent) (string, <-chan 
 	}
 	addrs := d.settings.listen.values
 	if len(addrs) == 0 && len(inherited) == 0 {
-		addrs = []transport.Addr{defaultAddr}
+		addrs = []listenAddr{defaultAddr}
 	}
 	failed := make(chan error, len(inherited)+len(addrs))
 	var where []string
 	for _, l := range inherited {
-		where = append(where, l.Addr().String())
-		go func() { failed <- a.Serve(l) }()
+		face := faceNamed(l.Name())
+		where = append(where, withFace(l, face))
+		go func() { failed <- a.ServeFace(l, face) }()
 	}
 	for _, addr := range addrs {
-		l, err := listen(ctx, addr)
+		l, err := listen(ctx, addr.Addr)
 		switch {
 		case err == nil:
-			where = append(where, l.Addr().String())
+			where = append(where, withFace(l, addr.face))
 			go d.serveOn(ctx, a, l, addr, failed)
 		case d.keepTrying:
 			d.log.Error("cannot listen; trying again", "err", err)
@@ -165,13 +166,13 @@ func (d *daemon) listenAll(ctx context.Context, a *agent.Agent) (string, <-chan 
 }
 
 // serveOn serves on l, or if it is nil on a new listener for addr.
-func (d *daemon) serveOn(ctx context.Context, a *agent.Agent, l *transport.Listener, addr transport.Addr, failed chan<- error) {
+func (d *daemon) serveOn(ctx context.Context, a *agent.Agent, l *transport.Listener, addr listenAddr, failed chan<- error) {
 	const firstDelay, lastDelay = 250 * time.Millisecond, 15 * time.Second
 	delay := firstDelay
 	for {
 		if l != nil {
 			delay = firstDelay
-			err := a.Serve(l)
+			err := a.ServeFace(l, addr.face)
 			if err == nil || !d.keepTrying {
 				failed <- err
 				return
@@ -185,10 +186,29 @@ func (d *daemon) serveOn(ctx context.Context, a *agent.Agent, l *transport.Liste
 		}
 		delay = min(2*delay, lastDelay)
 		var err error
-		if l, err = listen(ctx, addr); err == nil {
-			d.log.Info("listening", "listen", l.Addr().String())
+		if l, err = listen(ctx, addr.Addr); err == nil {
+			d.log.Info("listening", "listen", withFace(l, addr.face))
 		}
 	}
+}
+
+// faceNamed returns the face that the name of an inherited socket stands for
+// (FileDescriptorName=user in a unit): one named user or control has that face.
+func faceNamed(name string) access.Face {
+	face, err := access.ParseFace(name)
+	if err != nil {
+		return access.FaceAll
+	}
+	return face
+}
+
+// withFace returns the address of a listener, with its face if it has one.
+func withFace(l *transport.Listener, face access.Face) string {
+	where := l.Addr().String()
+	if face != access.FaceAll {
+		where += faceOption + string(face)
+	}
+	return where
 }
 
 // listen listens on one address. The socket file of a Unix address is for the

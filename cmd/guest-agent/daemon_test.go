@@ -50,6 +50,33 @@ func TestSeveralListeners(t *testing.T) {
 	}
 }
 
+// TestFaces: each address offers the face that it was given.
+func TestFaces(t *testing.T) {
+	p := start(t, agentCommand(t, "--listen=unix:%s", "--listen=unix:%s2?face=user,unix:%s3?face=control"))
+	for _, tt := range []struct {
+		listener          string
+		sessions, hostKey codes.Code
+	}{
+		{"", codes.OK, codes.OK},
+		{"2", codes.OK, codes.PermissionDenied},
+		{"3", codes.OK, codes.OK},
+	} {
+		cc := dial(t, p.sock+tt.listener)
+		_, err := guestv1.NewProcessServiceClient(cc).ListSessions(t.Context(), &guestv1.ListSessionsRequest{})
+		if status.Code(err) != tt.sessions {
+			t.Errorf("listener %s, sessions: %v, want %v", tt.listener, err, tt.sessions)
+		}
+		_, err = guestv1.NewControlServiceClient(cc).ListHostKeys(t.Context(), &guestv1.ListHostKeysRequest{})
+		if status.Code(err) != tt.hostKey {
+			t.Errorf("listener %s, keys: %v, want %v", tt.listener, err, tt.hostKey)
+		}
+		_, err = guestv1.NewProcessServiceClient(cc).Remove(t.Context(), &guestv1.RemoveRequest{SessionId: make([]byte, 16)})
+		if denied := status.Code(err) == codes.PermissionDenied; denied != (tt.listener == "3") {
+			t.Errorf("listener %s, remove: %v", tt.listener, err)
+		}
+	}
+}
+
 func TestServiceManager(t *testing.T) {
 	cmd := agentCommand(t, "--listen=unix:%s")
 	cmd.Env = append(cmd.Env, "WATCHDOG_USEC=100000")

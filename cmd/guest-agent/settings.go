@@ -21,7 +21,7 @@ import (
 
 // settings are what the flags say.
 type settings struct {
-	listen   list[transport.Addr]
+	listen   list[listenAddr]
 	peer     access.Mode
 	allowCID list[uint32]
 	init     bool
@@ -45,7 +45,24 @@ const (
 )
 
 // defaultAddr is where the agent listens if nothing says otherwise.
-var defaultAddr = transport.VsockAddr(transport.CIDAny, transport.AgentPort)
+var defaultAddr = listenAddr{Addr: transport.VsockAddr(transport.CIDAny, transport.AgentPort)}
+
+// A listenAddr is where the agent listens, and what it offers there.
+type listenAddr struct {
+	transport.Addr
+	face access.Face
+}
+
+// faceOption stands between an address and the face there.
+const faceOption = "?face="
+
+// String returns the address as parseListen takes it.
+func (a listenAddr) String() string {
+	if a.face == access.FaceAll {
+		return a.Addr.String()
+	}
+	return a.Addr.String() + faceOption + string(a.face)
+}
 
 const usage = `guest-agent answers the host over vsock: it runs processes and tells about this guest.
 
@@ -69,7 +86,7 @@ flags:
 func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Writer) (*settings, error) {
 	s := &settings{
 		peer:     access.ModeAuto,
-		listen:   list[transport.Addr]{parse: parseListen},
+		listen:   list[listenAddr]{parse: parseListen},
 		allowCID: list[uint32]{parse: parseCID},
 		grace:    5 * time.Second,
 		hosts:    list[string]{parse: parseHosts},
@@ -79,7 +96,7 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 	}
 	fs := flag.NewFlagSet("guest-agent", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.Var(&s.listen, "listen", "listen on `ADDR`: vsock:any:PORT or unix:/path; a list (default "+defaultAddr.String()+")")
+	fs.Var(&s.listen, "listen", "listen on `ADDR`: vsock:any:PORT or unix:/path; with ?face=user or ?face=control at its end, for a part\nof the services only; a list (default "+defaultAddr.String()+")")
 	fs.Func("peer", "trust on vsock `WHO`: host-root (ports below 1024 of the host), host (every process of the host; for a VMM\nwhose vsock is a Unix socket with permissions of its own), or auto (host where the firmware tells such a VMM,\nhost-root elsewhere) (default auto)", func(v string) error {
 		m, err := access.ParseMode(v)
 		if err == nil {
@@ -216,8 +233,16 @@ func (l *list[T]) Set(s string) error {
 	return nil
 }
 
-func parseListen(s string) (transport.Addr, error) {
-	a, err := transport.ParseAddr(s)
+func parseListen(s string) (listenAddr, error) {
+	var a listenAddr
+	var err error
+	if i := strings.LastIndex(s, faceOption); i >= 0 {
+		if a.face, err = access.ParseFace(s[i+len(faceOption):]); err != nil {
+			return a, err
+		}
+		s = s[:i]
+	}
+	a.Addr, err = transport.ParseAddr(s)
 	switch {
 	case err != nil:
 		return a, err

@@ -63,6 +63,10 @@ func TestParseSettings(t *testing.T) {
 			with(func(v *view) {
 				v.Unknown = []string{"guest-agent.dance", "guest-agent.version", "GUEST_AGENT_SING", "GUEST_AGENT_VERSION"}
 			})},
+		{"faces", "guest-agent.listen=vsock:any:1001?face=control", nil, []string{"--listen=vsock:any?face=user,unix:/a?face=control,unix:/b?face=x?face=user,unix:/c"},
+			with(func(v *view) {
+				v.Listen = "vsock:any:1000?face=user,unix:/a?face=control,unix:/b?face=x?face=user,unix:/c"
+			})},
 		{"switched off by a flag", "guest-agent.init", nil, []string{"--init=false"}, def},
 	}
 	for _, tt := range tests {
@@ -91,6 +95,8 @@ func TestWrongSettings(t *testing.T) {
 		{args: []string{"--listen=vsock-mux:/x:1000"}, want: []string{"vsock-mux"}},
 		{args: []string{"--listen="}, want: []string{"scheme"}},
 		{args: []string{"--listen=unix:/a,"}, want: []string{"scheme"}},
+		{args: []string{"--listen=unix:/a?face=both"}, want: []string{"both", "user or control"}},
+		{args: []string{"--listen=unix:/a?face="}, want: []string{"user or control"}},
 		{args: []string{"--allow-cid=0"}, want: []string{"CID"}},
 		{args: []string{"--allow-cid=4294967295"}, want: []string{"CID"}},
 		{args: []string{"--allow-cid=4294967296"}, want: []string{"CID"}},
