@@ -6,15 +6,23 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
-// callCtx is the context of a call on the server. It is part of the call's own
-// memory, and makes a channel and a timer only for handlers that ask for them.
+// callCtx is the context of a call on the server. It makes a channel and a timer
+// only for handlers that ask for them. It may outlive its call.
 type callCtx struct {
 	parent   context.Context // of the connection
-	ss       *serverStream
-	deadline time.Time // zero: none
+	m        *method
+	md       metadata.MD // of the request, never nil
+	deadline time.Time   // zero: none
+
+	// hmu guards ss, and the header and trailer of the call, as handlers may send
+	// and set headers at the same time. It is taken before conn.mu.
+	hmu sync.Mutex
+	ss  *serverStream // nil: the call has ended
 
 	mu    sync.Mutex
 	done  chan struct{}
@@ -46,7 +54,18 @@ func (c *callCtx) Done() <-chan struct{} {
 // startTimer makes the deadline end the call. mu is held.
 func (c *callCtx) startTimer() {
 	if c.timer == nil && !c.deadline.IsZero() {
-		c.timer = time.AfterFunc(time.Until(c.deadline), c.ss.expired)
+		c.timer = time.AfterFunc(time.Until(c.deadline), c.expired)
+	}
+}
+
+// expired is called when the deadline has passed.
+func (c *callCtx) expired() {
+	c.hmu.Lock()
+	defer c.hmu.Unlock()
+	if c.ss != nil {
+		c.ss.cancel(context.DeadlineExceeded)
+	} else {
+		c.cancel(context.DeadlineExceeded)
 	}
 }
 
@@ -88,9 +107,10 @@ func contextKeys() (stream, incoming any) {
 func (c *callCtx) Value(key any) any {
 	switch key {
 	case streamKey:
-		return (*transportStream)(c.ss)
+		return (*transportStream)(c)
 	case incomingKey:
-		return c.ss.incoming()
+		// Never nil, so that every handler finds some as it does over HTTP/2.
+		return c.md
 	}
 	return c.parent.Value(key)
 }
@@ -138,4 +158,41 @@ func (c *callCtx) cancel(err error) {
 	for f := range funcs {
 		go (*f)()
 	}
+}
+
+// transportStream is the call as grpc.SetHeader and the like see it.
+type transportStream callCtx
+
+var _ grpc.ServerTransportStream = (*transportStream)(nil)
+
+var errCallEnded = status.Error(codes.Internal, "rpc: the call has ended")
+
+func (t *transportStream) Method() string { return t.m.name }
+
+func (t *transportStream) SetHeader(md metadata.MD) error {
+	t.hmu.Lock()
+	defer t.hmu.Unlock()
+	if t.ss == nil {
+		return errCallEnded
+	}
+	return t.ss.setHeader(md)
+}
+
+func (t *transportStream) SendHeader(md metadata.MD) error {
+	t.hmu.Lock()
+	defer t.hmu.Unlock()
+	if t.ss == nil {
+		return errCallEnded
+	}
+	return t.ss.sendHeader(md)
+}
+
+func (t *transportStream) SetTrailer(md metadata.MD) error {
+	t.hmu.Lock()
+	defer t.hmu.Unlock()
+	if t.ss == nil {
+		return errCallEnded
+	}
+	t.ss.setTrailer(md)
+	return nil
 }

@@ -198,6 +198,7 @@ func (cs *clientStream) admit() error {
 			return nil
 		}
 		c.roomWait = append(c.roomWait, &cs.stream)
+		cs.listed++
 		cc.await(&cs.sw)
 	}
 }

@@ -113,6 +113,7 @@ func (c *conn) wake(w *waiter, outside bool) {
 func (c *conn) wakeLater(s *stream) {
 	if s.rw.on {
 		c.wakes = append(c.wakes, s)
+		s.listed++
 	}
 }
 
@@ -123,6 +124,7 @@ func (c *conn) wakeNow() {
 	}
 	c.mu.Lock()
 	for _, s := range c.wakes {
+		s.listed--
 		c.wake(&s.rw, false)
 	}
 	c.mu.Unlock()
@@ -414,6 +416,7 @@ func (c *conn) refsDone(pieces []piece) {
 func (c *conn) roomLeft() {
 	c.mu.Lock()
 	for _, s := range c.roomWait {
+		s.listed--
 		c.wake(&s.sw, true)
 	}
 	clear(c.roomWait)

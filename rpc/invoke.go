@@ -43,7 +43,7 @@ var unaryStreams = sync.Pool{New: func() any {
 func (cs *clientStream) recycle() {
 	c := cs.c
 	c.mu.Lock()
-	if cs.waits || cs.queued {
+	if !cs.unlisted() {
 		c.mu.Unlock()
 		return
 	}

@@ -183,13 +183,7 @@ func (r *rawConn) onWrite(fd uintptr) bool {
 	w := &r.write
 	for len(w.iov) > 0 {
 		k := min(len(w.iov), maxIovecs)
-		var n uintptr
-		var errno unix.Errno
-		if k == 1 {
-			n, _, errno = unix.Syscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(w.iov[0].Base)), uintptr(w.iov[0].Len))
-		} else {
-			n, _, errno = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iov[0])), uintptr(k))
-		}
+		n, errno := w.writeNow(fd, k)
 		switch {
 		case errno == unix.EINTR:
 			continue
@@ -210,6 +204,23 @@ func (r *rawConn) onWrite(fd uintptr) bool {
 		w.advance(int(n))
 	}
 	return true
+}
+
+// writeNow is one non-blocking write of the first k pieces. It does not tell the
+// scheduler about the system call if that takes no longer than copying 64 KiB does.
+func (w *writeState) writeNow(fd uintptr, k int) (n uintptr, errno unix.Errno) {
+	v := &w.iov[0]
+	if k == 1 {
+		if v.Len > fullBatch {
+			n, _, errno = unix.Syscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(v.Base)), uintptr(v.Len))
+		} else {
+			n, _, errno = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(v.Base)), uintptr(v.Len))
+		}
+		runtime.KeepAlive(w)
+		return n, errno
+	}
+	n, _, errno = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(v)), uintptr(k))
+	return n, errno
 }
 
 func (w *writeState) advance(n int) {

@@ -17,28 +17,29 @@ const maxMetadata = 60 << 10
 
 // finish ends the call with err, or with OK and, for a unary call, the message e.
 // With writeLater it does not sleep, and nor does it use e after returning: the
-// caller is the goroutine that reads.
-func (ss *serverStream) finish(err error, e *encoded, how how) {
+// caller is the goroutine that reads. It reports whether nobody else uses ss from
+// now on.
+func (ss *serverStream) finish(err error, e *encoded, how how) (spent bool) {
 	st, _ := status.FromError(err)
 	if err != nil && st.Code() == codes.Unknown {
 		if _, ok := status.FromError(err); !ok {
 			st = status.FromContextError(err)
 		}
 	}
-	ss.hmu.Lock()
+	ss.ctx.hmu.Lock()
 	var hdr metadata.MD
 	if !ss.headerSent {
 		hdr = ss.header
 	}
 	trailer := ss.trailer
 	ss.headerSent = true
-	ss.hmu.Unlock()
+	ss.ctx.hmu.Unlock()
 	head := ss.endHead(st, hdr, trailer)
 	if e != nil && e.size()+len(head) > maxPayload-headRoom {
-		ss.finishLong(e, hdr, how)
-		return
+		return ss.finishLong(e, hdr, how)
 	}
-	if !ss.end(head, e, how) && e != nil {
+	done, spent := ss.end(head, e, how)
+	if !done && e != nil {
 		// There is no credit for the answer, and the caller cannot wait for it.
 		kept := e.keep()
 		go func() {
@@ -48,28 +49,29 @@ func (ss *serverStream) finish(err error, e *encoded, how how) {
 	}
 	ss.sc.srv.stats.end(ss, st, trailer)
 	ss.ctx.cancel(errCanceled)
+	return spent
 }
 
-// finishLong sends an answer that is too long for END.
-func (ss *serverStream) finishLong(e *encoded, hdr metadata.MD, how how) {
+// finishLong is finish for an answer that is too long for END.
+func (ss *serverStream) finishLong(e *encoded, hdr metadata.MD, how how) (spent bool) {
 	if how == writeLater {
 		kept := e.keep()
 		go func() {
 			defer kept.free()
 			ss.finishLong(kept, hdr, writeYield)
 		}()
-		return
+		return false
 	}
-	ss.hmu.Lock()
+	ss.ctx.hmu.Lock()
 	var err error
 	if len(hdr) > 0 {
 		err = ss.writeHeader(writeLater)
 	}
-	ss.hmu.Unlock()
+	ss.ctx.hmu.Unlock()
 	if err == nil {
 		err = ss.sendMessage(e.head, e.body, 0, writeNow)
 	}
-	ss.finish(err, nil, writeNow)
+	return ss.finish(err, nil, writeNow)
 }
 
 // endHead returns the head of END, within what the client takes.
@@ -101,9 +103,10 @@ func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []b
 	return head
 }
 
-// end appends END and forgets the stream. With writeLater it reports false, and
-// does nothing, if it would have to wait for credit.
-func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
+// end appends END and forgets the stream. With writeLater it is not done, and does
+// nothing, if it would have to wait for credit. If ss is spent, nobody else uses it
+// from now on.
+func (ss *serverStream) end(head []byte, e *encoded, how how) (done, spent bool) {
 	c := ss.c
 	f := &ss.out
 	if e == nil {
@@ -126,7 +129,7 @@ func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
 				// From here on the stream may be reset.
 				c.streams[ss.id] = &ss.stream
 				c.mu.Unlock()
-				return false
+				return false, false
 			}
 			ss.send.take(n)
 			c.send.take(n)
@@ -150,22 +153,23 @@ func (ss *serverStream) end(head []byte, e *encoded, how how) bool {
 	ss.stop(errHandlerDone, false)
 	ss.ref.p = ref
 	ss.sc.ended(ss)
+	spent = ss.unlisted()
 	if over {
 		*f = frameOut{}
 		c.mu.Unlock()
-		return true
+		return true, spent
 	}
 	if how == writeLater {
-		ss.writeWhileReading(f, e)
-		return true
+		return true, ss.writeWhileReading(f, e) && spent
 	}
 	ss.write(f, how)
-	return true
+	return true, spent
 }
 
 // writeWhileReading appends f on the goroutine that reads, which writes it at
-// the end of its batch. mu is held, and is not afterwards.
-func (ss *serverStream) writeWhileReading(f *frameOut, e *encoded) {
+// the end of its batch. mu is held, and is not afterwards. It reports whether nobody
+// uses ss any more.
+func (ss *serverStream) writeWhileReading(f *frameOut, e *encoded) bool {
 	c := ss.c
 	c.w.mu.Lock()
 	c.w.append(f)
@@ -174,7 +178,7 @@ func (ss *serverStream) writeWhileReading(f *frameOut, e *encoded) {
 	c.mu.Unlock()
 	if f.ref == nil {
 		*f = frameOut{}
-		return
+		return true
 	}
 	if run {
 		c.w.run(untilFull)
@@ -184,7 +188,7 @@ func (ss *serverStream) writeWhileReading(f *frameOut, e *encoded) {
 	c.mu.Unlock()
 	if done {
 		ss.ref, *f = ref{}, frameOut{}
-		return
+		return true
 	}
 	kept := e.keep()
 	go func() {
@@ -192,4 +196,5 @@ func (ss *serverStream) writeWhileReading(f *frameOut, e *encoded) {
 		*f = frameOut{}
 		kept.free()
 	}()
+	return false
 }

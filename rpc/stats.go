@@ -41,13 +41,13 @@ func (h statsHandlers) begin(ss *serverStream) {
 	if h == nil {
 		return
 	}
-	var ctx context.Context = &ss.ctx
+	var ctx context.Context = ss.ctx
 	for _, s := range h {
 		ctx = s.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: ss.m.name})
 	}
 	ss.stats = ctx
 	ss.begun = time.Now()
-	h.all(ctx, &stats.InHeader{FullMethod: ss.m.name, RemoteAddr: ss.c.nc.RemoteAddr(), LocalAddr: ss.c.nc.LocalAddr(), Header: ss.md.Copy()})
+	h.all(ctx, &stats.InHeader{FullMethod: ss.m.name, RemoteAddr: ss.c.nc.RemoteAddr(), LocalAddr: ss.c.nc.LocalAddr(), Header: ss.ctx.md.Copy()})
 	b := &stats.Begin{BeginTime: ss.begun}
 	if d := ss.m.stream; d != nil {
 		b.IsClientStream, b.IsServerStream = d.ClientStreams, d.ServerStreams

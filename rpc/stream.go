@@ -26,6 +26,7 @@ type stream struct {
 	reserved int64     // of conn.assembly
 	queued   bool      // for conn.assembly
 	waits    bool      // in conn.creditWait
+	listed   int       // times it is in conn.roomWait and conn.wakes
 	credited bool      // CREDIT has come since the message that is being sent was begun
 
 	remoteClosed bool  // the peer sends no more messages
@@ -50,6 +51,10 @@ type segment struct {
 	total int64 // of the first piece of a message: its whole length
 	more  bool
 }
+
+// unlisted reports whether the connection does not know s any more, once that is
+// out of its table. mu is held.
+func (s *stream) unlisted() bool { return !s.waits && !s.queued && s.listed == 0 }
 
 // receive takes a frame with a message or a piece of one, or with flagClose. It
 // takes own.
@@ -304,6 +309,7 @@ func (s *stream) allowed(n, least int, asked bool) (int, error) {
 			c.w.room = true
 			c.w.mu.Unlock()
 			c.roomWait = append(c.roomWait, s)
+			s.listed++
 		} else if !flushed {
 			// What this side has left for later may be what the peer waits for.
 			flushed = true
