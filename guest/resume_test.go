@@ -264,6 +264,38 @@ func TestStartCutAmbiguous(t *testing.T) {
 	}
 }
 
+// TestDetachedAmbiguous shows the same of a start with nobody attached, and that
+// an agent which was restarted before is no obstacle to it.
+func TestDetachedAmbiguous(t *testing.T) {
+	f := newFakeAgent(t)
+	tries := 0
+	f.start = func(r *guestv1.StartRequest) (*guestv1.StartResponse, error) {
+		switch tries++; {
+		case tries == 1:
+			return nil, status.Error(codes.Unavailable, "connection reset")
+		case r.AgentId != "run-2":
+			return nil, agentError(codes.Unavailable, reasonAgentRestarted, "agent restarted", 0)
+		}
+		return &guestv1.StartResponse{Session: &guestv1.SessionInfo{SessionId: r.SessionId, Pid: 1}}, nil
+	}
+	g := f.dial(t)
+	detached := func() error {
+		c := g.Command(t.Context(), "x")
+		c.Detach = true
+		return c.Start()
+	}
+	e, ok := errors.AsType[*Error](detached())
+	if !ok || e.Reason != ReasonSessionLost || tries != 2 {
+		t.Errorf("Start: %v after %d tries, want reason %s after 2", e, tries, ReasonSessionLost)
+	}
+	f.mu.Lock()
+	f.info.AgentId = "run-2"
+	f.mu.Unlock()
+	if err := detached(); err != nil || tries != 4 {
+		t.Errorf("Start: %v after %d tries, want 4", err, tries)
+	}
+}
+
 // TestDetached shows that a start and a wait which are cut are repeated with
 // the same id.
 func TestDetached(t *testing.T) {

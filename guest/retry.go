@@ -61,9 +61,7 @@ func (s *session) final(err error) error {
 	lost := *e
 	switch {
 	case e.Reason == reasonAgentRestarted || isOpen && (e.Reason == reasonNoSession || e.Reason == reasonAgentStopping || e.Reason == reasonSessionGone):
-		lost.Reason, lost.Code = ReasonSessionLost, codes.Unavailable
-		lost.message = "session lost: " + e.message
-		lost.Remedy = "sessions end with the agent; run the command again if that does no harm"
+		return sessionLost(e)
 	case status.Code(err) == codes.DeadlineExceeded || e.Code == codes.DeadlineExceeded || e.Reason == ReasonUnreachable:
 		lost.Reason, lost.Code = ReasonUnreachable, codes.Unavailable
 		lost.message = "connection lost, and not had back for " + s.g.reconnect.String() + ": " + e.message
@@ -71,5 +69,14 @@ func (s *session) final(err error) error {
 	default:
 		return e
 	}
+	return &lost
+}
+
+// sessionLost returns e as the end of a session.
+func sessionLost(e *Error) *Error {
+	lost := *e
+	lost.Reason, lost.Code = ReasonSessionLost, codes.Unavailable
+	lost.message = "session lost: " + e.message
+	lost.Remedy = "sessions end with the agent; run the command again if that does no harm"
 	return &lost
 }

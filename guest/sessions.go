@@ -127,14 +127,36 @@ func (g *Guest) WatchSessions(ctx context.Context) iter.Seq2[*guestv1.WatchSessi
 }
 
 // startSession starts a session with nobody attached, across lost connections:
-// a start that is repeated with the same id starts nothing.
+// a start that is repeated with the same id starts nothing. Once a try may have
+// reached one run of the agent, no other run is asked.
 func (g *Guest) startSession(ctx context.Context, id SessionID, spec *guestv1.SessionSpec) (*guestv1.SessionInfo, error) {
+	const op, method = "exec", guestv1.ProcessService_Start_FullMethodName
 	var info *guestv1.SessionInfo
-	err := g.persist(ctx, "exec", guestv1.ProcessService_Start_FullMethodName, func() error {
-		resp, err := g.process.Start(ctx, &guestv1.StartRequest{SessionId: id[:], Spec: spec})
+	agentID := g.cachedInfo().GetAgentId()
+	try := 0
+	start := func() error {
+		try++
+		resp, err := g.process.Start(ctx, &guestv1.StartRequest{SessionId: id[:], Spec: spec, AgentId: agentID})
 		info = resp.GetSession()
 		return err
-	})
+	}
+	err := g.persist(ctx, op, method, start)
+	if e, ok := errors.AsType[*Error](err); !ok || e.Reason != reasonAgentRestarted {
+		return info, err
+	}
+	if try > 1 {
+		return nil, sessionLost(err.(*Error))
+	}
+	// It was restarted some time before.
+	now, err := g.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	agentID = now.AgentId
+	err = g.persist(ctx, op, method, start)
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason == reasonAgentRestarted {
+		return nil, sessionLost(e)
+	}
 	return info, err
 }
 
@@ -147,7 +169,7 @@ func (g *Guest) persist(ctx context.Context, op, method string, call func() erro
 		began := time.Now()
 		err := g.wrap(op, method, call())
 		e, ok := errors.AsType[*Error](err)
-		if !ok || e.Code != codes.Unavailable || !Temporary(err) || ctx.Err() != nil {
+		if !ok || e.Code != codes.Unavailable || e.Reason == reasonAgentRestarted || !Temporary(err) || ctx.Err() != nil {
 			return err
 		}
 		// A call that lasted was not one of a series of failures.

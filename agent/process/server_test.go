@@ -27,6 +27,9 @@ func TestAgentRestarted(t *testing.T) {
 	if _, err := c.attach(ctx, open); status.Code(err) != codes.Unavailable || reasonOf(err) != reasonAgentRestarted {
 		t.Errorf("attach to a session of another run: %v", err)
 	}
+	if _, err := c.client.Start(ctx, &guestv1.StartRequest{SessionId: newID(), Spec: open.Spec, AgentId: open.AgentId}); status.Code(err) != codes.Unavailable || reasonOf(err) != reasonAgentRestarted {
+		t.Errorf("start for another run: %v", err)
+	}
 	if _, err := os.Stat(marker); err == nil {
 		t.Error("the program ran in the wrong run of the agent")
 	}

@@ -69,10 +69,22 @@ func (s *Server) receiveOpen(stream grpc.ServerStream) (*guestv1.Open, error) {
 	if open == nil {
 		return nil, newFault(codes.InvalidArgument, reasonProtocol, "the first message is not open")
 	}
-	if open.AgentId != "" && open.AgentId != s.cfg.AgentID {
-		return nil, restartedFault()
+	if n := len(open.ClientId); n != 0 && n != len(sessionID{}) {
+		return nil, newFault(codes.InvalidArgument, reasonBadSpec, "a client id has 16 bytes, not %d", n)
+	}
+	if err := s.checkRun(open.AgentId); err != nil {
+		return nil, err
 	}
 	return open, nil
+}
+
+// checkRun fails if a request is for another run of the agent. An empty id means
+// any.
+func (s *Server) checkRun(agentID string) error {
+	if agentID != "" && agentID != s.cfg.AgentID {
+		return restartedFault()
+	}
+	return nil
 }
 
 // client is one attached client's call.

@@ -13,6 +13,9 @@ import (
 
 // Start implements guest.v1.ProcessService.
 func (s *Server) Start(_ context.Context, req *guestv1.StartRequest) (*guestv1.StartResponse, error) {
+	if err := s.checkRun(req.AgentId); err != nil {
+		return nil, err
+	}
 	ses, _, err := s.open(req.SessionId, req.Spec, guestv1.OwnerGone_OWNER_GONE_KEEP)
 	if err != nil {
 		return nil, err

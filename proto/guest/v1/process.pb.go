@@ -575,9 +575,12 @@ func (*AttachResponse_FlowControl) isAttachResponse_Message() {}
 func (*AttachResponse_Exit) isAttachResponse_Message() {}
 
 type StartRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SessionId     []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	Spec          *SessionSpec           `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SessionId []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	Spec      *SessionSpec           `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The id of the agent's run that is to start it, as in Open: with it, a start
+	// that is repeated does not run twice if the agent was restarted between.
+	AgentId       string `protobuf:"bytes,3,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -624,6 +627,13 @@ func (x *StartRequest) GetSpec() *SessionSpec {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *StartRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
 }
 
 type StartResponse struct {
@@ -1518,11 +1528,12 @@ const file_guest_v1_process_proto_rawDesc = "" +
 	"\x06output\x18\x02 \x01(\v2\x10.guest.v1.OutputH\x00R\x06output\x12:\n" +
 	"\fflow_control\x18\x03 \x01(\v2\x15.guest.v1.FlowControlH\x00R\vflowControl\x12$\n" +
 	"\x04exit\x18\x04 \x01(\v2\x0e.guest.v1.ExitH\x00R\x04exitB\t\n" +
-	"\amessage\"X\n" +
+	"\amessage\"s\n" +
 	"\fStartRequest\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12)\n" +
-	"\x04spec\x18\x02 \x01(\v2\x15.guest.v1.SessionSpecR\x04spec\"@\n" +
+	"\x04spec\x18\x02 \x01(\v2\x15.guest.v1.SessionSpecR\x04spec\x12\x19\n" +
+	"\bagent_id\x18\x03 \x01(\tR\aagentId\"@\n" +
 	"\rStartResponse\x12/\n" +
 	"\asession\x18\x01 \x01(\v2\x15.guest.v1.SessionInfoR\asession\"\x9d\x01\n" +
 	"\rSignalRequest\x12\x1f\n" +
