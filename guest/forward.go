@@ -134,7 +134,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, l.opError(l.guest.wrap("accept in the guest", guestv1.ForwardService_Listen_FullMethodName, err))
 		}
 		if len(m.GetConnectionId()) == 0 {
-			return nil, l.opError(protocolError("a message of Listen names no connection"))
+			return nil, l.opError(l.guest.wrap("accept in the guest", guestv1.ForwardService_Listen_FullMethodName, protocolError("a message of Listen names no connection")))
 		}
 		conn, err := l.guest.openTunnel(l.ctx, "accept in the guest", guestv1.ForwardService_Accept_FullMethodName, l.network,
 			&guestv1.AcceptRequest{Message: &guestv1.AcceptRequest_Open{Open: &guestv1.AcceptOpen{ConnectionId: m.GetConnectionId()}}})
