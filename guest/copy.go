@@ -129,6 +129,7 @@ func (o *CopyOptions) words() []string {
 // copying is a copy under way, over all its connections.
 type copying struct {
 	files  *Files
+	to     *Files // of a copy between guests: the receiver; otherwise nil
 	opts   *CopyOptions
 	memory archive.Memory
 	total  CopyResult
@@ -153,7 +154,10 @@ func (c *copying) done(d archive.Done) {
 		c.failed++
 		if len(c.failures) < maxFailures {
 			var err error = d.Failure
-			if d.Remote {
+			switch {
+			case d.Remote && c.to != nil && !d.Sender:
+				err = c.to.g.failureError("copy", d.Failure)
+			case d.Remote:
 				err = c.files.g.failureError("copy", d.Failure)
 			}
 			c.failures = append(c.failures, err)
@@ -200,7 +204,7 @@ func (c *copying) run(ctx context.Context, method string, try func(ctx context.C
 			delay, lost = firstRetry, time.Now()
 		}
 		wrapped := c.wrap(method, err)
-		if !c.mayRetry(ctx, err, wrapped) || time.Since(lost)+delay > g.reconnect {
+		if !c.mayRetry(ctx, wrapped) || time.Since(lost)+delay > g.reconnect {
 			return c.partial(), wrapped
 		}
 		g.log.Info("connection lost: going on with the copy", "in", delay, "error", err)
@@ -248,40 +252,51 @@ func (c *copying) filesBegun() uint64 {
 
 // wrap makes err one of this package's, unless it is of this machine's files.
 func (c *copying) wrap(method string, err error) error {
+	g := c.files.g
+	if side, ok := errors.AsType[*archive.RelayError](err); ok && !side.Sender {
+		g, method = c.to.g, guestv1.FileService_Upload_FullMethodName
+	}
 	if f, ok := errors.AsType[*archive.Failure](err); ok {
 		if f.Reason == archive.ReasonProtocol {
-			return c.files.g.wrap("copy", method, protocolError("%s", f.Text))
+			return g.wrap("copy", method, protocolError("%s", f.Text))
 		}
 		return f
 	}
-	return c.files.g.wrap("copy", method, err)
+	return g.wrap("copy", method, err)
 }
 
 // mayRetry reports whether another connection may help.
-func (c *copying) mayRetry(ctx context.Context, err, wrapped error) bool {
-	g := c.files.g
-	select {
-	case <-g.closed:
-		return false
-	default:
-	}
-	if ctx.Err() != nil || g.reconnect == 0 || errors.Is(err, errNoRetry) {
-		return false
-	}
+func (c *copying) mayRetry(ctx context.Context, wrapped error) bool {
 	e, ok := errors.AsType[*Error](wrapped)
-	if !ok || e.Code != codes.Unavailable {
+	if ctx.Err() != nil || !ok || e.Code != codes.Unavailable {
 		return false
 	}
-	if e.Reason == "transfer-cut" {
-		return true
+	guests := []*Guest{c.files.g}
+	if c.to != nil {
+		guests = append(guests, c.to.g)
 	}
-	if te := g.dialer.lastError(); te != nil {
-		return te.Temporary()
+	temporary := e.Reason == reasonCut || e.Reason == ReasonUnreachable
+	for _, g := range guests {
+		select {
+		case <-g.closed:
+			return false
+		default:
+		}
+		if g.reconnect == 0 {
+			return false
+		}
+		if te := g.dialer.lastError(); te != nil && e.Reason != reasonCut {
+			if !te.Temporary() {
+				return false
+			}
+			temporary = true
+		}
 	}
-	return e.Reason == ReasonUnreachable
+	return temporary
 }
 
-var errNoRetry = errors.New("not to be tried again")
+// reasonCut is the agent's word for a connection that it has lost.
+const reasonCut = "transfer-cut"
 
 // Where the streams of uploads and downloads have the same messages, one
 // description serves both.

@@ -98,7 +98,7 @@ func (f *Files) CopyFrom(ctx context.Context, sources []string, destination stri
 		_ = st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: open}})
 		return archive.Receive(st, &archive.ReceiveConfig{
 			Transfer: id, Destination: full, Names: names, Options: open.Options, Resume: resume, Memory: &c.memory,
-			OutsideLinks: opts.OutsideLinks, Owner: hostOwner(opts), Xattr: func(name string) bool { return strings.HasPrefix(name, "user.") },
+			OutsideLinks: opts.OutsideLinks, Owner: hostOwner(opts), Xattr: userXattr,
 			FoldNames:  runtime.GOOS == "darwin" || runtime.GOOS == "windows",
 			MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes, OnDone: c.done,
 		})

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/internal/archive"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
@@ -32,6 +33,7 @@ const (
 	ReasonBadTarget     = "bad-target"      // the target is no address and no known name
 	ReasonLeft          = "left"            // Process.Release or Process.HangUp was called
 	ReasonClosed        = "closed"          // Guest.Close was called
+	ReasonIntoItself    = "into-itself"     // a directory was to be copied into itself
 )
 
 // Reasons of the agent that this package gives a meaning to.
@@ -121,6 +123,19 @@ func (e *Error) Is(target error) bool {
 		return e.Code == codes.Canceled && e.Reason == ""
 	}
 	return false
+}
+
+// Remedy says what to do about an error of this package, for people: that of an
+// [*Error], or of a failure with a file of this machine. It is empty where nothing
+// is known, and for all other errors.
+func Remedy(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Remedy
+	}
+	if f, ok := errors.AsType[*archive.Failure](err); ok {
+		return f.Remedy
+	}
+	return ""
 }
 
 // GRPCStatus lets status.FromError and status.Code see the error.

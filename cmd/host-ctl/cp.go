@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"os/signal"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -17,17 +21,23 @@ func (c *cli) cpCommand() *cobra.Command {
 	var quiet, recursive bool
 	cmd := &cobra.Command{
 		Use:   "cp [flags] SRC... DST",
-		Short: "Copy files and directories to or from a guest",
-		Long: `Copy files and directories to or from a guest. One side is GUEST:PATH, where PATH
-begins with /, . or ~, the other a local path; a local name with such a colon
-needs ./ before it. A directory is copied with all in it, and DIR/. means what is
-in it. Permissions and times of modification are kept.
+		Short: "Copy files and directories to or from a guest, or between guests",
+		Long: `Copy files and directories to or from a guest, or from one guest to another. A
+file of a guest is GUEST:PATH, where PATH begins with /, . or ~; a local name with
+such a colon needs ./ before it. A directory is copied with all in it, and DIR/.
+means what is in it. Permissions and times of modification are kept.
+
+SRC - is a tar archive on stdin, which is unpacked into the directory DST; DST - is
+one on stdout, of the sources.
 
 A file of the destination is always the old one or the whole new one. When the
 connection is lost the copy goes on by itself as soon as it is back; after
 host-ctl was killed, --resume goes on where that copy was.`,
 		Example: `  host-ctl cp build.tar 3:/srv/
-  host-ctl cp -a web:/etc/. ./etc-of-web`,
+  host-ctl cp -a web:/etc/. ./etc-of-web
+  host-ctl cp -a web:/srv/data 4:/srv/
+  host-ctl cp web:/var/log - | gzip > log.tar.gz
+  git archive HEAD | host-ctl cp - web:/srv/app`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return usageError{errors.New("want SRC... and DST")}
@@ -52,49 +62,79 @@ host-ctl was killed, --resume goes on where that copy was.`,
 	f.BoolVar(&opts.Resume, "resume", false, "go on from what an earlier copy left, and skip files that are there")
 	f.BoolVar(&opts.Checksum, "checksum", false, "with --resume: compare the SHA-256 of files, not size and time alone")
 	f.BoolVar(&opts.KeepSetuid, "setuid", false, "keep set-user-id and set-group-id bits")
-	f.BoolVar(&opts.OutsideLinks, "outside-links", false, "from a guest: make symbolic links that lead out of DST")
+	f.BoolVar(&opts.OutsideLinks, "outside-links", false, "from a guest or an archive: make symbolic links that lead out of DST")
 	f.StringVar(&fsync, "fsync", "batch", "make files durable: batch, each or none")
-	f.StringVarP(&user, "user", "u", "", "user of the guest to act as, NAME|UID[:GROUP]")
+	f.StringVarP(&user, "user", "u", "", "user to act as in the guests, NAME|UID[:GROUP]")
 	return cmd
 }
 
-// copy copies between this machine and one guest.
+// copy copies what the operands say.
 func (c *cli) copy(cmd *cobra.Command, args []string, user string, quiet bool, opts *guest.CopyOptions) error {
-	sources, dst := args[:len(args)-1], args[len(args)-1]
-	target, dstPath, to := splitOperand(dst)
-	var paths []string
-	for _, s := range sources {
-		g, p, remote := splitOperand(s)
-		switch {
-		case remote == to && to:
-			return usageError{errors.New("one side of a copy is local: copy between guests by way of a local directory")}
-		case !remote && !to:
-			return usageError{errors.New("neither side is a guest: want GUEST:PATH with a PATH that begins with /, . or ~")}
-		case remote && target != "" && g != target:
-			return usageError{errors.New("the sources are on several guests: copy from one after the other")}
-		case remote:
-			target = g
-		}
-		paths = append(paths, p)
+	o, err := parseOperands(args)
+	if err != nil {
+		return err
 	}
-	return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
+	switch {
+	case o.toTar && (opts.Resume || opts.Checksum):
+		return usageError{errors.New("an archive on stdout cannot be resumed")}
+	case o.toTar && isTerminal(c.stdout):
+		return usageError{errors.New("stdout is a terminal: an archive does not go there")}
+	case o.fromTar && opts.Follow:
+		return usageError{errors.New("-L does not go with an archive")}
+	case o.fromTar && isTerminal(c.stdin):
+		return usageError{errors.New("stdin is a terminal: want an archive there")}
+	}
+	if o.toTar {
+		// That nobody reads any more is an error of Write.
+		signal.Ignore(syscall.SIGPIPE)
+	}
+	first := o.from
+	if first == "" {
+		first = o.to
+	}
+	return c.withGuest(cmd, first, func(ctx context.Context, g *guest.Guest) error {
+		other := g
+		if o.from != "" && o.to != "" && o.from != o.to {
+			var err error
+			if other, err = c.dial(ctx, o.to); err != nil {
+				return err
+			}
+			defer other.Close()
+		}
 		files := filesAs(g, user)
 		p := c.newProgress(quiet)
 		opts.Progress = p.update
 		var err error
-		if to {
-			_, err = files.CopyTo(ctx, paths, dstPath, opts)
-		} else {
-			_, err = files.CopyFrom(ctx, paths, dstPath, opts)
+		switch {
+		case o.toTar:
+			_, err = files.PackTar(ctx, o.sources, c.stdout, opts)
+		case o.fromTar:
+			_, err = files.UnpackTar(ctx, c.stdin, o.dst, opts)
+		case o.from != "" && o.to != "":
+			_, err = files.CopyToGuest(ctx, o.sources, filesAs(other, user), o.dst, opts)
+		case o.to != "":
+			_, err = files.CopyTo(ctx, o.sources, o.dst, opts)
+		default:
+			_, err = files.CopyFrom(ctx, o.sources, o.dst, opts)
 		}
 		p.end()
 		if ce, ok := errors.AsType[*guest.CopyError](err); ok && len(ce.Failures) > 1 {
+			hints := make(map[string]bool)
 			for _, failure := range ce.Failures {
 				fmt.Fprintf(c.stderr, "host-ctl: %s\n", visibleLine(failure.Error()))
+				hints[guest.Remedy(failure)] = true
+			}
+			for _, hint := range slices.Sorted(maps.Keys(hints)) {
+				if hint != "" {
+					fmt.Fprintf(c.stderr, "host-ctl: hint: %s\n", visibleLine(hint))
+				}
+			}
+			if n := ce.Failed - min(ce.Failed, uint64(len(ce.Failures))); n > 0 {
+				fmt.Fprintf(c.stderr, "host-ctl: and %d more\n", n)
 			}
 			return exitCode(exitFailure)
 		}
-		return err
+		return quietPipe(err)
 	})
 }
 
@@ -105,37 +145,4 @@ func filesAs(g *guest.Guest, user string) *guest.Files {
 		files.User, files.Group, _ = strings.Cut(user, ":")
 	}
 	return files
-}
-
-// splitOperand splits GUEST:PATH. What is local comes back as path.
-func splitOperand(s string) (target, path string, remote bool) {
-	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, ".") || strings.HasPrefix(s, "~") {
-		return "", s, false
-	}
-	last := strings.HasPrefix(s, "unix:") || strings.HasPrefix(s, "vsock-mux:")
-	at := -1
-	for i := 0; i+1 < len(s); i++ {
-		if s[i] == ':' && strings.IndexByte("/.~", s[i+1]) >= 0 && (last || at < 0) {
-			at = i
-		}
-	}
-	if at <= 0 || last && at == strings.IndexByte(s, ':') {
-		return "", s, false
-	}
-	return s[:at], guestPath(s[at+1:]), true
-}
-
-// guestPath returns a path of the command line as the guest takes it: one that
-// begins with ~ or does not begin with / is below the user's home.
-func guestPath(p string) string {
-	if p == "~" {
-		return "."
-	}
-	if rest, ok := strings.CutPrefix(p, "~/"); ok {
-		if rest = strings.TrimLeft(rest, "/"); rest == "" {
-			return "."
-		}
-		return rest
-	}
-	return p
 }

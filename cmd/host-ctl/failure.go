@@ -47,13 +47,13 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 		fmt.Fprintf(c.stderr, "host-ctl: %s\nUsage: %s\nSee %s --help.\n", visible(usage.Error()), cmd.UseLine(), cmd.CommandPath())
 		return exitFailure
 	}
-	ge, isGuest := errors.AsType[*guest.Error](err)
+	ge, _ := errors.AsType[*guest.Error](err)
 	if asJSON(cmd) {
 		c.reportJSON(err, ge)
 	} else {
 		fmt.Fprintf(c.stderr, "host-ctl: %s\n", visible(err.Error()))
-		if isGuest && ge.Remedy != "" {
-			fmt.Fprintf(c.stderr, "host-ctl: hint: %s\n", visible(ge.Remedy))
+		if remedy := guest.Remedy(err); remedy != "" {
+			fmt.Fprintf(c.stderr, "host-ctl: hint: %s\n", visible(remedy))
 		}
 	}
 	return failureCode(err, ge)

@@ -39,6 +39,7 @@ const (
 	ReasonTooMany      = "too-many-entries"
 	ReasonTooManyBytes = "too-many-bytes"
 	ReasonTooDeep      = "too-deep"
+	ReasonBadArchive   = "bad-archive"
 	ReasonIO           = "input-output"
 	ReasonFailed       = "failed"
 )

@@ -203,10 +203,10 @@ func (r *receiver) makeSymlink(t *target, name string, e *guestv1.Entry) error {
 	if len(target) == 0 || len(target) > maxTarget || strings.ContainsRune(target, 0) {
 		return newFailure("symlink", path, codes.InvalidArgument, ReasonBadName, "it leads to a name that cannot be")
 	}
-	if !r.cfg.Trusted && !r.cfg.OutsideLinks && !staysInside(len(r.stack)-1, e.LinkTarget) {
-		f := newFailure("symlink", path, codes.PermissionDenied, ReasonLinkOutside, "it leads to %s, outside of the destination", target)
-		f.Remedy = "copy what it leads to (-L), or allow such links"
-		return f
+	if !r.cfg.Trusted && !r.cfg.OutsideLinks {
+		if f := outsideLink(len(r.stack)-1, path, e.LinkTarget); f != nil {
+			return f
+		}
 	}
 	err := t.root.Symlink(target, name)
 	if errors.Is(err, fs.ErrExist) {
@@ -328,6 +328,12 @@ func (r *receiver) complete(f *os.File, t *target, name string, e *guestv1.Entry
 		return err
 	}
 	r.pending = append(r.pending, p)
+	if r.cfg.Trusted {
+		if r.waitingAt == nil {
+			r.waitingAt = make(map[string]bool)
+		}
+		r.waitingAt[path] = true
+	}
 	r.waiting += e.Size
 	if len(r.pending) >= batchFiles || r.waiting >= batchWritten {
 		return r.flush(false)
@@ -356,6 +362,7 @@ func (r *receiver) flush(last bool) error {
 	}
 	batch := r.pending
 	r.pending, r.waiting = nil, 0
+	clear(r.waitingAt)
 	err := r.syncFileSystem()
 	for _, p := range batch {
 		if err != nil {

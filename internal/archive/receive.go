@@ -106,7 +106,9 @@ type receiver struct {
 	discard uint64    // the entry whose pieces are thrown away, or 0
 	pending []*placed // whole files that are not renamed yet
 	waiting uint64    // bytes in them
-	single  bool      // one file, and no tree
+	// Their paths, if the sender may send a name twice.
+	waitingAt map[string]bool
+	single    bool // one file, and no tree
 
 	number     uint64            // of the last entry
 	position   *guestv1.Position // of that, and of the one before

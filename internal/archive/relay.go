@@ -366,6 +366,6 @@ func outsideLink(depth int, path string, target []byte) *Failure {
 		return nil
 	}
 	f := newFailure("symlink", path, codes.PermissionDenied, ReasonLinkOutside, "it leads to %s, outside of the destination", target)
-	f.Remedy = "copy what it leads to (-L), or allow such links"
+	f.Remedy = "copy what it leads to (-L), or allow such links (--outside-links)"
 	return f
 }

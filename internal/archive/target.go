@@ -156,6 +156,11 @@ func (r *receiver) enter(e *guestv1.Entry) (*target, string, error) {
 			return nil, "", protocolFailure("%q comes after %q in a directory", name, t.last)
 		}
 		t.last = name
+	} else if r.waitingAt[joinPath(t.path, name)] {
+		// An archive may have a name twice: the later one counts.
+		if err := r.flush(false); err != nil {
+			return nil, "", err
+		}
 	}
 	return t, name, nil
 }

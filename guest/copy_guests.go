@@ -1,0 +1,86 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"path"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/vsockrpc/vsockrpc/internal/archive"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// CopyToGuest copies files of this guest to another one, or to another place in
+// the same. Destination, sources, options and result are as in CopyTo, and so is
+// what happens when a connection is lost, of either guest. What is copied passes
+// through this process and is not kept here.
+//
+// The guest that sends is not trusted with what is beyond the destination: as in
+// CopyFrom nothing else is made but directories, files, hard links and symbolic
+// links, which must lead to something beneath the destination unless
+// CopyOptions.OutsideLinks is set, and MaxEntries and MaxBytes bound it. With
+// Archive, owners are kept where the user of to is root, by name where the other
+// guest has it; of extended attributes those of the namespace "user".
+func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, destination string, opts *CopyOptions) (*CopyResult, error) {
+	if opts == nil {
+		opts = &CopyOptions{}
+	}
+	c := &copying{files: f, to: to, opts: opts}
+	words := append([]string{f.g.target, f.User, f.Group, to.g.target, to.User, to.Group, destination}, opts.words()...)
+	down := &guestv1.DownloadOpen{Subject: f.subject(), Options: opts.message()}
+	up := &guestv1.UploadOpen{Subject: to.subject(), Destination: []byte(destination), Options: opts.message()}
+	var names []string
+	for _, s := range sources {
+		source, name, err := splitSource(s, path.Base, func(p string) (string, error) { return p, nil })
+		if err != nil {
+			return &CopyResult{}, err
+		}
+		if f.g.target == to.g.target && isBelow(destination, source.Path) {
+			return &CopyResult{}, f.g.newError("copy", codes.InvalidArgument, ReasonIntoItself, "cannot copy "+s+" into itself, "+destination)
+		}
+		down.Sources = append(down.Sources, &guestv1.Source{Path: []byte(source.Path), Contents: source.Contents})
+		up.Names = append(up.Names, []byte(name))
+		names = append(names, name)
+		words = append(words, s)
+	}
+	if len(names) == 0 {
+		return &CopyResult{}, errors.New("copy: no sources")
+	}
+	// In one guest the two halves have to be told apart.
+	downID, upID := transferID(append(words, "down")...), transferID(append(words, "up")...)
+	down.TransferId, up.TransferId = downID[:], upID[:]
+	method := guestv1.FileService_Download_FullMethodName
+	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		sender, err := f.g.conn.NewStream(ctx, &copyDesc, method)
+		if err != nil {
+			return nil, &archive.RelayError{Sender: true, Err: err}
+		}
+		receiver, err := to.g.conn.NewStream(ctx, &copyDesc, guestv1.FileService_Upload_FullMethodName)
+		if err != nil {
+			return nil, &archive.RelayError{Err: err}
+		}
+		down.Resume, down.After, up.Resume = resume, after, resume
+		// What a failed SendMsg means, Relay says.
+		_ = receiver.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: up}})
+		_ = sender.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: down}})
+		return archive.Relay(sender, receiver, cancel, &archive.RelayConfig{
+			Names: names, OutsideLinks: opts.OutsideLinks, Xattr: userXattr,
+			MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes, OnDone: c.done,
+		})
+	})
+}
+
+// userXattr reports whether an extended attribute is one that a guest may have
+// set elsewhere.
+func userXattr(name string) bool { return strings.HasPrefix(name, "user.") }
+
+// isBelow reports whether a path is another one or below it, as far as their
+// names tell.
+func isBelow(name, dir string) bool {
+	name, dir = path.Clean(name), path.Clean(dir)
+	return strings.HasPrefix(name+"/", strings.TrimRight(dir, "/")+"/")
+}

@@ -1,0 +1,607 @@
+package archive
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+)
+
+// TarConfig is what a TarWriter writes.
+type TarConfig struct {
+	// Names are what the sources are called; empty for one whose contents are at
+	// the top of the archive.
+	Names []string
+	// Xattrs writes extended attributes, KeepSetuid set-user-id and set-group-id
+	// bits.
+	Xattrs, KeepSetuid bool
+
+	MaxEntries uint64 // 0: DefaultMaxEntries
+	MaxBytes   uint64 // 0: DefaultMaxBytes
+
+	// OnDone is as in ReceiveConfig.
+	OnDone func(Done)
+}
+
+// TarWriter receives a transfer as a tar archive, over as many calls as it takes.
+// It is used by one goroutine at a time.
+//
+// The sender is not trusted: there is no name in the archive that is absolute or
+// has "..", each but the first is in a directory that is in the archive before it,
+// and none is there twice, unless its file changed between two calls. Symbolic
+// links are written as they are: they are whoever unpacks the archive's to judge.
+type TarWriter struct {
+	cfg   *TarConfig
+	out   *bufio.Writer
+	tar   *tar.Writer
+	began bool // an entry was written
+
+	dirs   []string // down to where the last entry is
+	last   []string // in each of them, and at the top, the last name
+	from   uint32   // the source of the last entry
+	top    bool     // that source's own directory was written, if it has no name
+	file   *tarFile // under way, or nil
+	files  uint64
+	failed uint64
+}
+
+// tarFile is a file whose contents come in pieces.
+type tarFile struct {
+	position *guestv1.Position
+	name     string
+	size     uint64
+	offset   uint64
+	hash     *Rolling
+	unsized  *bytes.Buffer // what has no size before its end
+	entry    *guestv1.Entry
+}
+
+// maxUnsized bounds a file whose size is not known before its end.
+const maxUnsized = 64 << 20
+
+// NewTarWriter returns a TarWriter that writes to w.
+func NewTarWriter(w io.Writer, cfg *TarConfig) *TarWriter {
+	out := bufio.NewWriterSize(w, PieceBytes)
+	return &TarWriter{cfg: cfg, out: out, tar: tar.NewWriter(out)}
+}
+
+// Began reports whether anything of the archive was written.
+func (t *TarWriter) Began() bool { return t.began }
+
+// Close writes the end of the archive.
+func (t *TarWriter) Close() error {
+	err := t.tar.Close()
+	if err == nil {
+		err = t.out.Flush()
+	}
+	return writeArchive(err)
+}
+
+func writeArchive(err error) error {
+	if err == nil {
+		return nil
+	}
+	return failed("write", "the archive", err)
+}
+
+// tarCall is one call of a TarWriter. Of the receiver it is what has to do with
+// messages and limits.
+type tarCall struct {
+	*TarWriter
+	in      receiver
+	resumed bool
+}
+
+// Receive receives what comes on st. The opening messages have been exchanged but
+// for ready. After an error that is ErrCut another call goes on, with resume set.
+func (t *TarWriter) Receive(st Stream, resume bool) (*guestv1.Finished, error) {
+	c := &tarCall{TarWriter: t, resumed: resume}
+	c.in = receiver{st: st, cfg: &ReceiveConfig{OnDone: t.cfg.OnDone}, ctx: st.Context(), finished: &guestv1.Finished{}, frame: newSenderFrame(),
+		maxEntries: t.cfg.MaxEntries, maxBytes: t.cfg.MaxBytes}
+	if c.in.maxEntries == 0 {
+		c.in.maxEntries = DefaultMaxEntries
+	}
+	if c.in.maxBytes == 0 {
+		c.in.maxBytes = DefaultMaxBytes
+	}
+	defer c.in.frame.Free()
+	err := c.run()
+	if errors.Is(err, ErrCut) && c.in.position != nil {
+		c.in.done(Done{Position: c.in.position})
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.in.finished.Files, c.in.finished.Failed = t.files, t.failed
+	if err := c.in.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Finished{Finished: c.in.finished}}); err != nil {
+		return nil, err
+	}
+	return c.in.finished, nil
+}
+
+func (c *tarCall) run() error {
+	seen := make(map[string]bool)
+	for _, name := range c.cfg.Names {
+		if name == "" {
+			continue
+		}
+		if err := checkName(name); err != nil {
+			return err
+		}
+		if seen[name] {
+			return newFailure("receive", name, codes.InvalidArgument, ReasonCollision, "two sources have this name")
+		}
+		seen[name] = true
+	}
+	if err := c.in.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Ready{Ready: &guestv1.Ready{Window: Window}}}); err != nil {
+		return err
+	}
+	for {
+		c.in.frame.Control = nil
+		if err := c.in.st.RecvMsg(c.in.frame); err != nil {
+			return cut(err)
+		}
+		end, err := c.take()
+		if err != nil || end {
+			return err
+		}
+		if err := c.in.acknowledge(false); err != nil {
+			return err
+		}
+	}
+}
+
+// take takes in one message.
+func (c *tarCall) take() (end bool, err error) {
+	if c.in.frame.IsData() {
+		return false, c.piece()
+	}
+	m := c.in.frame.Control.(*guestv1.UploadRequest)
+	if c.in.current != nil {
+		switch m.Message.(type) {
+		case *guestv1.UploadRequest_End, *guestv1.UploadRequest_Failure:
+		default:
+			return false, protocolFailure("a file without an end")
+		}
+	}
+	switch m := m.Message.(type) {
+	case *guestv1.UploadRequest_Entries:
+		if len(m.Entries.GetEntries()) == 0 {
+			return false, c.in.count(1)
+		}
+		for _, e := range m.Entries.GetEntries() {
+			if err := c.entry(e); err != nil {
+				return false, err
+			}
+		}
+		return false, nil
+	case *guestv1.UploadRequest_File:
+		return false, c.begin(m.File)
+	case *guestv1.UploadRequest_End:
+		return false, c.end(m.End)
+	case *guestv1.UploadRequest_Offer:
+		return false, c.offer(m.Offer)
+	case *guestv1.UploadRequest_Failure:
+		return false, c.remoteFailure(m.Failure)
+	case *guestv1.UploadRequest_Finish:
+		// A file that was under way when the connection was lost is gone.
+		return true, c.abandon()
+	case *guestv1.UploadRequest_Open:
+		return false, protocolFailure("a second opening message")
+	}
+	return false, c.in.count(1)
+}
+
+// enter returns the name that an entry has in the archive, and whether it is a
+// directory that is there already.
+func (c *tarCall) enter(e *guestv1.Entry) (name string, again bool, err error) {
+	names := c.cfg.Names
+	if int(e.GetSource()) >= len(names) || e.GetSource() < c.from {
+		return "", false, protocolFailure("an entry of source %d", e.GetSource())
+	}
+	path, err := splitPath(e.GetPath())
+	if err != nil {
+		return "", false, err
+	}
+	isDir := e.GetMode()&modeType == modeDir && e.GetHardLink() == nil
+	prefix := "./"
+	if first := names[e.GetSource()]; first != "" {
+		prefix, path = "", append([]string{first}, path...)
+	}
+	if e.GetSource() != c.from {
+		c.from, c.dirs, c.last, c.top = e.GetSource(), nil, nil, false
+	}
+	if len(path) == 0 {
+		again, c.top = c.top, true
+		if !isDir || again && !c.resumed {
+			return "", false, protocolFailure("the top is no directory, or is there twice")
+		}
+		return prefix, again, nil
+	}
+	parents, base := path[:len(path)-1], path[len(path)-1]
+	if len(parents) > len(c.dirs) || !slices.Equal(parents, c.dirs[:len(parents)]) {
+		return "", false, protocolFailure("%q comes before its directory", e.GetPath())
+	}
+	name = prefix + strings.Join(path, "/")
+	if isDir {
+		name += "/"
+	}
+	if c.resumed && isDir && len(c.dirs) > len(parents) && c.dirs[len(parents)] == base {
+		return name, true, nil
+	}
+	c.dirs = c.dirs[:len(parents)]
+	if len(c.last) > len(parents) {
+		// A file that changed since it was cut off is sent from its beginning.
+		redone := c.file != nil && c.file.name == name
+		if last := c.last[len(parents)]; base < last || base == last && !redone {
+			return "", false, protocolFailure("%q comes after %q in a directory", base, last)
+		}
+	}
+	c.last = append(c.last[:len(parents)], base)
+	if isDir {
+		c.dirs = append(c.dirs, base)
+	}
+	return name, false, nil
+}
+
+// header makes an entry's header.
+func (c *tarCall) header(e *guestv1.Entry, name string) *tar.Header {
+	mode := e.GetMode() &^ modeType & 0o7777
+	if !c.cfg.KeepSetuid {
+		mode &^= modeSetuid | modeSetgid
+	}
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(mode), Uid: int(e.GetUid()), Gid: int(e.GetGid()),
+		ModTime: time.Unix(0, e.GetModifiedUnixNanos()), Format: tar.FormatPAX}
+	// Names that are none would be an error.
+	if bytes.IndexByte(e.GetUser(), 0) < 0 {
+		h.Uname = string(e.GetUser())
+	}
+	if bytes.IndexByte(e.GetGroup(), 0) < 0 {
+		h.Gname = string(e.GetGroup())
+	}
+	if c.cfg.Xattrs {
+		for _, x := range e.GetXattrs() {
+			if key := string(x.GetName()); strings.HasPrefix(key, "user.") && !strings.ContainsAny(key, "=\x00") {
+				if h.PAXRecords == nil {
+					h.PAXRecords = make(map[string]string)
+				}
+				h.PAXRecords[tarXattr+key] = string(x.GetValue())
+			}
+		}
+	}
+	return h
+}
+
+// tarXattr is what the names of extended attributes begin with in an archive
+// (as star, GNU tar and bsdtar write them).
+const tarXattr = "SCHILY.xattr."
+
+// write writes an entry that is complete.
+func (c *tarCall) write(h *tar.Header, contents []byte) error {
+	c.began = true
+	h.Size = int64(len(contents))
+	err := c.tar.WriteHeader(h)
+	if err == nil && len(contents) > 0 {
+		_, err = c.tar.Write(contents)
+	}
+	return writeArchive(err)
+}
+
+// refused tells both sides of an entry that is not in the archive. It returns
+// err if that ends the transfer.
+func (c *tarCall) refused(e *guestv1.Entry, err error) error {
+	f, ok := errors.AsType[*Failure](err)
+	if !ok || f.Reason == ReasonProtocol {
+		return err
+	}
+	c.failed++
+	c.in.done(Done{Failure: f})
+	return c.in.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Failure{Failure: f.message(e.GetNumber())}})
+}
+
+// entry writes what needs nothing more than its entry.
+func (c *tarCall) entry(e *guestv1.Entry) error {
+	if err := c.in.next(e.GetNumber()); err != nil {
+		return err
+	}
+	c.in.bytes += uint64(len(e.GetContents()))
+	if err := c.in.consume(uint64(len(e.GetContents()))); err != nil {
+		return err
+	}
+	name, again, err := c.enter(e)
+	if err != nil {
+		return c.refused(e, err)
+	}
+	if again {
+		return nil
+	}
+	if err := c.abandonFor(e); err != nil {
+		return err
+	}
+	c.in.at(e)
+	h := c.header(e, name)
+	var contents []byte
+	switch mode := e.GetMode() & modeType; {
+	case e.GetHardLink() != nil:
+		h.Typeflag = tar.TypeLink
+		if h.Linkname, err = c.linkName(e.GetHardLink()); err != nil {
+			return c.refused(e, err)
+		}
+	case mode == modeDir:
+		h.Typeflag = tar.TypeDir
+	case mode == modeLink:
+		h.Typeflag, h.Linkname = tar.TypeSymlink, string(e.GetLinkTarget())
+		if len(h.Linkname) == 0 || len(h.Linkname) > maxTarget || strings.ContainsRune(h.Linkname, 0) {
+			return c.refused(e, newFailure("symlink", name, codes.InvalidArgument, ReasonBadName, "it leads to a name that cannot be"))
+		}
+	case mode == modeRegular:
+		contents = e.GetContents()
+		if sum := sha256.Sum256(contents); !bytes.Equal(sum[:], e.GetSha256()) || uint64(len(contents)) != e.GetSize() {
+			return c.refused(e, hashMismatch(name))
+		}
+	default:
+		return c.refused(e, newFailure("create", name, codes.PermissionDenied, ReasonSpecial, "a %s is not copied", kindOf(e.GetMode())))
+	}
+	if err := c.write(h, contents); err != nil {
+		return err
+	}
+	c.files++
+	c.in.done(Done{Bytes: uint64(len(contents)), Size: uint64(len(contents)), Files: 1, Path: string(e.GetPath())})
+	return nil
+}
+
+// linkName returns the name in the archive of an entry that came before.
+func (c *tarCall) linkName(p *guestv1.Position) (string, error) {
+	names := c.cfg.Names
+	if int(p.GetSource()) >= len(names) {
+		return "", protocolFailure("a hard link to source %d", p.GetSource())
+	}
+	path, err := splitPath(p.GetPath())
+	if err != nil {
+		return "", err
+	}
+	prefix := "./"
+	if first := names[p.GetSource()]; first != "" {
+		prefix, path = "", append([]string{first}, path...)
+	}
+	if len(path) == 0 {
+		return "", protocolFailure("a hard link to the top")
+	}
+	return prefix + strings.Join(path, "/"), nil
+}
+
+// begin begins a file whose contents come in pieces, or goes on with one.
+func (c *tarCall) begin(m *guestv1.FileStart) error {
+	e := m.GetEntry()
+	if err := c.in.next(e.GetNumber()); err != nil {
+		return err
+	}
+	has := c.in.offered[e.GetNumber()]
+	switch {
+	case e.GetMode()&modeType != modeRegular || e.GetHardLink() != nil || len(e.GetContents()) > 0:
+		return protocolFailure("contents of what is no file")
+	case e.GetSize() > 1<<62:
+		return protocolFailure("a file of %d bytes", e.GetSize())
+	case m.GetOffset() != 0 && m.GetOffset() != has:
+		return protocolFailure("a file begins at byte %d", m.GetOffset())
+	}
+	if m.GetOffset() > 0 {
+		// has is of the file under way alone.
+		if e.GetSize() != c.file.size {
+			// It grew meanwhile, and its header has the size of before.
+			c.in.discard = e.GetNumber()
+			return c.abandon()
+		}
+		c.in.current = &file{entry: e}
+		c.in.done(Done{Files: 1, Path: string(e.GetPath()), Size: e.GetSize() - m.GetOffset()})
+		return nil
+	}
+	name, _, err := c.enter(e)
+	if err != nil {
+		c.in.discard = e.GetNumber()
+		return c.refused(e, err)
+	}
+	if err := c.abandonFor(e); err != nil {
+		return err
+	}
+	t := &tarFile{position: &guestv1.Position{Source: e.GetSource(), Path: e.GetPath()}, name: name, size: e.GetSize(), hash: newRolling(), entry: e}
+	if e.GetSizeUnknown() {
+		t.unsized = new(bytes.Buffer)
+	} else {
+		c.began = true
+		h := c.header(e, name)
+		h.Size = int64(e.GetSize())
+		if err := c.tar.WriteHeader(h); err != nil {
+			return writeArchive(err)
+		}
+	}
+	c.file, c.in.current = t, &file{entry: e}
+	c.in.done(Done{Files: 1, Path: string(e.GetPath()), Size: e.GetSize()})
+	return nil
+}
+
+// piece takes in a piece of the file under way.
+func (c *tarCall) piece() error {
+	data := c.in.frame.Data
+	offset, hole := c.in.frame.Varints[pieceOffset], c.in.frame.Varints[pieceHole]
+	n := uint64(len(data))
+	c.in.bytes += n
+	if err := c.in.consume(n + min(hole, maxHole)); err != nil {
+		return err
+	}
+	if c.in.current == nil {
+		if c.in.discard != 0 {
+			return c.in.count(btoi(n == 0))
+		}
+		return protocolFailure("a piece of no file")
+	}
+	t := c.file
+	switch {
+	case n > 4*PieceBytes || hole > maxHole || n > 0 && hole > 0 || n == 0 && hole == 0:
+		return protocolFailure("a piece of %d bytes and a hole of %d", n, hole)
+	case offset != t.offset:
+		return protocolFailure("a piece at byte %d, want %d", offset, t.offset)
+	case t.unsized != nil && offset+n+hole > maxUnsized:
+		e := t.entry
+		c.in.current, c.file, c.in.discard = nil, nil, e.GetNumber()
+		return c.refused(e, newFailure("read", t.name, codes.ResourceExhausted, ReasonTooManyBytes, "a file whose size is not known before its end, and that has more than %d bytes", maxUnsized))
+	case t.unsized == nil && (n+hole > t.size || offset > t.size-n-hole):
+		return protocolFailure("%q has more than its %d bytes", t.position.GetPath(), t.size)
+	}
+	if hole > 0 {
+		t.hash.hole(hole)
+	} else {
+		t.hash.write(data)
+	}
+	var err error
+	switch {
+	case t.unsized != nil:
+		t.unsized.Write(data)
+		t.unsized.Write(make([]byte, hole))
+	case hole > 0:
+		err = c.zeros(hole)
+	default:
+		_, err = c.tar.Write(data)
+	}
+	t.offset += n + hole
+	c.in.done(Done{Bytes: n + hole})
+	return writeArchive(err)
+}
+
+// zeros writes n zero bytes to the file under way.
+func (c *tarCall) zeros(n uint64) error {
+	for n > 0 {
+		k, err := c.tar.Write(zeros[:min(n, uint64(len(zeros)))])
+		if err != nil {
+			return err
+		}
+		n -= uint64(k)
+	}
+	return nil
+}
+
+// end ends the file under way.
+func (c *tarCall) end(m *guestv1.FileEnd) error {
+	if c.in.current == nil {
+		if c.in.discard == 0 {
+			return protocolFailure("the end of no file")
+		}
+		c.in.discard = 0
+		return nil
+	}
+	t, e := c.file, c.in.current.entry
+	if m.GetSize() != t.offset || t.unsized == nil && t.offset != t.size {
+		return protocolFailure("%q ends at byte %d of %d", e.GetPath(), m.GetSize(), t.size)
+	}
+	c.file, c.in.current = nil, nil
+	c.in.at(e)
+	if !bytes.Equal(t.hash.sum(), m.GetSha256()) {
+		return c.refused(e, hashMismatch(t.name))
+	}
+	if t.unsized != nil {
+		if err := c.write(c.header(t.entry, t.name), t.unsized.Bytes()); err != nil {
+			return err
+		}
+	}
+	c.files++
+	if m.GetChanged() {
+		c.in.done(Done{Failure: newFailure("read", string(e.GetPath()), codes.Aborted, ReasonChanged, "it changed while it was read"), Remote: true})
+	}
+	return nil
+}
+
+// remoteFailure notes that the sender could not read a file. Of what was written
+// of it nothing can be taken back: the rest is zeros, as with tar(1).
+func (c *tarCall) remoteFailure(m *guestv1.FileFailure) error {
+	switch {
+	case c.in.current != nil && m.GetEntry() == c.in.current.entry.GetNumber():
+		c.in.at(c.in.current.entry)
+		c.in.current = nil
+		t := c.file
+		c.file = nil
+		if err := c.pad(t); err != nil {
+			return err
+		}
+	case c.in.current != nil:
+		return protocolFailure("a failure of another file than the one under way")
+	case c.in.discard != 0 && m.GetEntry() == c.in.discard:
+		c.in.discard = 0
+		return nil
+	default:
+		if err := c.in.next(m.GetEntry()); err != nil {
+			return err
+		}
+	}
+	c.failed++
+	c.in.done(Done{Failure: FailureOf(m), Remote: true})
+	return nil
+}
+
+// pad gives a file that ends early the size that its header says.
+func (c *tarCall) pad(t *tarFile) error {
+	if t == nil || t.unsized != nil {
+		return nil
+	}
+	return writeArchive(c.zeros(t.size - t.offset))
+}
+
+// abandonFor ends a file that was under way when the connection was lost, if
+// another entry comes now, or the same from its beginning: then the archive has
+// it again, and the later one counts.
+func (c *tarCall) abandonFor(e *guestv1.Entry) error {
+	t := c.file
+	if t != nil && t.position.GetSource() == e.GetSource() && bytes.Equal(t.position.GetPath(), e.GetPath()) {
+		c.file = nil
+		return c.pad(t)
+	}
+	return c.abandon()
+}
+
+// abandon ends a file that was under way and is not sent any more.
+func (c *tarCall) abandon() error {
+	t := c.file
+	if t == nil {
+		return nil
+	}
+	c.file = nil
+	c.failed++
+	c.in.done(Done{Failure: newFailure("read", t.name, codes.Aborted, ReasonChanged, "it changed while the connection was lost: the archive has zeros from byte %d on", t.offset), Remote: true})
+	return c.pad(t)
+}
+
+// offer answers that everything is wanted, and how much is here of the file that
+// was under way.
+func (c *tarCall) offer(m *guestv1.Offer) error {
+	if len(m.GetEntries()) == 0 {
+		return c.in.count(1)
+	}
+	c.in.offered = make(map[uint64]uint64)
+	d := &guestv1.Decision{}
+	last := c.in.number
+	for _, e := range m.GetEntries() {
+		if e.GetNumber() <= last {
+			return protocolFailure("entry %d is offered after %d", e.GetNumber(), last)
+		}
+		last = e.GetNumber()
+		if err := c.in.count(1); err != nil {
+			return err
+		}
+		w := &guestv1.Wanted{Number: e.GetNumber()}
+		if t := c.file; t != nil && t.unsized == nil && t.offset > 0 && e.GetMode()&modeType == modeRegular && e.GetHardLink() == nil && e.GetSize() == t.size &&
+			e.GetSource() == t.position.GetSource() && bytes.Equal(e.GetPath(), t.position.GetPath()) {
+			w.Offset, w.Sha256 = t.offset, t.hash.sum()
+			c.in.offered[e.GetNumber()] = t.offset
+		}
+		d.Wanted = append(d.Wanted, w)
+	}
+	return c.in.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Decision{Decision: d}})
+}
