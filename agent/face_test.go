@@ -41,6 +41,9 @@ func describedMethods() []string {
 // with all the rights that there are: on the user face no method of the control
 // face answers, and the other way round.
 func TestFaces(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some thousand calls")
+	}
 	desc := &grpc.ServiceDesc{ServiceName: "other.v1.Service", HandlerType: (*any)(nil),
 		Streams: []grpc.StreamDesc{{StreamName: "Call", ServerStreams: true, Handler: func(any, grpc.ServerStream) error { return nil }}}}
 	a, _ := serve(t, &Config{Key: agentKey, Hosts: gridHosts(t), Access: access.Rules{Mode: access.ModeHost}}, func(a *Agent) { a.RegisterService(desc, struct{}{}) })

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
+	"github.com/vsockrpc/vsockrpc/internal/carriers"
 	"github.com/vsockrpc/vsockrpc/internal/keys"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
@@ -46,6 +48,8 @@ var (
 	infoKey    = seedKey(4)
 	wrongKey   = seedKey(5)
 	revokedKey = seedKey(6)
+	// otherGuestKey is that of another guest's agent, which hosts know.
+	otherGuestKey = seedKey(9)
 )
 
 func discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -131,9 +135,10 @@ func probe(ctx context.Context, cc grpc.ClientConnInterface, method string, pati
 	return codes.OK
 }
 
-// TestGrid: {no key, wrong key, revoked, the keys of each profile} x every
-// method x {a peer known by its CID, the VMM's socket, a Unix socket} x both
-// wires. No peer is trusted by its connection.
+// TestGrid: {no key, wrong key, another guest's key, revoked, the keys of each
+// profile} x every method x {a peer known by its CID, the VMM's socket, a Unix
+// socket} x both wires; in the lab (VSOCKRPC_LAB) over native vsock. No peer is
+// trusted by its connection.
 func TestGrid(t *testing.T) {
 	callers := []struct {
 		name    string
@@ -144,6 +149,8 @@ func TestGrid(t *testing.T) {
 		{"no key", nil, access.ProfileNone, false},
 		{"TLS without a key", clientTLS(t, nil), access.ProfileNone, false},
 		{"wrong key", clientTLS(t, wrongKey), access.ProfileNone, false},
+		{"another guest's key", clientTLS(t, otherGuestKey), access.ProfileNone, false},
+		{"the agent's own key", clientTLS(t, agentKey), access.ProfileNone, false},
 		{"revoked key", clientTLS(t, revokedKey), access.ProfileNone, false},
 		{"info", clientTLS(t, infoKey), access.ProfileInfo, true},
 		{"ops", clientTLS(t, opsKey), access.ProfileOps, true},
@@ -165,7 +172,7 @@ func TestGrid(t *testing.T) {
 		t.Fatal(err)
 	}
 	// RequireKeys, since the test's own user would be trusted on a Unix socket.
-	a, l := serve(t, &Config{Key: agentKey, Hosts: gridHosts(t), RequireKeys: true, Access: access.Rules{UID: ownUID}}, nil)
+	a, l := serve(t, &Config{Key: agentKey, Hosts: gridHosts(t), RequireKeys: true, Access: access.Rules{UID: ownUID, AllowCIDs: []uint32{transport.CIDLocal}}}, nil)
 	for _, more := range []net.Listener{mux, unix} {
 		go a.Serve(more)
 	}
@@ -173,6 +180,9 @@ func TestGrid(t *testing.T) {
 		"vsock":     func(ctx context.Context) (net.Conn, error) { return l.dial(ctx, vsockPeer(2, hybridPort)) },
 		"vsock-mux": func(ctx context.Context) (net.Conn, error) { return transport.Dial(ctx, muxAddr, nil) },
 		"unix":      func(ctx context.Context) (net.Conn, error) { return transport.Dial(ctx, unixAddr, nil) },
+	}
+	if os.Getenv(carriers.LabEnv) != "" { // the others are quicker outside
+		dials = map[string]func(context.Context) (net.Conn, error){"native vsock": nativeVsock(t, a)}
 	}
 	for carrier, dial := range dials {
 		for _, who := range callers {
@@ -192,7 +202,7 @@ func TestGrid(t *testing.T) {
 						if want == codes.OK {
 							// Some stream until they are cancelled. What would
 							// change something is not tried.
-							if patience = 20 * time.Millisecond; carrier != "unix" || access.ClassOf(method) == access.Use {
+							if patience = 20 * time.Millisecond; carrier != "unix" && carrier != "native vsock" || access.ClassOf(method) == access.Use {
 								continue
 							}
 						}
@@ -206,9 +216,18 @@ func TestGrid(t *testing.T) {
 	}
 }
 
+// nativeVsock has a serve on native vsock, and returns how to reach it.
+func nativeVsock(t *testing.T, a *Agent) carriers.Dial {
+	t.Helper()
+	all := carriers.All(t)
+	l, dial := all[slices.IndexFunc(all, func(c carriers.Carrier) bool { return c.Name == "vsock" })].Listen(t)
+	go a.Serve(l)
+	return dial
+}
+
 // TestOtherGuest: a client that means another guest sends it nothing.
 func TestOtherGuest(t *testing.T) {
-	_, l := serve(t, &Config{Key: seedKey(9), Hosts: gridHosts(t)}, nil)
+	_, l := serve(t, &Config{Key: otherGuestKey, Hosts: gridHosts(t)}, nil)
 	dial := func(ctx context.Context) (net.Conn, error) { return l.dial(ctx, vsockPeer(2, 900)) }
 	for wire, cc := range secureClients(t, dial, clientTLS(t, fullKey)) {
 		_, err := guestv1.NewAgentServiceClient(cc).Info(t.Context(), &guestv1.InfoRequest{})
