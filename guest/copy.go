@@ -302,6 +302,26 @@ const reasonCut = "transfer-cut"
 // description serves both.
 var copyDesc = grpc.StreamDesc{StreamName: "Copy", ServerStreams: true, ClientStreams: true}
 
+// copyStream is an upload or a download that the one who sends can end, when it
+// waits for a receiver that has broken the protocol.
+type copyStream struct {
+	grpc.ClientStream
+	cancel context.CancelFunc
+}
+
+// Abort implements archive.Aborter.
+func (s copyStream) Abort() { s.cancel() }
+
+// newCopyStream makes a call, which lasts until ctx ends at most.
+func (g *Guest) newCopyStream(ctx context.Context, method string) (copyStream, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	st, err := g.conn.NewStream(ctx, &copyDesc, method)
+	if err != nil {
+		cancel()
+	}
+	return copyStream{st, cancel}, err
+}
+
 // CopyTo copies files of this machine to the guest. A destination that is a
 // directory, or ends in a slash, gets the sources in it, otherwise it is the name
 // for a single one. A source that ends in "/." is what is in the directory.
@@ -334,7 +354,7 @@ func (f *Files) CopyTo(ctx context.Context, sources []string, destination string
 	open.TransferId = id[:]
 	method := guestv1.FileService_Upload_FullMethodName
 	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
-		st, err := f.g.conn.NewStream(ctx, &copyDesc, method)
+		st, err := f.g.newCopyStream(ctx, method)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"path"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -166,6 +167,10 @@ func (f *Files) List(ctx context.Context, name string, opts *ListOptions) iter.S
 				return
 			}
 			for _, file := range m.Files {
+				if !validListed(string(file.GetPath()), opts.Depth) {
+					fail(protocolError("a list with the name %q", file.GetPath()))
+					return
+				}
 				last := path.Base(string(file.GetPath()))
 				if len(file.GetPath()) == 0 {
 					last = path.Base(name)
@@ -181,6 +186,23 @@ func (f *Files) List(ctx context.Context, name string, opts *ListOptions) iter.S
 			}
 		}
 	}
+}
+
+// validListed reports whether a list may hold a path: a plain one below the
+// directory, at most so many directories down, or an empty one.
+func validListed(p string, depth int) bool {
+	if p == "" {
+		return true
+	}
+	if len(p) > 1<<16 || strings.IndexByte(p, 0) >= 0 || strings.Count(p, "/") > depth {
+		return false
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if name == "" || name == "." || name == ".." {
+			return false
+		}
+	}
+	return true
 }
 
 // failure makes an error of what the guest says of one file.

@@ -195,7 +195,7 @@ func (f *RemoteFile) readAt(p []byte, off int64, partial bool) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	asked, waiting, n, eof := 0, 0, 0, false
+	asked, answered, waiting, n, eof := 0, 0, 0, 0, false
 	for n < len(p) && !eof || waiting > 0 {
 		for asked < len(p) && waiting < openAtATime && !eof {
 			size := min(len(p)-asked, openPiece)
@@ -209,14 +209,15 @@ func (f *RemoteFile) readAt(p []byte, off int64, partial bool) (int, error) {
 		if err != nil && m == nil {
 			return n, err
 		}
-		waiting--
+		at := uint64(off) + uint64(answered)
+		waiting, answered = waiting-1, answered+openPiece
 		if err != nil {
 			if waiting == 0 {
 				return n, err
 			}
 			continue
 		}
-		if m != nil || len(f.in.Data) > min(len(p)-n, openPiece) && !eof {
+		if m != nil || f.in.Varints[pieceOffset] != at || len(f.in.Data) > min(len(p)-n, openPiece) && !eof {
 			f.in.Free()
 			return n, f.g.wrap("read", "", protocolError("a read has another answer"))
 		}

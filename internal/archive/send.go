@@ -67,7 +67,11 @@ func run(st Stream, cfg *SendConfig, produce func(*sender) error) (*guestv1.Fini
 	go func() {
 		defer close(received)
 		defer cancel()
-		s.stop(s.receive())
+		err := s.receive()
+		s.stop(err)
+		if a, ok := st.(Aborter); ok && err != nil && !errors.Is(err, ErrCut) {
+			a.Abort()
+		}
 	}()
 	unwatch := context.AfterFunc(ctx, func() {
 		s.mu.Lock()
@@ -118,6 +122,8 @@ type sender struct {
 	sentEntry uint64
 	underway  []*guestv1.Entry // sent and not acknowledged, by number
 	ackEntry  uint64
+	refused   uint64 // entries that the receiver could not make
+	idle      int    // messages in succession that said nothing new
 	finishing bool
 	finished  *guestv1.Finished
 	err       error
@@ -152,7 +158,17 @@ func (s *sender) receive() error {
 	}
 }
 
+// maxIdle bounds the messages in succession that say nothing new.
+const maxIdle = 1000
+
 func (s *sender) take(m *guestv1.UploadResponse) (end bool, err error) {
+	s.mu.Lock()
+	s.idle++ // until it turns out to be of use
+	tooMany := s.idle > maxIdle
+	s.mu.Unlock()
+	if tooMany {
+		return false, protocolFailure("%d messages that say nothing", maxIdle)
+	}
 	switch m := m.Message.(type) {
 	case *guestv1.UploadResponse_Ready:
 		s.mu.Lock()
@@ -162,12 +178,23 @@ func (s *sender) take(m *guestv1.UploadResponse) (end bool, err error) {
 	case *guestv1.UploadResponse_Acknowledge:
 		return false, s.acknowledged(m.Acknowledge)
 	case *guestv1.UploadResponse_Decision:
+		s.mu.Lock()
+		s.idle = 0
+		s.mu.Unlock()
 		select {
 		case s.decisions <- m.Decision:
 		default:
 			return false, protocolFailure("a decision on nothing")
 		}
 	case *guestv1.UploadResponse_Failure:
+		s.mu.Lock()
+		s.refused++
+		s.idle = 0
+		tooMany := s.refused > s.sentEntry
+		s.mu.Unlock()
+		if tooMany {
+			return false, protocolFailure("more failures than entries")
+		}
 		s.done(Done{Failure: FailureOf(m.Failure), Remote: true})
 	case *guestv1.UploadResponse_Finished:
 		s.mu.Lock()
@@ -188,6 +215,9 @@ func (s *sender) acknowledged(a *guestv1.Acknowledge) error {
 	defer s.mu.Unlock()
 	if a.GetBytes() < s.acked || a.GetBytes() > s.sent || a.GetEntries() > s.sentEntry {
 		return protocolFailure("%d bytes and %d entries acknowledged, of %d and %d", a.GetBytes(), a.GetEntries(), s.sent, s.sentEntry)
+	}
+	if a.GetBytes() > s.acked || a.GetEntries() > s.ackEntry {
+		s.idle = 0
 	}
 	d := Done{Bytes: a.GetBytes() - s.acked}
 	s.acked = a.GetBytes()

@@ -19,6 +19,11 @@ type Stream interface {
 	Context() context.Context
 }
 
+// Aborter is a Stream that can be ended from this side: a client's. A sender ends
+// it when the other side breaks the protocol, which may also not read what is
+// sent.
+type Aborter interface{ Abort() }
+
 // Sizes of what is sent.
 const (
 	// PieceBytes is the most that a piece carries.
