@@ -212,9 +212,10 @@ func (o *output) ackDue() bool {
 	return o.consumed-o.acked >= o.window/4 || o.acked < o.urged || o.eof && o.consumed == o.received
 }
 
-// flowControl returns the acknowledgement that is due, or nil.
-func (o *output) flowControl() *guestv1.FlowControl {
-	if !o.ackDue() {
+// flowControl returns the acknowledgement that is due, or nil; the last one is
+// due for a single byte.
+func (o *output) flowControl(last bool) *guestv1.FlowControl {
+	if !o.ackDue() && (!last || o.consumed <= o.acked) {
 		return nil
 	}
 	o.acked = o.consumed

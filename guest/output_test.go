@@ -39,7 +39,7 @@ func TestOutputProperty(t *testing.T) {
 		sent, limit := uint64(0), window // the agent's view
 		var taken piece                  // by next, and not done
 		ack := func() {
-			if f := o.flowControl(); f != nil {
+			if f := o.flowControl(false); f != nil {
 				if f.ConsumedOffset > sent {
 					t.Fatalf("acknowledged %d, sent %d", f.ConsumedOffset, sent)
 				}
@@ -140,7 +140,7 @@ func TestOutputClose(t *testing.T) {
 		if err := o.accept(&guestv1.Output{Stream: stdoutStream, Offset: off, Data: make([]byte, 50)}, nil); err != nil {
 			t.Fatal(err)
 		}
-		o.flowControl()
+		o.flowControl(false)
 	}
 }
 

@@ -56,6 +56,7 @@ type session struct {
 	leave    *guestv1.Leave
 	isOpen   bool
 	agentID  string
+	asked    bool // the agent was asked, and may have started the session
 	info     *guestv1.SessionInfo
 	exit     *guestv1.Exit
 	err      error
@@ -72,6 +73,8 @@ func (g *Guest) newSession(ctx context.Context, op, method string, first *guestv
 		mu: &sio.mu, outs: sio.out, in: sio.in,
 	}
 	first.Window, first.AcknowledgesExit = defaultWindow, true
+	client := NewSessionID() // as good a random id as any
+	first.ClientId = client[:]
 	s.ctx, s.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	for _, o := range s.outs {
 		o.ack = s.poke
@@ -142,7 +145,12 @@ func (s *session) attach(limit time.Duration) (bool, error) {
 	if s.g.reconnect == 0 {
 		giveUp.Stop()
 	}
-	st, opened, err := s.open(ctx)
+	err := s.meet(ctx)
+	var st grpc.ClientStream
+	var opened *guestv1.Opened
+	if err == nil {
+		st, opened, err = s.open(ctx)
+	}
 	if !giveUp.Stop() && s.g.reconnect > 0 && s.ctx.Err() == nil {
 		return false, status.Error(codes.DeadlineExceeded, "no answer")
 	}
@@ -166,6 +174,23 @@ func (s *session) attach(limit time.Duration) (bool, error) {
 	close(quit)
 	<-sent
 	return true, err
+}
+
+// meet has the agent's present id before a session is asked for: an id of a run
+// that was over before would make a start that is cut look like one that is lost.
+func (s *session) meet(ctx context.Context) error {
+	s.mu.Lock()
+	asked := s.asked
+	s.mu.Unlock()
+	if asked {
+		return nil
+	}
+	info, err := s.g.met(ctx)
+	if err != nil {
+		return err
+	}
+	s.update(func() { s.agentID, s.asked = info.GetAgentId(), true })
+	return nil
 }
 
 // open makes a stream and exchanges the first messages.
@@ -365,7 +390,7 @@ func (s *session) message() (next any, last bool) {
 	m := &guestv1.ExecRequest{}
 	drained := true
 	for _, o := range s.outs {
-		if f := o.flowControl(); f != nil {
+		if f := o.flowControl(s.leave != nil); f != nil {
 			m.Message = &guestv1.ExecRequest_FlowControl{FlowControl: f}
 			return m, false
 		}

@@ -10,9 +10,11 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,6 +190,62 @@ func TestThroughPause(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestResumeHalfOpen breaks the connection for the host alone: the agent takes
+// the owner for attached still when it comes back, and lets it have its place.
+func TestResumeHalfOpen(t *testing.T) {
+	const size = 8 << 20
+	for _, attach := range []bool{false, true} {
+		t.Run(fmt.Sprintf("attach=%v", attach), func(t *testing.T) {
+			vmm := startVM(t)
+			addr, err := transport.ParseAddr(vmm.Addr(transport.AgentPort))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var dials atomic.Int32
+			g, err := guest.Dial(t.Context(), "vm", &guest.Config{Dialer: func(ctx context.Context) (net.Conn, error) {
+				if dials.Add(1) > 1 {
+					vmm.SetFaults(vmmtest.Faults{})
+				}
+				return transport.Dial(ctx, addr, nil)
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer g.Close()
+			cmd := g.Command(t.Context(), os.Args[0])
+			cmd.ExtraEnv = []string{fmt.Sprintf("%s=%d 0", asGenerator, size)}
+			if cmd.Detach = attach; attach {
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				cmd = g.Attach(t.Context(), cmd.ID.String(), nil)
+			}
+			pipe, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			check := newChecker(1)
+			if _, err := io.CopyN(check, pipe, 1<<20); err != nil {
+				t.Fatal(err)
+			}
+			// The host reads an end, and what it says then is lost on the way.
+			vmm.SetFaults(vmmtest.Faults{ToHost: vmmtest.Flow{Fault: vmmtest.EndFlow}, ToGuest: vmmtest.Flow{Fault: vmmtest.Drop}})
+			if _, err := io.Copy(check, pipe); err != nil {
+				t.Fatal(err)
+			}
+			if exit, ok := errors.AsType[*guest.ExitError](cmd.Wait()); !ok || exit.ExitCode() != 11 {
+				t.Errorf("Wait: %v, want exit code 11", exit)
+			}
+			if check.err != nil || check.n != size || dials.Load() < 2 {
+				t.Errorf("got %d of %d bytes over %d connections, %v", check.n, size, dials.Load(), check.err)
+			}
+		})
 	}
 }
 

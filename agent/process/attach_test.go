@@ -45,15 +45,70 @@ func TestAttachAtEachOffset(t *testing.T) {
 	if _, err := c.attach(testContext(t), &guestv1.Open{SessionId: id, StdoutOffset: size + 1, TakeOver: true}); status.Code(err) != codes.OutOfRange || reasonOf(err) != reasonOffsetAhead {
 		t.Errorf("attach beyond the end: %v", err)
 	}
-	// All is acknowledged by now, and an owner who asks for it is told so.
-	s, err := c.attach(testContext(t), &guestv1.Open{SessionId: id, TakeOver: true})
+	// All is acknowledged by now: an owner goes on there, if it does not ask for
+	// more, and an observer begins with all that is kept.
+	for _, tt := range []struct {
+		open *guestv1.Open
+		at   uint64
+	}{
+		{&guestv1.Open{FromOldest: true}, size},
+		{&guestv1.Open{}, 0},
+		{&guestv1.Open{FromOldest: true, Role: guestv1.Role_ROLE_OBSERVER}, 0},
+		{&guestv1.Open{TailBytes: new(uint64(9)), Role: guestv1.Role_ROLE_OBSERVER}, size - 9},
+	} {
+		tt.open.SessionId, tt.open.TakeOver = id, true
+		s, err := c.attach(testContext(t), tt.open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.stop()
+		if s.opened.StdoutOffset != tt.at || s.opened.StderrOffset != tt.at {
+			t.Errorf("%v: opened at %d and %d, want %d", tt.open, s.opened.StdoutOffset, s.opened.StderrOffset, tt.at)
+		}
+	}
+}
+
+// TestHistoryGivesWay shows that what is acknowledged is kept while nobody needs
+// the memory, and that no process waits for it.
+func TestHistoryGivesWay(t *testing.T) {
+	c := newCarrier(t, &Config{MaxRingsTotal: minRingsTotal})
+	ctx := testContext(t)
+	const size = 256 << 10
+	chatty := newID()
+	s, err := c.exec(ctx, &guestv1.Open{SessionId: chatty, Spec: shell("i=0; while [ $i -lt 64 ]; do printf %4000d 0; i=$((i+1)); done; sleep 1000")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.stop()
-	if s.opened.StdoutOffset != size || s.opened.StderrOffset != size {
-		t.Errorf("opened at %d and %d, want %d: the rest is acknowledged", s.opened.StdoutOffset, s.opened.StderrOffset, size)
+	for s.at[stdout] < 64*4000 {
+		if err := s.next(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.ack(); err != nil {
+			t.Fatal(err)
+		}
 	}
+	eventually(t, "all is acknowledged", func() bool { return c.describe(t, chatty).StdoutAcknowledged == 64*4000 })
+	if info := c.describe(t, chatty); info.StdoutFirst != 0 && info.StdoutFirst > 64*4000-largeChunk {
+		t.Errorf("kept from %d on of %d", info.StdoutFirst, info.StdoutEnd)
+	}
+	// Others have more than half of the memory for what nobody has read.
+	var last []byte
+	for range minRingsTotal / size * 3 / 4 {
+		last = newID()
+		spec := shell("head -c " + strconv.Itoa(size) + " /dev/zero")
+		spec.RingBytes = size
+		c.start(t, last, spec)
+	}
+	eventually(t, "the memory is in use", func() bool { return c.srv.memory.used.Load() > minRingsTotal*2/3 })
+	if exit := c.wait(t, last); exit.StdoutBytes != size {
+		t.Errorf("the last wrote %d bytes", exit.StdoutBytes)
+	}
+	// What is acknowledged now is not kept.
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the history is dropped", func() bool { return c.describe(t, chatty).StdoutFirst == 64*4000 })
 }
 
 func TestResumeAfterEveryCut(t *testing.T) {
@@ -234,6 +289,47 @@ func TestTakeOver(t *testing.T) {
 		if got := string(s.out[stdout]); got != "one two\n" {
 			t.Errorf("output %q", got)
 		}
+	}
+}
+
+// TestOwnerComesBack shows who takes an owner's place without asking for it: the
+// same client, and not one that another has taken over from.
+func TestOwnerComesBack(t *testing.T) {
+	c := newCarrier(t, nil)
+	ctx := testContext(t)
+	id, a, b := newID(), newID(), newID()
+	first, err := c.exec(ctx, &guestv1.Open{SessionId: id, Spec: helper(t, "forever"), ClientId: a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.stop()
+	attach := func(client []byte, takeOver bool) (*stream, error) {
+		return c.attach(ctx, &guestv1.Open{SessionId: id, ClientId: client, TakeOver: takeOver})
+	}
+	back, err := attach(a, false)
+	if err != nil {
+		t.Fatalf("the owner comes back: %v", err)
+	}
+	defer back.stop()
+	if err := first.finish(); reasonOf(err) != reasonTakenOver {
+		t.Errorf("the owner's former call ends with %v", err)
+	}
+	if _, err := attach(b, false); reasonOf(err) != reasonOwnerPresent {
+		t.Errorf("another client: %v", err)
+	}
+	other, err := attach(b, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.stop()
+	if _, err := attach(a, false); reasonOf(err) != reasonTakenOver {
+		t.Errorf("the former owner comes back: %v", err)
+	}
+	if _, err := c.exec(ctx, &guestv1.Open{SessionId: id, ClientId: a}); reasonOf(err) != reasonTakenOver {
+		t.Errorf("the former owner comes back as it began: %v", err)
+	}
+	if _, err := attach([]byte("short"), true); reasonOf(err) != reasonBadSpec {
+		t.Errorf("a short client id: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package process
 
 import (
 	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 )
@@ -195,18 +196,17 @@ func (r *ring) trim() {
 // at returns up to limit bytes from off on, as many as lie in one chunk, and
 // that chunk, pinned. The caller unpins it. off is within the ring.
 func (r *ring) at(off uint64, limit uint64) ([]byte, *chunk) {
-	for _, c := range r.chunks {
-		if off >= c.end() {
-			continue
-		}
-		data := c.buf[off-c.off : c.n]
-		if uint64(len(data)) > limit {
-			data = data[:limit]
-		}
-		c.refs++
-		return data, c
+	i := sort.Search(len(r.chunks), func(i int) bool { return off < r.chunks[i].end() })
+	if i == len(r.chunks) {
+		return nil, nil
 	}
-	return nil, nil
+	c := r.chunks[i]
+	data := c.buf[off-c.off : c.n]
+	if uint64(len(data)) > limit {
+		data = data[:limit]
+	}
+	c.refs++
+	return data, c
 }
 
 // unpin gives up one hold of a chunk.

@@ -273,6 +273,9 @@ func (s *session) describe() *guestv1.SessionInfo {
 		StderrEnd:      out[stderr].end,
 		StdinOffset:    s.st.in.end,
 		OwnerGone:      s.policy,
+
+		StdoutAcknowledged: out[stdout].acked,
+		StderrAcknowledged: out[stderr].acked,
 	}
 	info.Observers = uint32(len(s.st.readers))
 	if info.HasOwner {

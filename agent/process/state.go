@@ -37,6 +37,7 @@ type state struct {
 	in      input
 	policy  guestv1.OwnerGone
 	owner   *reader // nil: none is attached
+	former  string  // the client that was last taken over from
 	readers map[*reader]bool
 	exit    *guestv1.Exit // set once, when both streams have ended
 }
@@ -52,6 +53,7 @@ type output struct {
 
 // reader is one attached client, as owner or observer.
 type reader struct {
+	client   string // what it calls itself, or empty
 	out      [outputs]cursor
 	turn     int    // the stream whose turn it is
 	told     uint64 // the limit of stdin that it was told of
@@ -112,10 +114,27 @@ func (o *output) short() bool {
 	return !o.drop && (2*o.room() < o.max || o.needsMemory())
 }
 
+// history returns how much of what is acknowledged the ring may keep, for who
+// looks at it later: as far as it reaches. Of a stream in bulk that is little,
+// since memory is quicker that was used just before, and it is nothing while
+// half of all memory is in use, so that no history is in anybody's way.
+func (o *output) history() uint64 {
+	switch {
+	case o.mem.used.Load() > o.mem.max/2:
+		return 0
+	case o.large:
+		return largeChunk
+	}
+	return o.max
+}
+
 // reserve returns memory for the stream's next bytes, or nil: the process has
 // to wait for an acknowledgement, or for memory. Forced, memory is no reason.
 func (s *state) reserve(stream int, force bool) []byte {
 	o := &s.out[stream]
+	if o.needsMemory() {
+		o.dropTo(o.acked)
+	}
 	buf := o.reserve(o.room(), force)
 	for buf == nil && o.drop && o.writing == nil && o.dropChunk() {
 		buf = o.reserve(o.room(), force)
@@ -127,6 +146,9 @@ func (s *state) reserve(stream int, force bool) []byte {
 // without taking it: other sessions may be quicker.
 func (s *state) hasRoom(stream int) bool {
 	o := &s.out[stream]
+	if o.needsMemory() {
+		o.dropTo(o.acked)
+	}
 	return o.room() > 0 && (o.drop || !o.needsMemory())
 }
 
@@ -148,10 +170,12 @@ func (s *state) attach(open *guestv1.Open) (*reader, *fault) {
 	if window == 0 {
 		window = defaultRing
 	}
-	r := &reader{wake: make(chan struct{}, 1)}
+	r := &reader{client: string(open.ClientId), wake: make(chan struct{}, 1)}
 	for i := range s.out {
 		o, c := &s.out[i], &r.out[i]
 		switch {
+		case open.FromOldest && open.Role != guestv1.Role_ROLE_OBSERVER:
+			c.next = o.acked
 		case open.FromOldest:
 			c.next = o.first
 		case open.TailBytes != nil:
@@ -168,10 +192,9 @@ func (s *state) attach(open *guestv1.Open) (*reader, *fault) {
 	}
 	if open.Role != guestv1.Role_ROLE_OBSERVER {
 		if s.owner != nil {
-			if !open.TakeOver {
-				return nil, ownerPresent()
+			if f := s.replace(r.client, open.TakeOver); f != nil {
+				return nil, f
 			}
-			s.owner.evicted = takenOver()
 		}
 		s.owner = r
 		for i := range s.out {
@@ -184,6 +207,23 @@ func (s *state) attach(open *guestv1.Open) (*reader, *fault) {
 	s.free()
 	r.told, r.toldEOF = s.in.limit(), s.in.eof
 	return r, nil
+}
+
+// replace makes room for a client that wants to be the owner in place of the one
+// that is, or says why it may not. A client that comes back takes its own place.
+func (s *state) replace(client string, takeOver bool) *fault {
+	known := client != ""
+	switch {
+	case known && client == s.owner.client:
+	case known && client == s.former:
+		return takenOver()
+	case !takeOver:
+		return ownerPresent()
+	default:
+		s.former = s.owner.client
+	}
+	s.owner.evicted = takenOver()
+	return nil
 }
 
 // goneAction is what follows when a reader is gone.
@@ -246,7 +286,8 @@ func (s *state) halfClose(r *reader) {
 	s.free()
 }
 
-// free drops what the owner has consumed and no observer still wants.
+// free drops what the owner has consumed and no observer still wants, but for
+// the history.
 func (s *state) free() {
 	for i := range s.out {
 		o := &s.out[i]
@@ -257,7 +298,7 @@ func (s *state) free() {
 		for r := range s.readers {
 			upTo = min(upTo, r.out[i].next)
 		}
-		o.dropTo(upTo)
+		o.dropTo(upTo - min(upTo, o.history()))
 	}
 }
 

@@ -27,6 +27,7 @@ func trueBytes(stream int, off uint64, n int) []byte {
 type modelReader struct {
 	r        *reader
 	owner    bool
+	client   string
 	at       [outputs]uint64
 	consumed [outputs]uint64
 	limit    [outputs]uint64
@@ -49,8 +50,10 @@ type machine struct {
 	ended   [outputs]bool
 	exit    *guestv1.Exit
 	readers []*modelReader
-	// What an owner has acknowledged, or asked to skip, at most.
-	acked [outputs]uint64
+	// What an owner has acknowledged, or asked to skip, at most; and the most
+	// that this ever was, as an owner may go back.
+	acked, mostAcked [outputs]uint64
+	former           string // the client that was last taken over from
 
 	stdin     []byte // what clients have sent and the agent has taken
 	fed       []byte // what the process has got
@@ -107,6 +110,9 @@ func (m *machine) write(t *rapid.T) {
 		if m.drop && m.mem.max > largeChunk {
 			t.Fatalf("stream %d: no room although the oldest may be dropped", i)
 		}
+		if chunks := m.st.out[i].chunks; len(chunks) > 0 && chunks[0].end() <= m.acked[i] {
+			t.Fatalf("stream %d: no memory, and %d bytes held that are acknowledged", i, m.acked[i]-m.st.out[i].first)
+		}
 		held := m.written[i] - m.acked[i]
 		if held < m.max && (m.mem.max > 1<<20 || len(m.st.out[i].chunks) == 0) {
 			t.Fatalf("stream %d: no room with %d of %d bytes unread", i, held, m.max)
@@ -145,6 +151,7 @@ func (m *machine) attach(t *rapid.T) {
 		Role:     guestv1.Role_ROLE_OBSERVER,
 		TakeOver: rapid.Bool().Draw(t, "take over"),
 		Window:   uint64(rapid.SampledFrom([]int{0, 1, 1000, 1 << 20}).Draw(t, "window")),
+		ClientId: []byte(rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "client")),
 	}
 	if rapid.Bool().Draw(t, "owner") {
 		open.Role = guestv1.Role_ROLE_OWNER
@@ -170,22 +177,31 @@ func (m *machine) attach(t *rapid.T) {
 			t.Fatalf("attach beyond the end: %v", f)
 		}
 		return
-	case open.Role == guestv1.Role_ROLE_OWNER && owner != nil && !open.TakeOver:
-		if f == nil || f.Reason() != reasonOwnerPresent {
-			t.Fatalf("a second owner: %v", f)
+	case open.Role == guestv1.Role_ROLE_OWNER && owner != nil:
+		if want := m.refuses(owner, open); want != "" {
+			if f == nil || f.Reason() != want {
+				t.Fatalf("a second owner: %v, want %s", f, want)
+			}
+			return
 		}
-		return
+		if owner.client == "" || owner.client != string(open.ClientId) {
+			m.former = owner.client
+		}
+	}
+	switch {
 	case f != nil:
 		t.Fatalf("attach: %v", f)
 	}
-	mr := &modelReader{r: r, owner: open.Role == guestv1.Role_ROLE_OWNER, window: open.Window}
+	mr := &modelReader{r: r, owner: open.Role == guestv1.Role_ROLE_OWNER, client: string(open.ClientId), window: open.Window}
 	if mr.window == 0 {
 		mr.window = defaultRing
 	}
 	for i := range wanted {
 		at := r.out[i].next
 		switch {
-		case open.FromOldest && at != first[i]:
+		case open.FromOldest && mr.owner && at != max(first[i], m.acked[i]):
+			t.Fatalf("stream %d: an owner starts at %d, acknowledged is %d", i, at, m.acked[i])
+		case open.FromOldest && !mr.owner && at != first[i]:
 			t.Fatalf("stream %d: starts at %d, the oldest is %d", i, at, first[i])
 		case open.TailBytes != nil && at != max(first[i], m.written[i]-min(m.written[i], *open.TailBytes)):
 			t.Fatalf("stream %d: the last %d bytes start at %d", i, *open.TailBytes, at)
@@ -205,6 +221,20 @@ func (m *machine) attach(t *rapid.T) {
 		m.remove(owner, nil)
 	}
 	m.readers = append(m.readers, mr)
+}
+
+// refuses returns why a client may not take an owner's place, or nothing.
+func (m *machine) refuses(owner *modelReader, open *guestv1.Open) string {
+	client := string(open.ClientId)
+	switch {
+	case client != "" && client == owner.client:
+		return ""
+	case client != "" && client == m.former:
+		return reasonTakenOver
+	case !open.TakeOver:
+		return reasonOwnerPresent
+	}
+	return ""
 }
 
 func (m *machine) owner() *modelReader {
@@ -444,8 +474,11 @@ func (m *machine) check(t *rapid.T) {
 		if !m.drop && o.first > m.acked[i] {
 			t.Fatalf("stream %d: dropped %d, acknowledged %d", i, o.first, m.acked[i])
 		}
-		if len(m.readers) == 0 && o.first < min(m.acked[i], o.end) {
-			t.Fatalf("stream %d: keeps %d although %d is acknowledged", i, o.first, m.acked[i])
+		// What is acknowledged is kept, if there is memory, at least so far back.
+		m.mostAcked[i] = max(m.mostAcked[i], m.acked[i])
+		oldest := max(less(m.mostAcked[i], largeChunk), less(o.end, m.max))
+		if m.mem.max > 1<<20 && o.first > oldest {
+			t.Fatalf("stream %d: dropped %d, could keep from %d on", i, o.first, oldest)
 		}
 	}
 	if !bytes.HasPrefix(m.stdin, m.fed) {
@@ -458,6 +491,9 @@ func (m *machine) check(t *rapid.T) {
 		t.Fatalf("memory in use: %d", m.mem.used.Load())
 	}
 }
+
+// less is a-b, or 0 if b is more.
+func less(a, b uint64) uint64 { return a - min(a, b) }
 
 // finish ends everything: a last owner gets all that is left, and then no
 // memory may be held.

@@ -21,8 +21,9 @@ func (c *cli) attachCommand() *cobra.Command {
 		Use:   "attach [flags] GUEST SESSION",
 		Short: "Attach to a session of a guest",
 		Long: `Attach to a session, named by its id, the beginning of its id, or its name. Output
-starts at the oldest byte that the guest still has, or at --from. The exit code is
-the command's.
+starts where the client that had the session before left off, or at --from; with
+--observe, at the oldest byte that the guest still has. The exit code is the
+command's.
 
 Ctrl-C and SIGTERM go to the command; a second one, or "~." after a newline on a
 terminal, breaks off and leaves the session running.`,
@@ -44,8 +45,12 @@ terminal, breaks off and leaves the session running.`,
 				if err != nil {
 					return nil, err
 				}
-				// A stream without an offset starts at its oldest byte.
+				// A stream without an offset starts as if none had one.
 				opts.Stdout, opts.Stderr = info.StdoutFirst, info.StderrFirst
+				if !opts.Observer {
+					opts.Stdout = max(opts.Stdout, info.StdoutAcknowledged)
+					opts.Stderr = max(opts.Stderr, info.StderrAcknowledged)
+				}
 				given := cmd.Flags().Changed
 				if opts.FromOldest = !given("from") && !given("from-stderr"); given("from") {
 					opts.Stdout = from

@@ -20,9 +20,10 @@ func (c *cli) logsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs [flags] GUEST SESSION",
 		Short: "Print the output that a guest still has of a session",
-		Long: `Print the output of a session that the guest still has: what no client that was
-attached as its owner has read, and of that the latest. Its stdout goes to stdout
-and its stderr to stderr. Nothing is consumed.`,
+		Long: `Print the output of a session that the guest still has, whether a client has read
+it or not: the end of it, as much as the session's --ring holds. Of a session that
+writes a lot while it is read, that is less. Its stdout goes to stdout and its
+stderr to stderr. Nothing is consumed.`,
 		ValidArgsFunction: c.completeSession,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, rest, err := guestArg(args, 1, 1)
