@@ -79,14 +79,16 @@ func (s *session) endLingering() {
 	}
 }
 
+// pidfdGroup is PIDFD_SIGNAL_PROCESS_GROUP.
+const pidfdGroup = 1 << 2
+
 // killGroup kills the process group by the pidfd of the process that led it,
 // which still means that group when the number means another. Before Linux 6.9
 // it does nothing.
 func (s *session) killGroup() {
-	const processGroup = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP
 	if s.child.handle != nil {
 		_ = onFD(s.child.handle, func(fd int) error {
-			return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, processGroup)
+			return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, pidfdGroup)
 		})
 	}
 }

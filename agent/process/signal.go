@@ -96,6 +96,11 @@ func signalPid(pid int, req *guestv1.SignalRequest) error {
 	}
 	sig := syscall.Signal(req.Signal)
 	switch {
+	case req.Group && err == nil && now.group == pid:
+		// Before Linux 6.9 there is no signal to a group by pidfd.
+		if err = unix.PidfdSendSignal(pidfd, sig, nil, pidfdGroup); err == unix.EINVAL {
+			err = unix.Kill(-pid, sig)
+		}
 	case req.Group:
 		err = unix.Kill(-now.group, sig)
 	case err == nil:

@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,10 +15,17 @@ func (c *cli) killCommand() *cobra.Command {
 	var name string
 	var group bool
 	cmd := &cobra.Command{
-		Use:   "kill [flags] GUEST PID|SESSION...",
+		Use:   "kill [flags] GUEST PID[@START]|SESSION...",
 		Short: "Send a signal to processes or sessions of a guest",
 		Long: `Send a signal, SIGTERM by default, to processes of a guest, named by their pid, and
-to sessions, named by their id, the beginning of it, or their name.`,
+to sessions, named by their id, the beginning of it, or their name.
+
+A pid may be another process's by the time that its turn comes. With START, the
+start_ticks of ps -o json, only the process that ps has shown is hit; without it,
+the one that has the pid when kill begins.`,
+		Example: `  host-ctl kill web build
+  host-ctl ps -o json web | jq -r 'select(.user == "ci") | "\(.pid)@\(.start_ticks)"' |
+    xargs host-ctl kill -s HUP web`,
 		ValidArgsFunction: c.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, rest, err := guestArg(args, 1, -1)
@@ -30,7 +37,11 @@ to sessions, named by their id, the beginning of it, or their name.`,
 				return usageError{err}
 			}
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
-				return each(rest, func(arg string) error { return kill(ctx, g, arg, sig, group) })
+				starts, err := processStarts(ctx, g, rest)
+				if err != nil {
+					return err
+				}
+				return each(rest, func(arg string) error { return kill(ctx, g, arg, sig, group, starts) })
 			})
 		},
 	}
@@ -40,12 +51,58 @@ to sessions, named by their id, the beginning of it, or their name.`,
 	return cmd
 }
 
-func kill(ctx context.Context, g *guest.Guest, arg string, sig guest.Signal, group bool) error {
-	if pid, err := strconv.ParseUint(arg, 10, 32); err == nil {
-		if pid == 0 {
-			return fmt.Errorf("process 0: there is none")
+// processStarts returns when the processes that arguments name by nothing but
+// their pid have started: those are meant, and no later ones.
+func processStarts(ctx context.Context, g *guest.Guest, args []string) (map[uint32]uint64, error) {
+	starts := make(map[uint32]uint64)
+	for _, arg := range args {
+		if p, ok := parseProcess(arg); ok && p.start == 0 {
+			starts[p.pid] = 0
 		}
-		return g.SignalProcess(ctx, uint32(pid), sig, group, 0)
+	}
+	if len(starts) == 0 {
+		return nil, nil
+	}
+	for p, err := range g.Processes(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if _, wanted := starts[p.Pid]; wanted {
+			starts[p.Pid] = p.StartTicks
+		}
+	}
+	return starts, nil
+}
+
+// processArg is a process as a user names it.
+type processArg struct {
+	pid   uint32
+	start uint64 // 0: not given
+}
+
+// parseProcess parses PID or PID@START.
+func parseProcess(arg string) (processArg, bool) {
+	number, ticks, given := strings.Cut(arg, "@")
+	pid, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		return processArg{}, false
+	}
+	p := processArg{pid: uint32(pid)}
+	if given {
+		p.start, err = strconv.ParseUint(ticks, 10, 64)
+	}
+	return p, err == nil && (!given || p.start > 0)
+}
+
+func kill(ctx context.Context, g *guest.Guest, arg string, sig guest.Signal, group bool, starts map[uint32]uint64) error {
+	if p, ok := parseProcess(arg); ok {
+		if p.pid == 0 {
+			return errors.New("process 0: there is none")
+		}
+		if p.start == 0 {
+			p.start = starts[p.pid]
+		}
+		return g.SignalProcess(ctx, p.pid, sig, group, p.start)
 	}
 	id, err := sessionID(ctx, g, arg)
 	if err != nil {

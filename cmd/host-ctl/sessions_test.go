@@ -1,0 +1,141 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/vsockrpc/vsockrpc/guest"
+)
+
+// runHostCtl runs host-ctl to its end and returns what it wrote and its exit code.
+func runHostCtl(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs strings.Builder
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asHostCtl+"=1")
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+func TestParseProcess(t *testing.T) {
+	tests := map[string]struct {
+		want processArg
+		ok   bool
+	}{
+		"12":          {processArg{pid: 12}, true},
+		"12@345":      {processArg{pid: 12, start: 345}, true},
+		"0":           {processArg{}, true},
+		"12@":         {processArg{pid: 12}, false},
+		"12@0":        {processArg{pid: 12}, false},
+		"12@x":        {processArg{pid: 12}, false},
+		"@5":          {processArg{}, false},
+		"-1":          {processArg{}, false},
+		"4294967296":  {processArg{}, false},
+		"s0123456789": {processArg{}, false},
+		"build":       {processArg{}, false},
+	}
+	for arg, tt := range tests {
+		if got, ok := parseProcess(arg); got != tt.want || ok != tt.ok {
+			t.Errorf("%q: %+v, %v, want %+v, %v", arg, got, ok, tt.want, tt.ok)
+		}
+	}
+}
+
+// TestKillWhatWasShown shows that kill hits the process that ps has shown, and
+// no later one with its pid.
+func TestKillWhatWasShown(t *testing.T) {
+	addr := tempAgent(t)
+	g := dialTest(t, addr)
+	cmd := g.Command(t.Context(), "sleep", "1000")
+	cmd.Detach = true
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := uint32(cmd.Process.Pid)
+	starts, err := processStarts(t.Context(), g, []string{fmt.Sprint(pid), "build", "7@8"})
+	if err != nil || len(starts) != 1 || starts[pid] == 0 {
+		t.Fatalf("starts %v, %v, want that of %d", starts, err, pid)
+	}
+	// As if another process had got the pid since.
+	later := map[uint32]uint64{pid: starts[pid] + 1}
+	if err := kill(t.Context(), g, fmt.Sprint(pid), 9, false, later); err == nil {
+		t.Error("a process that was not meant was hit")
+	}
+	if _, stderr, code := runHostCtl(t, "kill", addr, fmt.Sprintf("%d@%d", pid, starts[pid]+1)); code != exitFailure || !strings.Contains(stderr, "another one now") {
+		t.Errorf("a later process: exit code %d, stderr %q", code, stderr)
+	}
+	if _, stderr, code := runHostCtl(t, "kill", "-s", "0", addr, fmt.Sprint(pid)); code != 0 {
+		t.Errorf("the process is not there: exit code %d, stderr %q", code, stderr)
+	}
+	if _, stderr, code := runHostCtl(t, "kill", "-s", "USR1", "--group", addr, fmt.Sprintf("%d@%d", pid, starts[pid])); code != 0 {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
+	}
+	state, err := g.WaitSession(t.Context(), cmd.ID)
+	if err != nil || state.Signal() != 10 {
+		t.Errorf("the process ended with %v, %v, want signal 10", state, err)
+	}
+}
+
+// TestLogsAfterOwner shows that logs has what a client has read already.
+func TestLogsAfterOwner(t *testing.T) {
+	addr := tempAgent(t)
+	g := dialTest(t, addr)
+	cmd := g.Command(t.Context(), "sh", "-c", "seq 1 50; exec sleep 1000")
+	cmd.Detach, cmd.Name = true, "counter"
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	owner := g.Attach(t.Context(), "counter", nil)
+	pipe, err := owner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for i := range 50 {
+		fmt.Fprintln(&all, i+1)
+	}
+	read := make([]byte, all.Len())
+	if _, err := io.ReadFull(pipe, read); err != nil || string(read) != all.String() {
+		t.Fatalf("the owner got %q, %v", read, err)
+	}
+	logs := func(args ...string) {
+		t.Helper()
+		want := all.String()
+		if len(args) > 0 {
+			want = "49\n50\n"
+		}
+		if stdout, stderr, code := runHostCtl(t, append(append([]string{"logs"}, args...), addr, "counter")...); stdout != want || code != 0 {
+			t.Errorf("logs %v: %q, %q, exit code %d, want %q", args, stdout, stderr, code, want)
+		}
+	}
+	logs()
+	logs("--tail", "2")
+	if err := owner.Process.Release(); err != nil {
+		t.Fatal(err)
+	}
+	logs()
+	if err := g.SignalSession(t.Context(), cmd.ID, guest.Signal(15), true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.WaitSession(t.Context(), cmd.ID); err != nil {
+		t.Fatal(err)
+	}
+	logs()
+	logs("-f", "--tail", "2")
+	// Who attaches goes on where the owner was.
+	if stdout, _, code := runHostCtl(t, "attach", addr, "counter"); stdout != "" || code != exitSignal+15 {
+		t.Errorf("attach: %q, exit code %d", stdout, code)
+	}
+}
