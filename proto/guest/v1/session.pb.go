@@ -731,7 +731,8 @@ type Open struct {
 	Window uint64 `protobuf:"varint,6,opt,name=window,proto3" json:"window,omitempty"`
 	// The name of the session, in place of session_id. Attach only.
 	Name string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
-	// Start at the oldest byte that the agent still has, wherever that is.
+	// Start at the oldest byte that the agent still has, wherever that is; an owner
+	// at the oldest that no owner has acknowledged.
 	FromOldest bool `protobuf:"varint,8,opt,name=from_oldest,json=fromOldest,proto3" json:"from_oldest,omitempty"`
 	// Take ownership, or stdin, from who has it.
 	TakeOver bool `protobuf:"varint,9,opt,name=take_over,json=takeOver,proto3" json:"take_over,omitempty"`
@@ -745,8 +746,14 @@ type Open struct {
 	// the stream, and then forgets the session; without it the result is kept
 	// for its retention time.
 	AcknowledgesExit bool `protobuf:"varint,12,opt,name=acknowledges_exit,json=acknowledgesExit,proto3" json:"acknowledges_exit,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// 16 random bytes that the client makes once for all calls that are one
+	// attachment to it. An owner that comes back with them takes the place of its
+	// former call, which the agent may not know to be dead yet, without take_over.
+	// A client that another has taken over from is told so. Empty: each call is a
+	// client of its own.
+	ClientId      []byte `protobuf:"bytes,13,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Open) Reset() {
@@ -861,6 +868,13 @@ func (x *Open) GetAcknowledgesExit() bool {
 		return x.AcknowledgesExit
 	}
 	return false
+}
+
+func (x *Open) GetClientId() []byte {
+	if x != nil {
+		return x.ClientId
+	}
+	return nil
 }
 
 // Opened is the first response.
@@ -1126,8 +1140,8 @@ func (x *Output) GetAcknowledge() bool {
 	return false
 }
 
-// FlowControl acknowledges what was consumed of a stream, which frees it at the
-// sender, and says how much more may come. Of stdin, consumed means that the
+// FlowControl acknowledges what was consumed of a stream, which the sender need
+// not keep any more, and says how much more may come. Of stdin, consumed means that the
 // agent has it: a client that was cut off sends on from there. A client that has
 // closed its side of the call can acknowledge nothing more, so that from then
 // on whatever is sent counts as consumed.
@@ -1569,14 +1583,18 @@ type SessionInfo struct {
 	HasOwner  bool   `protobuf:"varint,10,opt,name=has_owner,json=hasOwner,proto3" json:"has_owner,omitempty"`
 	Observers uint32 `protobuf:"varint,11,opt,name=observers,proto3" json:"observers,omitempty"`
 	// The first byte that the agent still has, and the end so far.
-	StdoutFirst   uint64    `protobuf:"varint,12,opt,name=stdout_first,json=stdoutFirst,proto3" json:"stdout_first,omitempty"`
-	StdoutEnd     uint64    `protobuf:"varint,13,opt,name=stdout_end,json=stdoutEnd,proto3" json:"stdout_end,omitempty"`
-	StderrFirst   uint64    `protobuf:"varint,14,opt,name=stderr_first,json=stderrFirst,proto3" json:"stderr_first,omitempty"`
-	StderrEnd     uint64    `protobuf:"varint,15,opt,name=stderr_end,json=stderrEnd,proto3" json:"stderr_end,omitempty"`
-	StdinOffset   uint64    `protobuf:"varint,16,opt,name=stdin_offset,json=stdinOffset,proto3" json:"stdin_offset,omitempty"`
-	OwnerGone     OwnerGone `protobuf:"varint,17,opt,name=owner_gone,json=ownerGone,proto3,enum=guest.v1.OwnerGone" json:"owner_gone,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StdoutFirst uint64    `protobuf:"varint,12,opt,name=stdout_first,json=stdoutFirst,proto3" json:"stdout_first,omitempty"`
+	StdoutEnd   uint64    `protobuf:"varint,13,opt,name=stdout_end,json=stdoutEnd,proto3" json:"stdout_end,omitempty"`
+	StderrFirst uint64    `protobuf:"varint,14,opt,name=stderr_first,json=stderrFirst,proto3" json:"stderr_first,omitempty"`
+	StderrEnd   uint64    `protobuf:"varint,15,opt,name=stderr_end,json=stderrEnd,proto3" json:"stderr_end,omitempty"`
+	StdinOffset uint64    `protobuf:"varint,16,opt,name=stdin_offset,json=stdinOffset,proto3" json:"stdin_offset,omitempty"`
+	OwnerGone   OwnerGone `protobuf:"varint,17,opt,name=owner_gone,json=ownerGone,proto3,enum=guest.v1.OwnerGone" json:"owner_gone,omitempty"`
+	// All before is acknowledged by an owner. From first to here it is kept as
+	// long as there is room in the ring.
+	StdoutAcknowledged uint64 `protobuf:"varint,18,opt,name=stdout_acknowledged,json=stdoutAcknowledged,proto3" json:"stdout_acknowledged,omitempty"`
+	StderrAcknowledged uint64 `protobuf:"varint,19,opt,name=stderr_acknowledged,json=stderrAcknowledged,proto3" json:"stderr_acknowledged,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *SessionInfo) Reset() {
@@ -1728,6 +1746,20 @@ func (x *SessionInfo) GetOwnerGone() OwnerGone {
 	return OwnerGone_OWNER_GONE_UNSPECIFIED
 }
 
+func (x *SessionInfo) GetStdoutAcknowledged() uint64 {
+	if x != nil {
+		return x.StdoutAcknowledged
+	}
+	return 0
+}
+
+func (x *SessionInfo) GetStderrAcknowledged() uint64 {
+	if x != nil {
+		return x.StderrAcknowledged
+	}
+	return 0
+}
+
 var File_guest_v1_session_proto protoreflect.FileDescriptor
 
 const file_guest_v1_session_proto_rawDesc = "" +
@@ -1786,7 +1818,7 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\x06Rlimit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04soft\x18\x02 \x01(\x04R\x04soft\x12\x12\n" +
-	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xa3\x03\n" +
+	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xc0\x03\n" +
 	"\x04Open\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12)\n" +
@@ -1803,7 +1835,8 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	" \x01(\tR\aagentId\x12\"\n" +
 	"\n" +
 	"tail_bytes\x18\v \x01(\x04H\x00R\ttailBytes\x88\x01\x01\x12+\n" +
-	"\x11acknowledges_exit\x18\f \x01(\bR\x10acknowledgesExitB\r\n" +
+	"\x11acknowledges_exit\x18\f \x01(\bR\x10acknowledgesExit\x12\x1b\n" +
+	"\tclient_id\x18\r \x01(\fR\bclientIdB\r\n" +
 	"\v_tail_bytes\"\x9d\x02\n" +
 	"\x06Opened\x12/\n" +
 	"\asession\x18\x01 \x01(\v2\x15.guest.v1.SessionInfoR\asession\x12#\n" +
@@ -1860,7 +1893,7 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\vuser_micros\x18\x01 \x01(\x04R\n" +
 	"userMicros\x12#\n" +
 	"\rsystem_micros\x18\x02 \x01(\x04R\fsystemMicros\x12,\n" +
-	"\x12max_resident_bytes\x18\x03 \x01(\x04R\x10maxResidentBytes\"\x90\x04\n" +
+	"\x12max_resident_bytes\x18\x03 \x01(\x04R\x10maxResidentBytes\"\xf2\x04\n" +
 	"\vSessionInfo\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x12\n" +
@@ -1883,7 +1916,9 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"stderr_end\x18\x0f \x01(\x04R\tstderrEnd\x12!\n" +
 	"\fstdin_offset\x18\x10 \x01(\x04R\vstdinOffset\x122\n" +
 	"\n" +
-	"owner_gone\x18\x11 \x01(\x0e2\x13.guest.v1.OwnerGoneR\townerGone*Q\n" +
+	"owner_gone\x18\x11 \x01(\x0e2\x13.guest.v1.OwnerGoneR\townerGone\x12/\n" +
+	"\x13stdout_acknowledged\x18\x12 \x01(\x04R\x12stdoutAcknowledged\x12/\n" +
+	"\x13stderr_acknowledged\x18\x13 \x01(\x04R\x12stderrAcknowledged*Q\n" +
 	"\tOwnerGone\x12\x1a\n" +
 	"\x16OWNER_GONE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOWNER_GONE_KILL\x10\x01\x12\x13\n" +
