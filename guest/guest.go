@@ -31,9 +31,10 @@ type Guest struct {
 	closed    chan struct{}
 	closeOnce sync.Once
 
-	mu   sync.Mutex
-	info *guestv1.InfoResponse // the last
-	live map[*session]bool     // whose run has not returned
+	mu       sync.Mutex
+	info     *guestv1.InfoResponse // the last
+	infoDial int                   // how many connections there had been when it came
+	live     map[*session]bool     // whose run has not returned
 }
 
 // clientConn is what both wires have.
@@ -141,14 +142,31 @@ func (g *Guest) Conn() grpc.ClientConnInterface { return g.conn }
 // Info asks the agent for its description. A caller that the agent does not
 // trust gets the versions and the Access only.
 func (g *Guest) Info(ctx context.Context) (*guestv1.InfoResponse, error) {
+	info, err := g.askInfo(ctx)
+	return info, g.wrap("info", guestv1.AgentService_Info_FullMethodName, err)
+}
+
+func (g *Guest) askInfo(ctx context.Context) (*guestv1.InfoResponse, error) {
 	info, err := g.agent.Info(ctx, &guestv1.InfoRequest{})
 	if err != nil {
-		return nil, g.wrap("info", guestv1.AgentService_Info_FullMethodName, err)
+		return nil, err
 	}
 	g.mu.Lock()
-	g.info = info
+	g.info, g.infoDial = info, g.dialer.count()
 	g.mu.Unlock()
 	return info, nil
+}
+
+// met returns the description of the agent that this guest has a connection to
+// now. It asks for it if the connection was made anew since it was asked last.
+func (g *Guest) met(ctx context.Context) (*guestv1.InfoResponse, error) {
+	g.mu.Lock()
+	info, known := g.info, g.infoDial == g.dialer.count()
+	g.mu.Unlock()
+	if known {
+		return info, nil
+	}
+	return g.askInfo(ctx)
 }
 
 // cachedInfo returns the last description of the agent, or nil.
@@ -228,8 +246,9 @@ type dialer struct {
 	addr   transport.Addr
 	log    *slog.Logger
 
-	mu  sync.Mutex
-	err *transport.Error
+	mu    sync.Mutex
+	err   *transport.Error
+	dials int // that made a connection
 }
 
 func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
@@ -237,7 +256,9 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := d.connect(ctx)
 	d.mu.Lock()
 	d.err = nil
-	errors.As(err, &d.err)
+	if errors.As(err, &d.err); err == nil {
+		d.dials++
+	}
 	d.mu.Unlock()
 	if err != nil {
 		d.log.Debug("dial failed", "address", d.addr, "after", time.Since(start).Round(time.Millisecond), "error", err)
@@ -262,6 +283,13 @@ func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	return conn, nil
+}
+
+// count returns how many connections were made.
+func (d *dialer) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dials
 }
 
 // lastError returns why the last dial failed, or nil if it did not.

@@ -132,9 +132,16 @@ func (g *Guest) WatchSessions(ctx context.Context) iter.Seq2[*guestv1.WatchSessi
 func (g *Guest) startSession(ctx context.Context, id SessionID, spec *guestv1.SessionSpec) (*guestv1.SessionInfo, error) {
 	const op, method = "exec", guestv1.ProcessService_Start_FullMethodName
 	var info *guestv1.SessionInfo
-	agentID := g.cachedInfo().GetAgentId()
+	var agentID string
 	try := 0
 	start := func() error {
+		if try == 0 {
+			info, err := g.met(ctx)
+			if err != nil {
+				return err
+			}
+			agentID = info.GetAgentId()
+		}
 		try++
 		resp, err := g.process.Start(ctx, &guestv1.StartRequest{SessionId: id[:], Spec: spec, AgentId: agentID})
 		info = resp.GetSession()
