@@ -134,7 +134,7 @@ func (f *Files) PackTar(ctx context.Context, sources []string, w io.Writer, opts
 		}
 		open.Resume, open.After = resume, after
 		_ = st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: open}})
-		return packer.Receive(st, resume)
+		return packer.Receive(st)
 	})
 	_, partly := errors.AsType[*CopyError](err)
 	if err != nil && (!partly || !packer.Began()) {

@@ -100,6 +100,7 @@ type receiver struct {
 
 	base    *target   // the destination
 	names   []string  // of the sources, in it
+	named   bool      // the single source gets a new name there
 	stack   []*target // from base down to where the last entry is
 	source  uint32    // of the last entry
 	current *file     // under way, or nil
@@ -144,11 +145,14 @@ func (r *receiver) openDestination() error {
 	}
 	info, err := r.statDestination(dest)
 	made := false
+	// A directory that an earlier try has given this name is not one to copy into.
+	begun := err == nil && info.IsDir() && r.cfg.Resume && !mustBeDir && !contents && r.isMarked(dest)
+	r.named = begun || errors.Is(err, fs.ErrNotExist) && !contents
 	switch {
-	case err == nil && info.IsDir():
+	case err == nil && info.IsDir() && !begun:
 	case err == nil && mustBeDir || err == nil && contents:
 		return newFailure("open", dest, codes.FailedPrecondition, ReasonNotDirectory, "it is no directory")
-	case err == nil && !info.Mode().IsRegular():
+	case err == nil && !begun && !info.Mode().IsRegular():
 		f := newFailure("open", dest, codes.FailedPrecondition, ReasonSpecial, "it is a %s", kindOf(LinuxMode(info.Mode())))
 		f.Remedy = "write to it with a command in the guest"
 		return f
@@ -196,6 +200,23 @@ func (r *receiver) openDestination() error {
 		r.base.clean(r.cfg)
 	}
 	return nil
+}
+
+// markName is the name of a file in a directory that a transfer has made under a
+// name of its own, for as long as it goes on.
+func (r *receiver) markName() string { return tempName(r.cfg.Transfer, "") }
+
+// isMarked reports whether an earlier try of this transfer has made a directory.
+func (r *receiver) isMarked(dir string) bool {
+	dir = strings.TrimRight(dir, "/") + "/" + r.markName()
+	var info fs.FileInfo
+	var err error
+	if r.cfg.Root != nil {
+		info, err = r.cfg.Root.Lstat(InRoot(dir))
+	} else {
+		info, err = os.Lstat(dir)
+	}
+	return err == nil && info.Mode().IsRegular()
 }
 
 func (r *receiver) statDestination(dest string) (fs.FileInfo, error) {
@@ -410,6 +431,9 @@ func (r *receiver) close(err error) error {
 	}
 	if isCut && position != nil {
 		r.done(Done{Position: position})
+	}
+	if r.named && !isCut {
+		r.base.root.Remove(joinPath(r.names[0], r.markName()))
 	}
 	for _, t := range r.stack {
 		if isCut {

@@ -74,6 +74,9 @@ func Relay(from, to Stream, cancel context.CancelFunc, cfg *RelayConfig) (*guest
 	<-back
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.err == nil && r.finished == nil {
+		r.err = &RelayError{Err: cut(io.EOF)}
+	}
 	if r.err != nil {
 		return nil, r.err
 	}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -45,13 +46,14 @@ type TarWriter struct {
 	tar   *tar.Writer
 	began bool // an entry was written
 
-	dirs   []string // down to where the last entry is
-	last   []string // in each of them, and at the top, the last name
-	from   uint32   // the source of the last entry
-	top    bool     // that source's own directory was written, if it has no name
-	file   *tarFile // under way, or nil
-	files  uint64
-	failed uint64
+	reached *guestv1.Position // the last entry that is done; nil: none
+	dirs    []string          // down to where the last entry is
+	last    []string          // in each of them, and at the top, the last name
+	from    uint32            // the source of the last entry
+	top     bool              // that source's own directory was written, if it has no name
+	file    *tarFile          // under way, or nil
+	files   uint64
+	failed  uint64
 }
 
 // tarFile is a file whose contents come in pieces.
@@ -97,14 +99,14 @@ func writeArchive(err error) error {
 // messages and limits.
 type tarCall struct {
 	*TarWriter
-	in      receiver
-	resumed bool
+	in receiver
 }
 
 // Receive receives what comes on st. The opening messages have been exchanged but
-// for ready. After an error that is ErrCut another call goes on, with resume set.
-func (t *TarWriter) Receive(st Stream, resume bool) (*guestv1.Finished, error) {
-	c := &tarCall{TarWriter: t, resumed: resume}
+// for ready. After an error that is ErrCut another call goes on, which has to be one
+// in which the sender offers what it has.
+func (t *TarWriter) Receive(st Stream) (*guestv1.Finished, error) {
+	c := &tarCall{TarWriter: t}
 	c.in = receiver{st: st, cfg: &ReceiveConfig{OnDone: t.cfg.OnDone}, ctx: st.Context(), finished: &guestv1.Finished{}, frame: newSenderFrame(),
 		maxEntries: t.cfg.MaxEntries, maxBytes: t.cfg.MaxBytes}
 	if c.in.maxEntries == 0 {
@@ -201,16 +203,21 @@ func (c *tarCall) take() (end bool, err error) {
 	return false, c.in.count(1)
 }
 
-// enter returns the name that an entry has in the archive, and whether it is a
-// directory that is there already.
-func (c *tarCall) enter(e *guestv1.Entry) (name string, again bool, err error) {
+// passed notes that an entry is done.
+func (c *tarCall) passed(e *guestv1.Entry) {
+	c.in.at(e)
+	c.reached = c.in.position
+}
+
+// enter returns the name that an entry has in the archive.
+func (c *tarCall) enter(e *guestv1.Entry) (name string, err error) {
 	names := c.cfg.Names
 	if int(e.GetSource()) >= len(names) || e.GetSource() < c.from {
-		return "", false, protocolFailure("an entry of source %d", e.GetSource())
+		return "", protocolFailure("an entry of source %d", e.GetSource())
 	}
 	path, err := splitPath(e.GetPath())
 	if err != nil {
-		return "", false, err
+		return "", err
 	}
 	isDir := e.GetMode()&modeType == modeDir && e.GetHardLink() == nil
 	prefix := "./"
@@ -221,36 +228,33 @@ func (c *tarCall) enter(e *guestv1.Entry) (name string, again bool, err error) {
 		c.from, c.dirs, c.last, c.top = e.GetSource(), nil, nil, false
 	}
 	if len(path) == 0 {
-		again, c.top = c.top, true
-		if !isDir || again && !c.resumed {
-			return "", false, protocolFailure("the top is no directory, or is there twice")
+		if !isDir || c.top {
+			return "", protocolFailure("the top is no directory, or is there twice")
 		}
-		return prefix, again, nil
+		c.top = true
+		return prefix, nil
 	}
 	parents, base := path[:len(path)-1], path[len(path)-1]
 	if len(parents) > len(c.dirs) || !slices.Equal(parents, c.dirs[:len(parents)]) {
-		return "", false, protocolFailure("%q comes before its directory", e.GetPath())
+		return "", protocolFailure("%q comes before its directory", e.GetPath())
 	}
 	name = prefix + strings.Join(path, "/")
 	if isDir {
 		name += "/"
-	}
-	if c.resumed && isDir && len(c.dirs) > len(parents) && c.dirs[len(parents)] == base {
-		return name, true, nil
 	}
 	c.dirs = c.dirs[:len(parents)]
 	if len(c.last) > len(parents) {
 		// A file that changed since it was cut off is sent from its beginning.
 		redone := c.file != nil && c.file.name == name
 		if last := c.last[len(parents)]; base < last || base == last && !redone {
-			return "", false, protocolFailure("%q comes after %q in a directory", base, last)
+			return "", protocolFailure("%q comes after %q in a directory", base, last)
 		}
 	}
 	c.last = append(c.last[:len(parents)], base)
 	if isDir {
 		c.dirs = append(c.dirs, base)
 	}
-	return name, false, nil
+	return name, nil
 }
 
 // header makes an entry's header.
@@ -317,17 +321,14 @@ func (c *tarCall) entry(e *guestv1.Entry) error {
 	if err := c.in.consume(uint64(len(e.GetContents()))); err != nil {
 		return err
 	}
-	name, again, err := c.enter(e)
+	name, err := c.enter(e)
 	if err != nil {
 		return c.refused(e, err)
-	}
-	if again {
-		return nil
 	}
 	if err := c.abandonFor(e); err != nil {
 		return err
 	}
-	c.in.at(e)
+	c.passed(e)
 	h := c.header(e, name)
 	var contents []byte
 	switch mode := e.GetMode() & modeType; {
@@ -394,6 +395,9 @@ func (c *tarCall) begin(m *guestv1.FileStart) error {
 	case m.GetOffset() != 0 && m.GetOffset() != has:
 		return protocolFailure("a file begins at byte %d", m.GetOffset())
 	}
+	if m.GetOffset() > 0 && c.file == nil {
+		return protocolFailure("another file is sent before the one under way")
+	}
 	if m.GetOffset() > 0 {
 		// has is of the file under way alone.
 		if e.GetSize() != c.file.size {
@@ -405,7 +409,7 @@ func (c *tarCall) begin(m *guestv1.FileStart) error {
 		c.in.done(Done{Files: 1, Path: string(e.GetPath()), Size: e.GetSize() - m.GetOffset()})
 		return nil
 	}
-	name, _, err := c.enter(e)
+	name, err := c.enter(e)
 	if err != nil {
 		c.in.discard = e.GetNumber()
 		return c.refused(e, err)
@@ -503,7 +507,7 @@ func (c *tarCall) end(m *guestv1.FileEnd) error {
 		return protocolFailure("%q ends at byte %d of %d", e.GetPath(), m.GetSize(), t.size)
 	}
 	c.file, c.in.current = nil, nil
-	c.in.at(e)
+	c.passed(e)
 	if !bytes.Equal(t.hash.sum(), m.GetSha256()) {
 		return c.refused(e, hashMismatch(t.name))
 	}
@@ -524,7 +528,7 @@ func (c *tarCall) end(m *guestv1.FileEnd) error {
 func (c *tarCall) remoteFailure(m *guestv1.FileFailure) error {
 	switch {
 	case c.in.current != nil && m.GetEntry() == c.in.current.entry.GetNumber():
-		c.in.at(c.in.current.entry)
+		c.passed(c.in.current.entry)
 		c.in.current = nil
 		t := c.file
 		c.file = nil
@@ -578,8 +582,9 @@ func (c *tarCall) abandon() error {
 	return c.pad(t)
 }
 
-// offer answers that everything is wanted, and how much is here of the file that
-// was under way.
+// offer answers that all is wanted that comes after what is in the archive, and
+// how much is there of the file that was under way. What has come into being
+// before that since then, the archive has no place for.
 func (c *tarCall) offer(m *guestv1.Offer) error {
 	if len(m.GetEntries()) == 0 {
 		return c.in.count(1)
@@ -595,13 +600,35 @@ func (c *tarCall) offer(m *guestv1.Offer) error {
 		if err := c.in.count(1); err != nil {
 			return err
 		}
+		if c.reached != nil && comparePositions(positionOf(e), c.reached) <= 0 {
+			continue
+		}
 		w := &guestv1.Wanted{Number: e.GetNumber()}
-		if t := c.file; t != nil && t.unsized == nil && t.offset > 0 && e.GetMode()&modeType == modeRegular && e.GetHardLink() == nil && e.GetSize() == t.size &&
-			e.GetSource() == t.position.GetSource() && bytes.Equal(e.GetPath(), t.position.GetPath()) {
-			w.Offset, w.Sha256 = t.offset, t.hash.sum()
-			c.in.offered[e.GetNumber()] = t.offset
+		if t := c.file; t != nil {
+			order := comparePositions(positionOf(e), t.position)
+			if order < 0 {
+				continue
+			}
+			if order == 0 && t.unsized == nil && t.offset > 0 && e.GetMode()&modeType == modeRegular && e.GetHardLink() == nil && e.GetSize() == t.size {
+				w.Offset, w.Sha256 = t.offset, t.hash.sum()
+				c.in.offered[e.GetNumber()] = t.offset
+			}
 		}
 		d.Wanted = append(d.Wanted, w)
 	}
 	return c.in.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Decision{Decision: d}})
+}
+
+// comparePositions compares positions by their order in a walk.
+func comparePositions(a, b *guestv1.Position) int {
+	if c := cmp.Compare(a.GetSource(), b.GetSource()); c != 0 {
+		return c
+	}
+	elements := func(p *guestv1.Position) []string {
+		if len(p.GetPath()) == 0 {
+			return nil
+		}
+		return strings.Split(string(p.GetPath()), "/")
+	}
+	return slices.Compare(elements(a), elements(b))
 }

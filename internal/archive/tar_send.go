@@ -81,6 +81,7 @@ type tarSender struct {
 	tar *tar.Reader
 
 	held      []*guestv1.Entry // with Resume: not offered yet
+	heldNames map[string]bool
 	heldBytes int
 }
 
@@ -96,7 +97,7 @@ func (t *tarSender) run() error {
 		if kind := compressed(head); kind != "" {
 			f := newFailure("read", "the archive", codes.InvalidArgument, ReasonBadArchive, "it is compressed with %s", kind)
 			f.Remedy = "decompress it on the way: " + kind + " -dc FILE | ..."
-			return f
+			return t.failed(&guestv1.Entry{}, f)
 		}
 	}
 	for {
@@ -107,7 +108,7 @@ func (t *tarSender) run() error {
 		if errors.Is(err, io.EOF) {
 			// What pads the archive is not left to whoever writes it.
 			if _, err = io.Copy(io.Discard, t.in); err == nil {
-				return t.offerHeld(nil)
+				return t.offerHeld()
 			}
 		}
 		if err == nil {
@@ -126,13 +127,7 @@ func (t *tarSender) run() error {
 		if t.ctx.Err() != nil {
 			return t.ctx.Err()
 		}
-		if t.in.n == 0 && t.in.err == nil {
-			return newFailure("read", "the archive", codes.InvalidArgument, ReasonBadArchive, "there is nothing in it, not even its end")
-		}
-		if t.number == 0 && (errors.Is(err, tar.ErrHeader) || t.in.n < tarBlock) {
-			return newFailure("read", "the archive", codes.InvalidArgument, ReasonBadArchive, "it is no tar archive")
-		}
-		if err := t.offerHeld(nil); err != nil {
+		if err := t.offerHeld(); err != nil {
 			return err
 		}
 		return t.failed(&guestv1.Entry{}, t.readFailure(err))
@@ -151,6 +146,10 @@ func (t *tarSender) readFailure(err error) *Failure {
 	switch {
 	case t.in.err != nil:
 		return failed("read", "the archive", t.in.err)
+	case t.in.n == 0:
+		return newFailure("read", "the archive", codes.InvalidArgument, ReasonBadArchive, "there is nothing in it, not even its end")
+	case t.number == 0 && (errors.Is(err, tar.ErrHeader) || t.in.n < tarBlock):
+		return newFailure("read", "the archive", codes.InvalidArgument, ReasonBadArchive, "it is no tar archive")
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return newFailure("read", "the archive", codes.DataLoss, ReasonBadArchive, "it ends too early, after %d bytes", t.in.n)
 	}
@@ -180,7 +179,7 @@ func (t *tarSender) entry(h *tar.Header) error {
 		f = t.describe(e, h)
 	}
 	if f != nil {
-		if err := t.offerHeld(nil); err != nil {
+		if err := t.offerHeld(); err != nil {
 			return err
 		}
 		return t.failed(e, f)
@@ -192,6 +191,12 @@ func (t *tarSender) entry(h *tar.Header) error {
 			if ok && t.cfg.Xattr != nil && t.cfg.Xattr(name) {
 				e.Xattrs = append(e.Xattrs, &guestv1.TransferXattr{Name: []byte(name), Value: []byte(value)})
 			}
+		}
+	}
+	if t.heldNames[path] {
+		// The same name again: this one counts, whatever is there now.
+		if err := t.offerHeld(); err != nil {
+			return err
 		}
 	}
 	isFile := e.Mode&modeType == modeRegular && e.HardLink == nil
@@ -209,8 +214,12 @@ func (t *tarSender) entry(h *tar.Header) error {
 	if t.cfg.Resume {
 		t.held = append(t.held, e)
 		t.heldBytes += len(e.Contents)
+		if t.heldNames == nil {
+			t.heldNames = make(map[string]bool)
+		}
+		t.heldNames[path] = true
 		if len(t.held) >= batchEntries || t.heldBytes >= heldMost {
-			return t.offerHeld(nil)
+			return t.offerHeld()
 		}
 		return nil
 	}
@@ -268,6 +277,8 @@ func tarPath(name string) (string, *Failure) {
 	for _, e := range strings.Split(name, "/") {
 		switch e {
 		case "", ".":
+		case "..":
+			return "", newFailure("receive", name, codes.InvalidArgument, ReasonBadName, `a name with ".." in the archive`)
 		default:
 			elements = append(elements, e)
 		}
@@ -337,8 +348,8 @@ func allZero(b []byte) bool {
 }
 
 // offerHeld offers the entries that are held, and sends those that are wanted.
-func (t *tarSender) offerHeld(also *guestv1.Entry) error {
-	_, err := t.offer(also)
+func (t *tarSender) offerHeld() error {
+	_, err := t.offer(nil)
 	return err
 }
 
@@ -347,6 +358,7 @@ func (t *tarSender) offerHeld(also *guestv1.Entry) error {
 func (t *tarSender) offer(also *guestv1.Entry) (bool, error) {
 	entries := t.held
 	t.held, t.heldBytes = nil, 0
+	clear(t.heldNames)
 	o := &guestv1.Offer{}
 	for _, e := range entries {
 		bare := &guestv1.Entry{Number: e.Number, Path: e.Path, Mode: e.Mode, Size: e.Size, ModifiedUnixNanos: e.ModifiedUnixNanos, HardLink: e.HardLink, Sha256: e.Sha256}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -210,9 +211,18 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	if t.root, err = above.root.OpenRoot(name); err != nil {
 		return failed("open", t.path, err)
 	}
+	if made && r.named && len(r.stack) == 2 {
+		// If this fails, all that is lost is that it can be gone on with.
+		if f, err := t.root.OpenFile(r.markName(), os.O_WRONLY|os.O_CREATE|os.O_EXCL|openFlags, 0o600); err == nil {
+			f.Close()
+		}
+	}
 	switch {
 	case !made:
-		if t.clean(r.cfg); !r.cfg.Resume && !r.cfg.Options.GetArchive() {
+		if !r.isWaitingIn(t.path) {
+			t.clean(r.cfg)
+		}
+		if !r.cfg.Resume && !r.cfg.Options.GetArchive() {
 			t.entry = nil // it is merged with, and stays as it is
 		}
 		t.existed = true
@@ -223,6 +233,12 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 		return failed("mkdir", t.path, err)
 	}
 	return nil
+}
+
+// isWaitingIn reports whether whole files wait for their names in a directory,
+// which this transfer has been in before.
+func (r *receiver) isWaitingIn(path string) bool {
+	return slices.ContainsFunc(r.pending, func(p *placed) bool { return p.in.path == path })
 }
 
 // errLost says that an entry is below a directory that could not be made.
