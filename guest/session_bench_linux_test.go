@@ -2,6 +2,7 @@ package guest_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,16 +10,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/vsockrpc/vsockrpc/agent"
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/agent/process"
 	"github.com/vsockrpc/vsockrpc/guest"
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
 )
@@ -27,13 +31,21 @@ import (
 // until its stdin ends.
 const asAgent = "VSOCKRPC_TEST_AS_AGENT"
 
+// agentRings bounds the memory of all rings of that agent. It is what an agent
+// of a guest with 512 MiB has.
+const agentRings = 64 << 20
+
 func serveAsAgent() int {
-	a, err := agent.New(&agent.Config{Logger: slog.New(slog.DiscardHandler), Access: access.Rules{Mode: access.ModeEmbedded}})
+	a, err := agent.New(&agent.Config{
+		Logger: slog.New(slog.DiscardHandler), Access: access.Rules{Mode: access.ModeEmbedded},
+		Process: &process.Config{MaxRingsTotal: agentRings},
+	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	a.RegisterService(&plainService, nil)
+	a.RegisterService(&memoryService, nil)
 	l, err := net.Listen("unix", os.Getenv(asAgent))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -122,6 +134,30 @@ var plainService = grpc.ServiceDesc{
 			}
 		}
 	}}},
+}
+
+// memoryService tells how much memory the agent's Go runtime has ever had at a
+// time, but for what it has given back and taken anew.
+var memoryService = grpc.ServiceDesc{
+	ServiceName: "test.Memory",
+	HandlerType: (*any)(nil),
+	Methods: []grpc.MethodDesc{{MethodName: "Peak", Handler: func(_ any, _ context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		if err := dec(&emptypb.Empty{}); err != nil {
+			return nil, err
+		}
+		sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}}
+		metrics.Read(sample)
+		return wrapperspb.UInt64(sample[0].Value.Uint64()), nil
+	}}},
+}
+
+func peakMemory(tb testing.TB, g *guest.Guest) uint64 {
+	tb.Helper()
+	var peak wrapperspb.UInt64Value
+	if err := g.Conn().Invoke(tb.Context(), "/test.Memory/Peak", &emptypb.Empty{}, &peak); err != nil {
+		tb.Fatal(err)
+	}
+	return peak.Value
 }
 
 // runPlain has plainService run a command, and returns how much it wrote.
