@@ -7,9 +7,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -47,9 +49,33 @@ func (l *peerListener) Close() error {
 
 func (l *peerListener) Addr() net.Addr { return transport.UnixAddr("/made-up") }
 
+// socketPair returns the ends of a connection that buffers, as all real ones do:
+// both sides of a handshake may write at once.
+func socketPair() (client, server net.Conn, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "socketpair")
+		c, ferr := net.FileConn(f)
+		f.Close()
+		if ferr != nil {
+			err = ferr
+			continue
+		}
+		conns[i] = c
+	}
+	return conns[0], conns[1], err
+}
+
 // dial connects as a peer; nil stands for a connection that tells of none.
 func (l *peerListener) dial(ctx context.Context, p *transport.Peer) (net.Conn, error) {
-	client, server := net.Pipe()
+	client, server, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
 	if p != nil {
 		server = peerConn{server, *p}
 	}
