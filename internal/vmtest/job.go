@@ -11,6 +11,10 @@ import (
 // EnvLab is the environment variable that tells a test which lab it runs in.
 const EnvLab = "VSOCKRPC_LAB"
 
+// EnvPrograms is the environment variable that tells a test in the UML lab in
+// which directory host-ctl and guest-agent are, as they are now.
+const EnvPrograms = "VSOCKRPC_LAB_PROGRAMS"
+
 // JobEnv is the environment variable, given to the init on the kernel command
 // line, that holds the path of the [Job] file.
 const JobEnv = "VSOCKRPC_LAB_JOB"

@@ -54,9 +54,14 @@ func (u *UML) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, pkg := range []string{hostCtl, guestAgent} {
+		if err := buildProgram(ctx, filepath.Join(dir, filepath.Base(pkg)), pkg); err != nil {
+			return err
+		}
+	}
 	job := &Job{
 		Modules: modules,
-		Env: []string{EnvLab + "=uml", "PATH=" + os.Getenv("PATH"), "HOME=/root", "USER=root", "LOGNAME=root",
+		Env: []string{EnvLab + "=uml", EnvPrograms + "=" + dir, "PATH=" + os.Getenv("PATH"), "HOME=/root", "USER=root", "LOGNAME=root",
 			"SHELL=/bin/sh", "LANG=C.UTF-8"},
 		Tmpfs: []string{"/tmp"}, // host files lack what tests need, such as inodes that are not used again
 		Keep:  filepath.Dir(filepath.Dir(dir)),
