@@ -10,6 +10,7 @@ TAGS      := grpcnotrace
 BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w"
 BUF       := $(CURDIR)/bin/buf
 FUZZTIME  ?= 5s
+SOAKTIME  ?= 5m
 
 .PHONY: help
 help: ## list the targets
@@ -20,7 +21,7 @@ build: ## build bin/host-ctl and bin/guest-agent, static and stripped
 	$(BUILD) -o bin/ ./cmd/host-ctl ./cmd/guest-agent
 
 .PHONY: test
-test: build lint check-generate unit fuzz cross lab bench-smoke ## run everything that CI runs
+test: build lint check-generate unit fuzz cross soak-short lab bench-smoke ## run everything that CI runs
 	@echo "make test: all passed"
 
 .PHONY: unit
@@ -64,6 +65,14 @@ cross: ## compile for the other systems
 .PHONY: lab
 lab: ## tests on real AF_VSOCK, in kernels of their own
 	$(GO) run ./internal/vmtest/lab
+
+.PHONY: soak
+soak: build ## clients at work for SOAKTIME (5m) while faults are injected; SEED=N repeats a run
+	$(GO) run ./internal/soak -agent bin/guest-agent -host-ctl bin/host-ctl -time $(SOAKTIME) $(if $(SEED),-seed $(SEED))
+
+.PHONY: soak-short
+soak-short: ## the same for a minute
+	@$(MAKE) soak SOAKTIME=1m
 
 .PHONY: bench
 bench: ## dialing, exec and forwarding beside raw sockets, ssh and local processes
