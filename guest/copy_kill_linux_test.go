@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vsockrpc/vsockrpc/guest"
 )
@@ -22,6 +25,11 @@ func TestHelperAgent(t *testing.T) {
 	dir := os.Getenv(asHelper)
 	if dir == "" {
 		t.Skip("a helper of TestCopyKilled")
+	}
+	if size, err := strconv.ParseUint(os.Getenv(asHelper+"_FSIZE"), 10, 64); err == nil {
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: size}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, _, err := runAgent(dir); err != nil {
 		t.Fatal(err)

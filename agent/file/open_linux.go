@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
@@ -154,10 +155,27 @@ func (h *handle) write(offset uint64, data []byte) error {
 	case h.append:
 		n, err = h.f.Write(data)
 	default:
-		n, err = h.f.WriteAt(data, int64(offset))
+		n, err = writeAt(int(h.f.Fd()), data, int64(offset))
 	}
 	m.Written = uint64(n)
 	return h.result("write", m, err)
+}
+
+// writeAt is os.File's WriteAt, but for an error after a part was written: it says
+// how large that is.
+func writeAt(fd int, data []byte, offset int64) (int, error) {
+	sum := 0
+	for sum < len(data) {
+		n, err := unix.Pwrite(fd, data[sum:], offset+int64(sum))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return sum, err
+		default:
+			sum += n
+		}
+	}
+	return sum, nil
 }
 
 func (h *handle) read(r *guestv1.ReadAt) error {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 
+	"google.golang.org/grpc/codes"
+
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -70,7 +72,9 @@ func (s *sender) stream(it *item, f *os.File, want *guestv1.Wanted) error {
 	}
 	end := &guestv1.FileEnd{Size: offset, Sha256: hash.sum()}
 	if info, err := f.Stat(); err == nil && !e.SizeUnknown {
-		end.Changed = uint64(info.Size()) != e.Size || info.ModTime().UnixNano() != e.ModifiedUnixNanos
+		if end.Changed = uint64(info.Size()) != e.Size || info.ModTime().UnixNano() != e.ModifiedUnixNanos; end.Changed {
+			s.done(Done{Failure: newFailure("read", it.path, codes.Aborted, ReasonChanged, "it changed while it was read")})
+		}
 	}
 	s.cfg.Memory.forget()
 	return s.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_End{End: end}})
