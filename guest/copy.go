@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os/user"
+	"path"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -134,6 +136,9 @@ type copying struct {
 	memory archive.Memory
 	total  CopyResult
 
+	decided bool // what the destination was in the beginning
+	missing bool // there was none
+
 	mu       sync.Mutex
 	after    *guestv1.Position
 	progress CopyProgress
@@ -141,6 +146,49 @@ type copying struct {
 	attempt  int
 	failures []error
 	failed   uint64
+}
+
+// destination returns the destination, and what the sources are called there, for
+// one try: what a try makes under a new name must not be taken by the next one for
+// a directory to copy into. It asks stat once.
+func (c *copying) destination(dest string, names []string, split func(string) (dir, base string), stat func(string) error) (string, []string, error) {
+	dir, base := split(dest)
+	if len(names) != 1 || names[0] == "" || base == "" || base == "." || base == ".." {
+		return dest, names, nil
+	}
+	if !c.decided {
+		err := stat(dest)
+		if e, ok := errors.AsType[*Error](err); ok && e.Code == codes.Unavailable {
+			return "", nil, err
+		}
+		c.decided, c.missing = true, errors.Is(err, fs.ErrNotExist)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.missing || c.attempt == 1 {
+		return dest, names, nil
+	}
+	if dir == "" {
+		dir = "./"
+	}
+	return dir, []string{base}, nil
+}
+
+// statIn is what destination asks of a guest.
+func statIn(ctx context.Context, f *Files) func(string) error {
+	return func(name string) error {
+		_, err := f.Stat(ctx, name)
+		return err
+	}
+}
+
+// toBytes returns names as they are sent.
+func toBytes(names []string) [][]byte {
+	var b [][]byte
+	for _, name := range names {
+		b = append(b, []byte(name))
+	}
+	return b
 }
 
 // done takes note of what Send or Receive tell.
@@ -336,15 +384,16 @@ func (f *Files) CopyTo(ctx context.Context, sources []string, destination string
 	}
 	c := &copying{files: f, opts: opts}
 	words := append([]string{"to", f.g.target, f.User, f.Group, destination}, opts.words()...)
-	open := &guestv1.UploadOpen{Subject: f.subject(), Destination: []byte(destination), Options: opts.message()}
+	open := &guestv1.UploadOpen{Subject: f.subject(), Options: opts.message()}
 	var list []archive.Source
+	var names []string
 	for _, s := range sources {
 		source, name, err := splitSource(s, filepath.Base, filepath.Abs)
 		if err != nil {
 			return &CopyResult{}, err
 		}
 		list = append(list, source)
-		open.Names = append(open.Names, []byte(name))
+		names = append(names, name)
 		words = append(words, s, source.Path)
 	}
 	if len(list) == 0 {
@@ -354,11 +403,15 @@ func (f *Files) CopyTo(ctx context.Context, sources []string, destination string
 	open.TransferId = id[:]
 	method := guestv1.FileService_Upload_FullMethodName
 	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
+		dst, names, err := c.destination(destination, names, path.Split, statIn(ctx, f))
+		if err != nil {
+			return nil, err
+		}
 		st, err := f.g.newCopyStream(ctx, method)
 		if err != nil {
 			return nil, err
 		}
-		open.Resume = resume
+		open.Destination, open.Names, open.Resume = []byte(dst), toBytes(names), resume
 		// What a failed SendMsg means, Send says.
 		_ = st.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: open}})
 		return archive.Send(st, &archive.SendConfig{Sources: list, Options: open.Options, Names: hostNames(opts), Resume: resume, After: after, Memory: &c.memory, OnDone: c.done})

@@ -90,6 +90,13 @@ func (f *Files) CopyFrom(ctx context.Context, sources []string, destination stri
 	open.TransferId = id[:]
 	method := guestv1.FileService_Download_FullMethodName
 	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
+		dst, names, err := c.destination(full, names, filepath.Split, func(name string) error {
+			_, err := os.Stat(name)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 		st, err := f.g.conn.NewStream(ctx, &copyDesc, method)
 		if err != nil {
 			return nil, err
@@ -97,7 +104,7 @@ func (f *Files) CopyFrom(ctx context.Context, sources []string, destination stri
 		open.Resume, open.After = resume, after
 		_ = st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: open}})
 		return archive.Receive(st, &archive.ReceiveConfig{
-			Transfer: id, Destination: full, Names: names, Options: open.Options, Resume: resume, Memory: &c.memory,
+			Transfer: id, Destination: dst, Names: names, Options: open.Options, Resume: resume, Memory: &c.memory,
 			OutsideLinks: opts.OutsideLinks, Owner: hostOwner(opts), Xattr: userXattr,
 			FoldNames:  runtime.GOOS == "darwin" || runtime.GOOS == "windows",
 			MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes, OnDone: c.done,

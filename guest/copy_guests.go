@@ -30,7 +30,7 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 	c := &copying{files: f, to: to, opts: opts}
 	words := append([]string{f.g.target, f.User, f.Group, to.g.target, to.User, to.Group, destination}, opts.words()...)
 	down := &guestv1.DownloadOpen{Subject: f.subject(), Options: opts.message()}
-	up := &guestv1.UploadOpen{Subject: to.subject(), Destination: []byte(destination), Options: opts.message()}
+	up := &guestv1.UploadOpen{Subject: to.subject(), Options: opts.message()}
 	var names []string
 	for _, s := range sources {
 		source, name, err := splitSource(s, path.Base, func(p string) (string, error) { return p, nil })
@@ -41,7 +41,6 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 			return &CopyResult{}, f.g.newError("copy", codes.InvalidArgument, ReasonIntoItself, "cannot copy "+s+" into itself, "+destination)
 		}
 		down.Sources = append(down.Sources, &guestv1.Source{Path: []byte(source.Path), Contents: source.Contents})
-		up.Names = append(up.Names, []byte(name))
 		names = append(names, name)
 		words = append(words, s)
 	}
@@ -55,6 +54,10 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		dst, names, err := c.destination(destination, names, path.Split, statIn(ctx, to))
+		if err != nil {
+			return nil, &archive.RelayError{Err: err}
+		}
 		sender, err := f.g.conn.NewStream(ctx, &copyDesc, method)
 		if err != nil {
 			return nil, &archive.RelayError{Sender: true, Err: err}
@@ -63,7 +66,8 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 		if err != nil {
 			return nil, &archive.RelayError{Err: err}
 		}
-		down.Resume, down.After, up.Resume = resume, after, resume
+		down.Resume, down.After = resume, after
+		up.Destination, up.Names, up.Resume = []byte(dst), toBytes(names), resume
 		// What a failed SendMsg means, Relay says.
 		_ = receiver.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: up}})
 		_ = sender.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: down}})

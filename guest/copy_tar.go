@@ -43,7 +43,7 @@ func (f *Files) UnpackTar(ctx context.Context, r io.Reader, destination string, 
 	}()
 	method := guestv1.FileService_Upload_FullMethodName
 	return c.run(ctx, method, func(ctx context.Context, _ bool, _ *guestv1.Position) (*guestv1.Finished, error) {
-		st, err := f.g.conn.NewStream(ctx, &copyDesc, method)
+		st, err := f.g.newCopyStream(ctx, method)
 		if err != nil {
 			return nil, err
 		}

@@ -81,6 +81,9 @@ func Receive(st Stream, cfg *ReceiveConfig) (*guestv1.Finished, error) {
 	if err == nil {
 		err = r.run()
 	}
+	if err != nil && r.ctx.Err() != nil && !errors.Is(err, ErrCut) {
+		err = cut(err) // in the midst of reading what is here
+	}
 	err = r.close(err)
 	if err != nil {
 		return nil, err
@@ -100,7 +103,6 @@ type receiver struct {
 
 	base    *target   // the destination
 	names   []string  // of the sources, in it
-	named   bool      // the single source gets a new name there
 	stack   []*target // from base down to where the last entry is
 	source  uint32    // of the last entry
 	current *file     // under way, or nil
@@ -147,7 +149,6 @@ func (r *receiver) openDestination() error {
 	made := false
 	// A directory that an earlier try has given this name is not one to copy into.
 	begun := err == nil && info.IsDir() && r.cfg.Resume && !mustBeDir && !contents && r.isMarked(dest)
-	r.named = begun || errors.Is(err, fs.ErrNotExist) && !contents
 	switch {
 	case err == nil && info.IsDir() && !begun:
 	case err == nil && mustBeDir || err == nil && contents:
@@ -202,8 +203,13 @@ func (r *receiver) openDestination() error {
 	return nil
 }
 
-// markName is the name of a file in a directory that a transfer has made under a
-// name of its own, for as long as it goes on.
+// isMarkable reports whether the directory is marked that a transfer makes: that of
+// a single source, so that the same transfer, tried again, goes on in it and does
+// not take it for one to copy into.
+func (r *receiver) isMarkable() bool { return len(r.names) == 1 && r.names[0] != "" }
+
+// markName is the name of a file in that directory, as long as the transfer is not
+// at its end.
 func (r *receiver) markName() string { return tempName(r.cfg.Transfer, "") }
 
 // isMarked reports whether an earlier try of this transfer has made a directory.
@@ -432,7 +438,7 @@ func (r *receiver) close(err error) error {
 	if isCut && position != nil {
 		r.done(Done{Position: position})
 	}
-	if r.named && !isCut {
+	if r.isMarkable() && !isCut {
 		r.base.root.Remove(joinPath(r.names[0], r.markName()))
 	}
 	for _, t := range r.stack {

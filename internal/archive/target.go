@@ -211,7 +211,7 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	if t.root, err = above.root.OpenRoot(name); err != nil {
 		return failed("open", t.path, err)
 	}
-	if made && r.named && len(r.stack) == 2 {
+	if made && r.isMarkable() && len(r.stack) == 2 {
 		// If this fails, all that is lost is that it can be gone on with.
 		if f, err := t.root.OpenFile(r.markName(), os.O_WRONLY|os.O_CREATE|os.O_EXCL|openFlags, 0o600); err == nil {
 			f.Close()
