@@ -20,8 +20,8 @@ const (
 	DefaultMaxSendMsgSize            = math.MaxInt32   // bytes, as in gRPC
 	DefaultMaxHeaderBytes            = 16 << 10        // metadata of one direction of a call
 	DefaultStreamWindow              = 1 << 20         // bytes a peer may send ahead on one stream
-	DefaultConnWindow                = 16 << 20        // bytes a peer may send ahead on one connection
-	DefaultServerBudget              = 64 << 20        // bytes received and not consumed, of all connections
+	DefaultConnWindow                = 64 << 20        // bytes a peer may send ahead on one connection
+	DefaultServerBudget              = 128 << 20       // bytes received and not consumed, of all connections
 	DefaultHandshakeTimeout          = 5 * time.Second // from accept to the first valid bytes
 	DefaultMaxHandshakes             = 64              // connections before their first valid bytes
 	DefaultKeepaliveTime             = 10 * time.Second
@@ -87,12 +87,13 @@ type ServerConfig struct {
 	// one native stream. 0 means 1 MiB; the range is 256 KiB to 16 MiB.
 	StreamWindow int
 	// ConnWindow is the same for all streams of one native connection together:
-	// what one connection may make the server hold. 0 means 16 MiB; the range is
-	// 1 MiB to 1 GiB.
+	// what one connection may make the server hold. 0 means 64 MiB; the range is
+	// 1 MiB to 1 GiB. ConnWindow / StreamWindow handlers may stop reading without
+	// holding up the other streams of their connection: 64.
 	ConnWindow int
 	// Budget bounds what all native connections together may make the server
 	// hold. A stream that would go beyond it ends with codes.ResourceExhausted.
-	// 0 means 64 MiB.
+	// 0 means 128 MiB.
 	Budget int64
 
 	// HandshakeTimeout is how long a connection may take to send its first valid

@@ -76,7 +76,14 @@ func (w *recvWindow) receive(n int) bool {
 func (w *recvWindow) consume(cost int64) uint32 {
 	w.held -= cost
 	w.freed += cost
-	if w.freed < w.size/2 {
+	return w.due()
+}
+
+// due returns how many bytes of credit to give back now: none until that is half
+// of what is not held, and worth a frame. What streams hold whose receivers have
+// stopped is not coming back, so the others have to do with the rest.
+func (w *recvWindow) due() uint32 {
+	if w.freed < max(leastCredit, (w.size-w.held)/2) {
 		return 0
 	}
 	return w.giveBack()

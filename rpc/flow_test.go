@@ -26,6 +26,9 @@ func flowModel(t *rapid.T) {
 		for _, n := range credits {
 			way += int64(n)
 		}
+		if recv.freed >= leastCredit && recv.freed > (recv.size-recv.held)/2 {
+			t.Fatalf("%d of %d bytes are held back, while %d are held", recv.freed, recv.size, recv.held)
+		}
 		if send.avail < 0 || send.avail+way != recv.credit {
 			t.Fatalf("the sender may send %d, %d are on their way, the receiver allows %d", send.avail, way, recv.credit)
 		}
@@ -54,6 +57,9 @@ func flowModel(t *rapid.T) {
 			}
 			unconsumed = append(unconsumed, cost(wire[0]))
 			wire = wire[1:]
+			if n := recv.due(); n > 0 {
+				credits = append(credits, n)
+			}
 		},
 		"oversend": func(t *rapid.T) {
 			before := recv
@@ -74,9 +80,6 @@ func flowModel(t *rapid.T) {
 			unconsumed = append(unconsumed[:i], unconsumed[i+1:]...)
 			if n > 0 {
 				credits = append(credits, n)
-			}
-			if recv.freed >= recv.size/2 {
-				t.Fatalf("%d of %d bytes are held back", recv.freed, recv.size)
 			}
 		},
 		"credit": func(t *rapid.T) {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -137,9 +138,16 @@ func TestStreamsInBursts(t *testing.T) {
 	eventually(t, "goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+5 })
 }
 
-// TestStalledReader stops one stream's reader, on either side; the others on the
-// same connection go on at their rate, and memory stays within the windows.
+// TestStalledReader stops the reader of one stream, or of many, on either side; the
+// others on the same connection go on at their rate, and memory stays within the
+// windows.
 func TestStalledReader(t *testing.T) {
+	for _, stalls := range []int{1, 40} {
+		t.Run(strconv.Itoa(stalls), func(t *testing.T) { testStalledReaders(t, stalls) })
+	}
+}
+
+func testStalledReaders(t *testing.T, stalls int) {
 	const others, rounds = 99, 50
 	release := make(chan struct{})
 	e := &echo{both: func(st grpc.ServerStream) error {
@@ -177,23 +185,27 @@ func TestStalledReader(t *testing.T) {
 			defer c.Close()
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			stalled, err := c.NewStream(ctx, bothDesc, "/test.Echo/Both")
-			if err != nil {
-				t.Fatal(err)
+			var blocked sync.WaitGroup
+			for range stalls {
+				stalled, err := c.NewStream(ctx, bothDesc, "/test.Echo/Both")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := stalled.SendMsg(value(stall)); err != nil {
+					t.Fatal(err)
+				}
+				if stall == "do not read" {
+					blocked.Go(func() {
+						for stalled.SendMsg(wrapperspb.Bytes(make([]byte, 10_000))) == nil {
+						}
+					})
+				}
 			}
-			if err := stalled.SendMsg(value(stall)); err != nil {
-				t.Fatal(err)
-			}
-			blocked := make(chan struct{})
-			if stall == "do not read" {
-				go func() {
-					defer close(blocked)
-					for stalled.SendMsg(wrapperspb.Bytes(make([]byte, 10_000))) == nil {
-					}
-				}()
-			} else {
-				close(blocked)
-			}
+			// They have filled their windows before the others begin.
+			eventually(t, "the windows are full", func() bool {
+				conns := s.testConns()
+				return len(conns) > 0 && c.testConn().heldBytes()+conns[0].heldBytes() > int64(stalls)*(DefaultStreamWindow-20_000)
+			})
 			data := make([]byte, 20_000)
 			var wg sync.WaitGroup
 			for range others {
@@ -222,13 +234,15 @@ func TestStalledReader(t *testing.T) {
 			}
 			wg.Wait()
 			held := c.testConn().heldBytes() + s.testConns()[0].heldBytes()
-			if held > DefaultStreamWindow+others*2*cost(len(data)) {
+			if held > int64(stalls)*DefaultStreamWindow+others*2*cost(len(data)) {
 				t.Errorf("%d bytes are held", held)
 			}
 			cancel()
-			<-blocked
+			blocked.Wait()
 			if stall == "do not read" {
-				release <- struct{}{}
+				for range stalls {
+					release <- struct{}{}
+				}
 			}
 			wantNothingLeft(t, &c.testConn().conn)
 			wantNothingLeft(t, &s.testConns()[0].conn)

@@ -142,6 +142,7 @@ func (s *stream) accept(h header, head, msg []byte) (segment, error) {
 	if !s.recv.receive(n) {
 		return seg, connErrorf(codeFlowControl, "%v of %d bytes beyond the credit of stream %d", h.typ, n, s.id)
 	}
+	s.c.appendCredit(0, s.c.recv.due())
 	if seg.more {
 		// The rest must be able to come, whatever other streams hold.
 		s.c.credit(cost(n))

@@ -426,7 +426,8 @@ func TestOverSendEndsTheConnection(t *testing.T) {
 // TestDiscardedBytesReturnTheirCredit sends to streams that are over, until the
 // connection's window would be used up many times.
 func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
-	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
+	const connWindow = 8 << 20
+	inBubble(t, nil, &ServerConfig{ConnWindow: connWindow}, func(t *testing.T, s *Server) {
 		p := wireServer(t, s)
 		go func() {
 			for {
@@ -437,7 +438,7 @@ func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
 		}()
 		p.open(1, "/test.Echo/Nope", "", 0)
 		chunk := make([]byte, 60<<10)
-		for range 3 * DefaultConnWindow / len(chunk) {
+		for range 3 * connWindow / len(chunk) {
 			p.frame(header{typ: frameData, stream: 1, flags: flagMsg}, chunk...)
 		}
 		synctest.Wait()
