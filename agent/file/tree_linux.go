@@ -56,7 +56,8 @@ func (t tree) parent(path string) (*os.File, string, error) {
 func (t tree) open(path string, flags int, mode fs.FileMode) (*os.File, error) {
 	flags |= unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY
 	if t.root != nil {
-		return t.root.OpenFile(in(path), flags, mode)
+		// os.Root takes no other bits.
+		return t.root.OpenFile(in(path), flags, mode.Perm())
 	}
 	return os.OpenFile(path, flags, mode)
 }
@@ -87,9 +88,13 @@ func (t tree) mkdir(path string, mode fs.FileMode, parents bool) error {
 	case t.root == nil:
 		return os.Mkdir(path, mode)
 	case parents:
-		return t.root.MkdirAll(in(path), mode)
+		return t.root.MkdirAll(in(path), mode.Perm())
 	}
-	return t.root.Mkdir(in(path), mode)
+	err := t.root.Mkdir(in(path), mode.Perm())
+	if err == nil && mode != mode.Perm() {
+		err = t.root.Chmod(in(path), mode)
+	}
+	return err
 }
 
 func (t tree) remove(path string, recursive bool) error {

@@ -15,6 +15,13 @@ import (
 // leads out of every directory.
 const Evil = "../\x1b]52;c;ZXZpbA==\a\x1b[2J\x1b[31m\u009b1m\u202eevil\u2066\u200f\u2028\r\b\x7f\x00/../../../../../../../tmp/hostile-evil"
 
+// sessionID is the id of every session of an Agent, and SessionID how host-ctl
+// writes it.
+const (
+	sessionID = "0123456789abcdef"
+	SessionID = "s30313233343536373839616263646566"
+)
+
 // Temper is how messages are filled.
 type Temper string
 
@@ -177,6 +184,9 @@ func (f *filler) scalar(fd protoreflect.FieldDescriptor) protoreflect.Value {
 	case protoreflect.StringKind:
 		// A string has to be UTF-8, or it is not sent.
 		return protoreflect.ValueOfString(f.text())
+	}
+	if fd.Name() == "session_id" {
+		return protoreflect.ValueOfBytes([]byte(sessionID))
 	}
 	b := []byte(f.text())
 	if f.temper == Mixed && f.rand.IntN(4) == 0 {
