@@ -13,9 +13,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-const fullAnswers = 32
-
 const (
+	// fullAnswers is how many calls are answered, of those that one read has
+	// brought, before the client gets the answers: then it need not wait for all
+	// of them.
+	fullAnswers = 32
+
 	maxMethods    = 1024 // numbers a client may give to methods
 	maxMethodName = 1024 // bytes
 	// lingerTime is how long the server waits for the client to close a connection
