@@ -204,12 +204,12 @@ func (o *output) ackIfDue() {
 }
 
 // ackDue reports whether enough was consumed to be worth a message. The agent
-// always has three quarters of the window to send into without one.
+// always has half of the window to send into without one.
 func (o *output) ackDue() bool {
 	if o.consumed <= o.acked {
 		return false
 	}
-	return o.consumed-o.acked >= o.window/4 || o.acked < o.urged || o.eof && o.consumed == o.received
+	return o.consumed-o.acked >= o.window/2 || o.acked < o.urged || o.eof && o.consumed == o.received
 }
 
 // flowControl returns the acknowledgement that is due, or nil; the last one is

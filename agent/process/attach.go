@@ -21,6 +21,9 @@ func (s *session) attach(open *guestv1.Open, found bool) (*reader, *guestv1.Open
 		s.leash = nil
 	}
 	s.wakeReaders() // the former owner goes
+	for i := range s.room {
+		wake(s.room[i]) // its offsets may acknowledge something
+	}
 	in := &s.st.in
 	return r, &guestv1.Opened{
 		Session:      s.describe(),
@@ -120,11 +123,16 @@ func (s *session) flow(r *reader, flow *guestv1.FlowControl) error {
 		if flow.Stream != name || !s.st.readers[r] {
 			continue
 		}
+		starved := r.out[i].at() >= r.out[i].limit
 		if f := s.st.acknowledge(r, i, flow.ConsumedOffset, flow.Window); f != nil {
 			return f
 		}
-		wake(r.wake)
-		wake(s.room[i])
+		if starved {
+			wake(r.wake)
+		}
+		if s.waits[i] {
+			wake(s.room[i])
+		}
 	}
 	return nil
 }

@@ -111,6 +111,28 @@ func TestHistoryGivesWay(t *testing.T) {
 	eventually(t, "the history is dropped", func() bool { return c.describe(t, chatty).StdoutFirst == 64*4000 })
 }
 
+// TestAttachMakesRoom attaches an owner beyond what was acknowledged, while the
+// process waits for just that.
+func TestAttachMakesRoom(t *testing.T) {
+	c := newCarrier(t, nil)
+	const ring = 64 << 10
+	id := newID()
+	spec := helper(t, "write", strconv.Itoa(4*ring), "4096")
+	spec.RingBytes = ring
+	c.start(t, id, spec)
+	eventually(t, "the ring is full", func() bool { return c.describe(t, id).StdoutEnd == ring })
+	s, err := c.attach(testContext(t), &guestv1.Open{SessionId: id, StdoutOffset: ring / 2, StderrOffset: ring / 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	for s.at[stdout] <= ring {
+		if err := s.next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestResumeAfterEveryCut(t *testing.T) {
 	c := newCarrier(t, nil)
 	ctx := testContext(t)

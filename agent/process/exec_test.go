@@ -312,6 +312,7 @@ func TestAwkwardProcesses(t *testing.T) {
 		{name: "stops itself", spec: shell("echo ready; kill -STOP $$"), line: true, code: -1, signal: syscall.SIGTERM},
 		{name: "writes without end", spec: helper(t, "endless"), time: true, code: -1, signal: syscall.SIGTERM},
 		{name: "daemonises", spec: helper(t, "daemon"), child: true, survives: true},
+		{name: "daemonises with a second fork", spec: helper(t, "double-fork"), child: true, survives: true},
 		{name: "leaves a child with the pipe", spec: helper(t, "hold"), code: 5, held: true, child: true},
 		{name: "leaves a stubborn child with the pipe", spec: helper(t, "hold-stubborn"), code: 5, held: true, child: true},
 	}

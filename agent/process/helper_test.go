@@ -92,6 +92,8 @@ func runHelper(name string, args []string) {
 		forever()
 	case "daemon": // a child leaves the group, and has no stream of ours
 		fmt.Println(again("forever", &syscall.SysProcAttr{Setsid: true}, nil).Process.Pid)
+	case "double-fork": // a grandchild has
+		again("daemon", nil, os.Stdout).Wait()
 	case "close-stdio": // its streams end long before it does
 		for fd := range 3 {
 			syscall.Close(fd)

@@ -93,7 +93,7 @@ func (s *session) awaitRoom(i int) error {
 		s.mu.Lock()
 		ok, stop, sweep := s.st.hasRoom(i), s.stopPumps || s.closed[i], s.exited && !s.swept[i]
 		var retry <-chan time.Time
-		if !ok {
+		if s.waits[i] = !ok; !ok {
 			s.swept[i] = s.exited
 			s.wakeReaders() // the owner is asked to acknowledge
 			if s.st.out[i].room() > 0 {
@@ -117,7 +117,8 @@ func (s *session) awaitRoom(i int) error {
 }
 
 // sweep takes what is in the pipe now, which after the exit includes all that
-// the process wrote, into the ring even beyond its limit; widePipe bounds that. It reports whether the stream has ended.
+// the process wrote, into the ring even beyond its limit; widePipe bounds that.
+// It reports whether the stream has ended.
 func (s *session) sweep(i int) (ended bool) {
 	err := onFD(s.io.out[i], func(fd int) error {
 		left := waiting(fd)

@@ -59,6 +59,7 @@ type session struct {
 	st        *state
 	exited    bool // the process has ended, and may not be reaped yet
 	reaped    bool
+	waits     [outputs]bool // its pump, for room
 	swept     [outputs]bool
 	stopPumps bool
 	held      bool          // output was cut

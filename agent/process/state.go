@@ -111,7 +111,7 @@ func (o *output) room() uint64 {
 // short reports whether the process has to wait, or soon may, for an
 // acknowledgement.
 func (o *output) short() bool {
-	return !o.drop && (2*o.room() < o.max || o.needsMemory())
+	return !o.drop && (4*o.room() < o.max || o.needsMemory())
 }
 
 // history returns how much of what is acknowledged the ring may keep, for who
@@ -329,6 +329,9 @@ func (s *state) next(r *reader) (piece, bool) {
 
 func (s *state) nextOutput(r *reader, i int) (piece, bool) {
 	o, c := &s.out[i], &r.out[i]
+	if c.ended {
+		return piece{}, false
+	}
 	if c.next < o.first {
 		c.lost += o.first - c.next
 		c.next = o.first
@@ -340,7 +343,7 @@ func (s *state) nextOutput(r *reader, i int) (piece, bool) {
 	case c.next < o.end && credit > 0:
 		p.output.Data, p.chunk = o.at(c.next, min(credit, maxPiece))
 		c.next += uint64(len(p.output.Data))
-	case c.next == o.end && o.eof && !c.ended:
+	case c.next == o.end && o.eof:
 	case !urge || c.lost > 0 || max(c.consumed, c.urged) >= c.next:
 		return piece{}, false
 	}

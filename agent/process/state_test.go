@@ -89,6 +89,41 @@ func TestStateIsTheTrueStream(t *testing.T) {
 	})
 }
 
+// TestNothingAfterEnd runs out of memory once the end of a stream was sent: that
+// is no reason to say more of it.
+func TestNothingAfterEnd(t *testing.T) {
+	s := newState(newMemory(2*smallChunk), 1<<20, false, guestv1.OwnerGone_OWNER_GONE_KILL)
+	r, f := s.attach(&guestv1.Open{Role: guestv1.Role_ROLE_OWNER})
+	if f != nil {
+		t.Fatal(f)
+	}
+	write := func(stream, n int) {
+		copy(s.reserve(stream, false), trueBytes(stream, 0, n))
+		s.out[stream].commit(n)
+	}
+	write(stdout, smallChunk)
+	s.end(stdout)
+	p, ok := s.next(r)
+	if !ok || !p.output.GetEof() || p.output.Acknowledge {
+		t.Fatalf("first %v", p.output)
+	}
+	s.release(r, p)
+	write(stderr, 1)
+	if !s.out[stdout].needsMemory() {
+		t.Fatal("memory is not short")
+	}
+	for {
+		p, ok := s.next(r)
+		if !ok {
+			return
+		}
+		if p.output.GetStream() == guestv1.Stream_STREAM_STDOUT {
+			t.Fatalf("after the end: %v", p.output)
+		}
+		s.release(r, p)
+	}
+}
+
 func (m *machine) stream(t *rapid.T) int { return rapid.IntRange(0, outputs-1).Draw(t, "stream") }
 
 func (m *machine) reader(t *rapid.T) *modelReader {
