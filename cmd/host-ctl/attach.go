@@ -26,7 +26,8 @@ starts where the client that had the session before left off, or at --from; with
 command's.
 
 Ctrl-C and SIGTERM go to the command; a second one, or "~." after a newline on a
-terminal, breaks off and leaves the session running.`,
+terminal, breaks off and leaves the session running. With --observe they do not go to
+the command, and the first one breaks off.`,
 		ValidArgsFunction: c.completeSession,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, rest, err := guestArg(args, 1, 1)
@@ -58,7 +59,7 @@ terminal, breaks off and leaves the session running.`,
 				if given("from-stderr") {
 					opts.Stderr = fromStderr
 				}
-				a.keep = true
+				a.keep, a.aside = true, opts.Observer
 				k := a.guest.Attach(a.ctx, id.String(), &opts)
 				k.OnGap = func(fd int, offset, n uint64) {
 					fmt.Fprintf(c.stderr, "host-ctl: %d bytes of %s are lost, from offset %d on\n", n, streamName(fd), offset)
@@ -122,8 +123,11 @@ func findSession(ctx context.Context, g *guest.Guest, arg string) (*guestv1.Sess
 	case len(prefixed) > 1:
 		return nil, fmt.Errorf("%d sessions begin with %q: give more of the id", len(prefixed), arg)
 	}
-	return nil, fmt.Errorf("guest %s has no session %q: see host-ctl sessions", g.Target(), arg)
+	return nil, noSessionError{fmt.Errorf("guest %s has no session %q: see host-ctl sessions", g.Target(), arg)}
 }
+
+// noSessionError says that there is no session of that name.
+type noSessionError struct{ error }
 
 // minPrefix is the least of an id that may stand for it: the letter and four
 // digits.

@@ -30,6 +30,7 @@ type attendance struct {
 	stdin io.WriteCloser // nil: not wanted
 	tty   *terminal      // nil: the command has none, or this process
 	keep  bool           // breaking off leaves the session running
+	aside bool           // signals are not for the command: the first breaks off
 
 	breakOnce sync.Once
 	broken    exitCode // 0: not broken off
@@ -158,7 +159,7 @@ func (a *attendance) feed() {
 
 // forward passes signals on to the command's process group, and the terminal's
 // size. A second signal to end, or the loss of this process's terminal, breaks
-// off.
+// off; of an observer, the first one.
 func (a *attendance) forward(signals <-chan os.Signal, stop <-chan struct{}) {
 	resized, done := notifyResize(a.tty)
 	defer done()
@@ -171,7 +172,7 @@ func (a *attendance) forward(signals <-chan os.Signal, stop <-chan struct{}) {
 				a.cmd.Process.Resize(rows, columns)
 			}
 		case sig := <-signals:
-			if n++; n > 1 || sig == syscall.SIGHUP {
+			if n++; n > 1 || a.aside || sig == syscall.SIGHUP {
 				a.breakOff(exitCode(exitSignal + signalNumber(sig)))
 				return
 			}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/guest"
 )
@@ -18,7 +20,7 @@ func (c *cli) rmCommand() *cobra.Command {
 directories with all in them; with --force, it is no error if there is none.
 
 Or have a guest forget sessions that have ended, with their output and result.
-With --force, sessions that run are ended first.`,
+With --force, sessions that run are ended first, and it is no error if there is none.`,
 		ValidArgsFunction: c.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, rest, err := guestArg(args, 1, -1)
@@ -30,17 +32,27 @@ With --force, sessions that run are ended first.`,
 					if isFilePath(arg) {
 						return removeFile(ctx, g, user, arg, recursive, force)
 					}
-					id, err := sessionID(ctx, g, arg)
-					if err != nil {
-						return err
-					}
-					return g.RemoveSession(ctx, id, force)
+					return removeSession(ctx, g, arg, force)
 				})
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "no error if there is no such file; end sessions that run")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "no error if there is no such file or session; end sessions that run")
 	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "directories with all in them")
 	cmd.Flags().StringVarP(&user, "user", "u", "", "user of the guest to act as, NAME|UID[:GROUP]")
 	return cmd
+}
+
+// removeSession has the guest forget a session. With force it may run, or be gone.
+func removeSession(ctx context.Context, g *guest.Guest, arg string, force bool) error {
+	id, err := sessionID(ctx, g, arg)
+	if err == nil {
+		err = g.RemoveSession(ctx, id, force)
+	}
+	_, unknown := errors.AsType[noSessionError](err)
+	e, ok := errors.AsType[*guest.Error](err)
+	if force && (unknown || ok && e.Code == codes.NotFound) {
+		return nil
+	}
+	return err
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -17,8 +16,7 @@ import (
 func runHostCtl(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errs strings.Builder
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asHostCtl+"=1")
+	cmd := hostCtlCommand(t.Context(), args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Fatal(err)
@@ -137,5 +135,40 @@ func TestLogsAfterOwner(t *testing.T) {
 	// Who attaches goes on where the owner was.
 	if stdout, _, code := runHostCtl(t, "attach", addr, "counter"); stdout != "" || code != exitSignal+15 {
 		t.Errorf("attach: %q, exit code %d", stdout, code)
+	}
+}
+
+// TestObserverInterrupted shows that a signal to an observer is not the
+// command's.
+func TestObserverInterrupted(t *testing.T) {
+	addr := tempAgent(t)
+	g := dialTest(t, addr)
+	cmd := g.Command(t.Context(), "sh", "-c", "echo ready; exec sleep 1000")
+	cmd.Detach = true
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	observer := hostCtlCommand(t.Context(), "attach", "--observe", addr, cmd.ID.String())
+	out, err := observer.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := observer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
+	observer.Process.Signal(os.Interrupt)
+	observer.Wait()
+	if code := observer.ProcessState.ExitCode(); code != exitSignal+2 {
+		t.Errorf("exit code %d, want %d", code, exitSignal+2)
+	}
+	if _, stderr, code := runHostCtl(t, "kill", addr, cmd.ID.String()); code != 0 {
+		t.Errorf("the command was ended with the observer: %s", stderr)
+	}
+	state, err := g.WaitSession(t.Context(), cmd.ID)
+	if err != nil || state.Signal() != 15 {
+		t.Errorf("the command ended with %v, %v, want signal 15", state, err)
 	}
 }
