@@ -1,6 +1,7 @@
 package guest_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,7 +48,7 @@ func catAll(tb testing.TB, g *guest.Guest, file string, size int64, check bool) 
 			}
 			err := cmd.Run()
 			if got := max(int64(n), checked.n); err != nil || got != size || checked.err != nil {
-				return fmt.Errorf("got %d of %d bytes, %w, %w", got, size, err, checked.err)
+				return fmt.Errorf("got %d of %d bytes: %w", got, size, errors.Join(err, checked.err, io.ErrUnexpectedEOF))
 			}
 			return nil
 		})
