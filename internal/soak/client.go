@@ -240,6 +240,7 @@ var ctlWords = []struct{ text, reason string }{
 	{"the VMM hung up", "vmm-closed"},
 	{"connection reset", "unreachable"},
 	{"broken pipe", "unreachable"},
+	{"deadline exceeded", "timeout"},
 	{"connection was lost", "unreachable"},
 }
 

@@ -20,7 +20,7 @@ func labOptions(t *testing.T) options {
 		t.Skip("runs in the User-mode Linux lab only")
 	}
 	programs := os.Getenv(vmtest.EnvPrograms)
-	return options{time: 12 * time.Second, seed: 1, clients: 10, machines: 1, out: t.Output(),
+	return options{time: 8 * time.Second, seed: 1, clients: 8, machines: 1, lines: 4, out: t.Output(),
 		agent: filepath.Join(programs, "guest-agent"), hostCtl: filepath.Join(programs, "host-ctl")}
 }
 

@@ -19,7 +19,7 @@ import (
 const envOwnMounts = "VSOCKRPC_SOAK_OWN_MOUNTS"
 
 func main() {
-	opts := options{machines: 4, out: os.Stdout, full: os.Getenv(envOwnMounts) != ""}
+	opts := options{machines: 4, lines: 40, out: os.Stdout, full: os.Getenv(envOwnMounts) != ""}
 	flag.DurationVar(&opts.time, "time", 5*time.Minute, "how long faults are injected; the checks come on top")
 	flag.Uint64Var(&opts.seed, "seed", uint64(time.Now().Unix()), "what the work and the faults follow from (default: the time)")
 	flag.IntVar(&opts.clients, "clients", 64, "how many clients work")

@@ -23,6 +23,7 @@ type options struct {
 	seed     uint64
 	clients  int
 	machines int
+	lines    int    // how many a slow command may print, at least 4
 	agent    string // programs
 	hostCtl  string
 	full     bool // a file system may be mounted, to fill it

@@ -73,11 +73,12 @@ func slowOutput(id string, lines int) []byte {
 	return b.Bytes()
 }
 
-func slowLines(op *operation) int { return 1 + op.random.IntN(40) }
+// slowLines returns how many lines a slow command prints, ten a second.
+func (c *client) slowLines(op *operation) int { return 1 + op.random.IntN(c.s.opts.lines) }
 
 // execSlow runs a command for a while, that prints all the time.
 func (c *client) execSlow(ctx context.Context, op *operation) error {
-	lines, code := slowLines(op), op.random.IntN(3)
+	lines, code := c.slowLines(op), op.random.IntN(3)
 	cmd := c.script(ctx, op, slowScript, code, lines)
 	var out bytes.Buffer
 	cmd.Stdout = &out
@@ -89,7 +90,7 @@ func (c *client) execSlow(ctx context.Context, op *operation) error {
 // detached starts a session that nobody is attached to, and has its output
 // later.
 func (c *client) detached(ctx context.Context, op *operation) error {
-	lines, code := 1+op.random.IntN(10), op.random.IntN(3)
+	lines, code := 1+op.random.IntN(c.s.opts.lines/4), op.random.IntN(3)
 	cmd := c.script(ctx, op, slowScript, code, lines)
 	cmd.Detach, cmd.ID = true, guest.NewSessionID()
 	err := cmd.Start()
@@ -161,7 +162,7 @@ func (c *client) ctl(ctx context.Context, stdin io.Reader, stdout io.Writer, arg
 func (c *client) ctlExec(ctx context.Context, op *operation) error {
 	var out bytes.Buffer
 	code := op.random.IntN(3)
-	script, lines, want := slowScript, slowLines(op), []byte(nil)
+	script, lines, want := slowScript, c.slowLines(op), []byte(nil)
 	args := []string{"exec"}
 	var stdin io.Reader
 	if op.random.IntN(2) == 0 {
