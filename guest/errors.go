@@ -26,6 +26,7 @@ const (
 	ReasonAgentTooOld   = "agent-too-old"   // the agent lacks a method
 	ReasonSessionLost   = "session-lost"    // the agent was restarted, or has forgotten the session
 	ReasonUnreachable   = "unreachable"     // the connection was lost and did not come back in time
+	ReasonNoAnswer      = "no-answer"       // the guest did not answer while it was dialed
 	ReasonProtocol      = "protocol"        // the guest broke the protocol
 	ReasonOutputLost    = "output-lost"     // output is gone that was not to be dropped
 	ReasonWrongGuestKey = "wrong-guest-key" // the guest is not the one that was meant
@@ -214,24 +215,6 @@ func (e *Error) fromTransport(te *transport.Error) *Error {
 	e.Code, e.Reason, e.err = te.Status().Code(), te.Kind.String(), te
 	e.message = te.Error()
 	return e
-}
-
-// features says what each method of the agent is for, and the version of the
-// protocol that has it, for agents that lack it.
-var features = map[string]struct {
-	name  string
-	since uint32
-}{
-	guestv1.AgentService_Info_FullMethodName:            {"info", 1},
-	guestv1.ProcessService_Exec_FullMethodName:          {"exec", 1},
-	guestv1.ProcessService_Attach_FullMethodName:        {"attach", 1},
-	guestv1.ProcessService_Start_FullMethodName:         {"detached sessions", 1},
-	guestv1.ProcessService_Signal_FullMethodName:        {"signals", 1},
-	guestv1.ProcessService_Wait_FullMethodName:          {"waiting for a session", 1},
-	guestv1.ProcessService_Remove_FullMethodName:        {"removing sessions", 1},
-	guestv1.ProcessService_ListSessions_FullMethodName:  {"listing sessions", 1},
-	guestv1.ProcessService_ListProcesses_FullMethodName: {"listing processes", 1},
-	guestv1.ProcessService_WatchSessions_FullMethodName: {"watching sessions", 1},
 }
 
 // tooOld fills e in for an agent that lacks method.

@@ -90,6 +90,7 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 		var e *Error
 		if errors.As(err, &e) {
 			e.Op = "dial"
+			g.silent(e)
 		}
 		return nil, err
 	}
@@ -97,6 +98,20 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 		g.log.Warn("the guest's key could not be kept", "guest", target, "error", err)
 	}
 	return g, nil
+}
+
+// silent fills e in if the time was over before the agent had said anything: what
+// it says by itself is that the time was over.
+func (g *Guest) silent(e *Error) {
+	if e.Code != codes.DeadlineExceeded || e.Reason != "" {
+		return
+	}
+	e.Reason = ReasonNoAnswer
+	e.message = "the guest did not let itself be connected to in time"
+	if g.dialer.count() > 0 {
+		e.message = "something took the connection, but no agent has answered on it in time"
+	}
+	e.Remedy = "the guest may be paused, or still booting, or have no guest-agent running: look at its VMM and console, or give it more time (host-ctl wait)"
 }
 
 // Resolve returns the address that a target of Dial stands for, and the user
