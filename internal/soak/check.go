@@ -65,7 +65,7 @@ func (m *machine) footprint() (footprint, error) {
 
 // warmUp has the agent do some work of each kind, and takes its footprint then.
 func (m *machine) warmUp(ctx context.Context) error {
-	for range 20 {
+	for range 5 {
 		if err := m.probe.Command(ctx, "/bin/true").Run(); err != nil {
 			return err
 		}

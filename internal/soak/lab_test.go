@@ -20,7 +20,7 @@ func labOptions(t *testing.T) options {
 		t.Skip("runs in the User-mode Linux lab only")
 	}
 	programs := os.Getenv(vmtest.EnvPrograms)
-	return options{time: 8 * time.Second, seed: 1, clients: 8, machines: 1, lines: 4, out: t.Output(),
+	return options{time: 6 * time.Second, seed: 1, clients: 5, machines: 1, lines: 4, out: t.Output(),
 		agent: filepath.Join(programs, "guest-agent"), hostCtl: filepath.Join(programs, "host-ctl")}
 }
 
@@ -46,6 +46,6 @@ func TestLabClock(t *testing.T) {
 // sessions may have. They are killed, and the agent goes on.
 func TestLabMemory(t *testing.T) {
 	opts := labOptions(t)
-	opts.only, opts.memory = []kind{memoryNeeded}, 128<<20
+	opts.only, opts.memory = []kind{memoryNeeded}, 64<<20
 	labRun(t, opts)
 }
