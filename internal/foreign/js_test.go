@@ -10,10 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/vsockrpc/vsockrpc/agent"
-	"github.com/vsockrpc/vsockrpc/agent/access"
-	"github.com/vsockrpc/vsockrpc/transport"
 )
 
 // TestJavaScript runs js/client.js, with grpc-js from npm, against an agent.
@@ -35,23 +31,12 @@ func TestJavaScript(t *testing.T) {
 		t.Skipf("npm cannot install grpc-js here: %v\n%s", err, out)
 	}
 
-	a, err := agent.New(&agent.Config{Access: access.Rules{UID: uint32(os.Getuid())}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	addr := transport.UnixAddr(filepath.Join(dir, "s"))
-	l, err := transport.Listen(ctx, addr, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go a.Serve(l)
-
+	addr := serve(t)
 	proto, err := filepath.Abs("../../proto")
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := exec.CommandContext(ctx, "node", "client.js", addr.String(), proto)
+	node := exec.CommandContext(ctx, "node", "client.js", addr, proto)
 	node.Dir = dir
 	out, err := node.CombinedOutput()
 	if err != nil {

@@ -26,10 +26,13 @@ const exec = (args, input) => new Promise((resolve, reject) => {
       case 'opened':
         call.write({input: {offset: 0, data: Buffer.from(input), eof: true}});
         break;
-      case 'output':
-        output = Buffer.concat([output, m.output.data || Buffer.alloc(0)]);
-        call.write({flowControl: {stream: m.output.stream, consumedOffset: output.length, window: 1 << 20}});
+      case 'output': {
+        // Each stream has offsets of its own; stderr says that it ends.
+        const data = m.output.data || Buffer.alloc(0);
+        output = Buffer.concat([output, data]);
+        call.write({flowControl: {stream: m.output.stream, consumedOffset: (m.output.offset || 0) + data.length, window: 1 << 20}});
         break;
+      }
       case 'exit':
         call.end();
         resolve({output: output.toString(), code: m.exit.code});
