@@ -54,8 +54,10 @@ type Config struct {
 	RequireKeys bool
 	// TLS, if not nil, is the configuration for clients that speak TLS, in the
 	// place of one with Key. Clients that its ClientCAs vouch for are trusted; a
-	// policy knows them by their first URI or their common name. Clients without
-	// TLS are served too, unless RequireKeys is set as Access says.
+	// policy knows them by their first URI or their common name. That takes a
+	// ClientAuth of VerifyClientCertIfGiven or RequireAndVerifyClientCert: a
+	// certificate that nobody has verified is none. Clients without TLS are
+	// served too, as Access says, unless RequireKeys is set.
 	TLS *tls.Config
 	// Policy says what trusted callers may do. Default: everything, or what the
 	// role of their key in Hosts says.
