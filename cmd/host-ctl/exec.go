@@ -15,6 +15,7 @@ import (
 // execFlags are the flags of exec.
 type execFlags struct {
 	stdin, tty, detach bool
+	remoteShell        bool
 	user, dir          string
 	env, envFiles      []string
 	name               string
@@ -41,6 +42,7 @@ command and all it started; a second one breaks off, and the guest ends the
 command. With -t, "~." after a newline breaks off.`,
 		Example: `  host-ctl exec 3 -- uname -a
   tar c . | host-ctl exec -i web tar x -C /srv
+  rsync -a -e 'host-ctl exec --rsh' web:/var/log/ logs/
   host-ctl exec -it web top
   host-ctl exec -d --name build web make -C /src`,
 		ValidArgsFunction: c.completeGuest,
@@ -54,6 +56,9 @@ command. With -t, "~." after a newline breaks off.`,
 	flags.BoolVarP(&f.tty, "tty", "t", false, "run the command on a terminal")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "leave the command running, and print its session's id")
 	flags.StringVarP(&f.user, "user", "u", "", "user to run as, by name or number, with :GROUP if not the user's own")
+	flags.BoolVar(&f.remoteShell, "rsh", false, "be the remote shell of rsync or git: -i, and COMMAND is a line for sh")
+	flags.StringVarP(&f.user, "login", "l", "", "as -u, for --rsh")
+	flags.MarkHidden("login")
 	flags.StringVarP(&f.dir, "workdir", "w", "", "working directory (default the user's home)")
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable: NAME=VALUE, or NAME for this environment's value")
 	flags.StringArrayVar(&f.envFiles, "env-file", nil, "set the variables of a file, one NAME=VALUE a line")
@@ -71,6 +76,14 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 	target, argv, err := execArgs(args, cmd.ArgsLenAtDash())
 	if err != nil {
 		return err
+	}
+	if f.remoteShell {
+		f.stdin = true
+		if user, guest, ok := strings.Cut(target, "@"); ok && !strings.ContainsAny(user, "/:") {
+			f.user, target = user, guest
+		}
+		// As ssh does, from which those that call it expect it.
+		argv = []string{"sh", "-c", strings.Join(argv, " ")}
 	}
 	if f.detach && (f.stdin || f.tty) {
 		return usageError{errors.New("-d does not go with -i or -t")}
