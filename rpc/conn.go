@@ -477,6 +477,15 @@ type budget struct {
 	limit int64
 }
 
+// hold counts n bytes for the budget, if that leaves half of it to others.
+func (c *conn) hold(n int64) bool {
+	if c.budget == nil || c.budget.held.Add(n) <= c.budget.limit/2 {
+		return true
+	}
+	c.unhold(n)
+	return false
+}
+
 // unhold ends that n bytes count for the budget.
 func (c *conn) unhold(n int64) {
 	if c.budget != nil && n > 0 {

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -254,6 +255,26 @@ func (c *conn) heldBytes() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.recv.held
+}
+
+// TestLongMessagesBeyondTheBudget sends messages for each of which the budget has
+// room in pieces, but not once more as a whole.
+func TestLongMessagesBeyondTheBudget(t *testing.T) {
+	for _, budget := range []int64{2<<20 + 100_000, 3 << 20, 5 << 20} {
+		s := newEchoServer(nil, &ServerConfig{Budget: budget})
+		c := NewClient(serveUnix(t, s), nil)
+		defer c.Close()
+		for i := range 20 {
+			in := bytes.Repeat([]byte{byte(i), 1, 2}, 2<<20/3)
+			var out wrapperspb.BytesValue
+			if err := c.Invoke(t.Context(), "/test.Echo/Echo", wrapperspb.Bytes(in), &out); err != nil || !bytes.Equal(out.Value, in) {
+				t.Fatalf("%d bytes came back as %d, %v", len(in), len(out.Value), err)
+			}
+		}
+		if n := s.budget.held.Load(); n != 0 {
+			t.Errorf("%d bytes of the budget are held", n)
+		}
+	}
 }
 
 // TestLongMessagesTakeTurns sends more and longer messages at once than the

@@ -10,7 +10,6 @@ import (
 type message struct {
 	data []byte
 	own  *[]byte
-	more []segment // if it came in pieces, all of them, and data is nil
 	size int
 }
 
@@ -41,7 +40,7 @@ func (s *stream) next(limit int) (message, error) {
 			return as.abort(s, s.err)
 		case len(s.queue) > 0:
 			first := &s.queue[0]
-			if as.pieces == nil && !first.more {
+			if as.total == 0 && !first.more {
 				s.takeRun()
 				c.mu.Unlock()
 				return s.nextOfRun(limit)
@@ -112,20 +111,26 @@ func (s *stream) settle() {
 	s.c.unhold(n)
 }
 
-// assembling is a message in pieces that is put together.
+// assembling is a message in pieces that is put together. It belongs to the
+// goroutine that receives.
 type assembling struct {
-	pieces []segment
-	have   int64 // message bytes
+	total  int64     // message bytes of the whole; 0: it has not begun
+	pieces []segment // taken off the queue, not in buf yet
+	have   int64     // message bytes of pieces and buf
+	buf    *[]byte   // nil: there is no room for the whole yet
+	at     int       // bytes in buf
 }
 
 // step takes what there is of the message at the head of the queue. It reports
 // whether that is all, or else whether the caller should look again. mu is held,
 // but not all the time.
 func (as *assembling) step(s *stream) (done, retry bool) {
-	first := &s.queue[0]
-	if s.complete == 0 && as.pieces == nil &&
-		(first.total <= shortMessage || !s.c.assembly.reserve(s, first.total)) {
-		return false, false // it is not its turn, or not worth beginning
+	if as.total == 0 {
+		total := s.queue[0].total
+		if s.complete == 0 && (total <= shortMessage || !s.c.assembly.reserve(s, total)) {
+			return false, false // it is not its turn, or not worth beginning
+		}
+		as.total = total
 	}
 	n := int64(0)
 	k := 0
@@ -138,34 +143,58 @@ func (as *assembling) step(s *stream) (done, retry bool) {
 		k++
 	}
 	s.pop(k)
+	var frames bool
 	if done {
 		s.complete--
 		s.unreserve()
 		// For the other pieces the connection's was given back when they came.
-		frames := s.giveBack(n, false)
-		if s.c.credit(cost(len(as.pieces[len(as.pieces)-1].msg))) || frames {
-			s.c.mu.Unlock()
-			s.c.w.flush()
-			s.c.mu.Lock()
-		}
-		return true, false
+		frames = s.giveBack(n, false)
+		frames = s.c.credit(cost(len(as.pieces[len(as.pieces)-1].msg))) || frames
+	} else {
+		frames = s.giveBack(n, as.have > longMessage/2)
 	}
-	if s.giveBack(n, as.have > longMessage/2) {
-		s.c.mu.Unlock()
+	s.c.mu.Unlock()
+	if frames {
 		s.c.w.flush()
-		s.c.mu.Lock()
-		return false, true
 	}
-	return false, false
+	if !done {
+		as.join(s) // while the pieces are in the CPU's cache
+	}
+	s.c.mu.Lock()
+	return done, !done
+}
+
+// join copies the pieces into the buffer for the whole message, if the budget has
+// plenty of room for that; if not they are kept until the last has come.
+func (as *assembling) join(s *stream) {
+	if as.buf == nil {
+		if !s.c.hold(as.total) {
+			return
+		}
+		as.buf = buffers.Get(int(as.total))
+	}
+	as.copyPieces(s)
+}
+
+func (as *assembling) copyPieces(s *stream) {
+	for _, seg := range as.pieces {
+		as.at += copy((*as.buf)[as.at:], seg.msg)
+	}
+	s.free(as.pieces)
+	clear(as.pieces)
+	as.pieces = as.pieces[:0]
 }
 
 // finish returns the message. It unlocks mu.
 func (as *assembling) finish(s *stream) (message, error) {
 	s.c.mu.Unlock()
-	for _, seg := range as.pieces {
-		s.c.unhold(cost(len(seg.msg)))
+	if as.buf != nil {
+		s.c.unhold(as.total)
+	} else {
+		as.buf = buffers.Get(int(as.total))
 	}
-	return message{more: as.pieces, size: int(as.have)}, nil
+	as.copyPieces(s)
+	return message{data: *as.buf, own: as.buf, size: int(as.total)}, nil
 }
 
 // abort gives up and returns err. It unlocks mu.
@@ -173,6 +202,10 @@ func (as *assembling) abort(s *stream, err error) (message, error) {
 	s.unreserve()
 	s.c.mu.Unlock()
 	s.free(as.pieces)
+	if as.buf != nil {
+		s.c.unhold(as.total)
+		buffers.Put(as.buf)
+	}
 	return message{}, err
 }
 
@@ -198,50 +231,20 @@ func (s *stream) giveBack(n int64, now bool) bool {
 
 // decode decodes m into v and frees it.
 func (m *message) decode(cd *callCodec, v any) error {
-	if m.more != nil {
-		return m.decodePieces(cd, v)
-	}
-	if cd.v2 == nil {
-		if bm, ok := v.(BytesMessage); ok {
-			*m.own = m.data
-			b := mem.NewBuffer(m.own, &buffers)
-			err := bm.UnmarshalBytes(b)
-			b.Free()
-			return err
-		}
+	bm, ok := v.(BytesMessage)
+	if !ok && cd.v2 == nil {
 		err := unmarshalProto(m.data, v)
 		buffers.Put(m.own)
 		return err
 	}
-	// A codec of the application's may keep what it is given.
-	b := mem.SliceBuffer(append([]byte(nil), m.data...))
-	buffers.Put(m.own)
-	return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
-}
-
-// decodePieces joins the pieces and decodes them.
-func (m *message) decodePieces(cd *callCodec, v any) error {
-	own := buffers.Get(m.size)
-	n := 0
-	for _, seg := range m.more {
-		n += copy((*own)[n:], seg.msg)
-		buffers.Put(seg.own)
-	}
-	b := mem.NewBuffer(own, &buffers)
+	*m.own = m.data
+	b := mem.NewBuffer(m.own, &buffers)
 	defer b.Free()
-	switch bm, ok := v.(BytesMessage); {
-	case cd.v2 != nil:
+	if cd.v2 != nil {
 		return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
-	case ok:
-		return bm.UnmarshalBytes(b)
 	}
-	return unmarshalProto(b.ReadOnlyData(), v)
+	return bm.UnmarshalBytes(b)
 }
 
 // drop frees m undecoded.
-func (m *message) drop() {
-	buffers.Put(m.own)
-	for _, seg := range m.more {
-		buffers.Put(seg.own)
-	}
-}
+func (m *message) drop() { buffers.Put(m.own) }
