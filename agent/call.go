@@ -23,6 +23,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/account"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/fault"
+	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -35,7 +36,8 @@ type call struct {
 	start   time.Time
 	what    policy.Call     // once it was decided on, if anybody wants to know
 	verdict policy.Decision // once it was decided on
-	in, out atomic.Uint64   // bytes of messages, if anybody wants to know
+	confine *file.Confinement
+	in, out atomic.Uint64 // bytes of messages, if anybody wants to know
 }
 
 // decide asks the policy about the call with its first message, which is nil if
@@ -59,6 +61,9 @@ func (c *call) decide(req any) error {
 	}
 	if c.verdict.WouldRefuse {
 		g.log.Warn("policy: would be refused", "peer", c.who.peer.String(), "key", c.who.key, "method", c.method, "rule", c.verdict.Rule, "text", c.verdict.Text)
+	}
+	if c.verdict.Dirs != nil {
+		c.confine.Confine(c.verdict.Dirs)
 	}
 	c.bound(req)
 	if c.what.Program && c.what.SessionID != "" {

@@ -19,6 +19,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/fault"
+	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	"github.com/vsockrpc/vsockrpc/transport"
@@ -77,6 +78,7 @@ func (g *guard) check(ctx context.Context, method string) (context.Context, *cal
 		c.end(err)
 		return nil, nil, err
 	}
+	ctx, c.confine = file.WithConfinement(ctx)
 	return context.WithValue(ctx, callerKey{}, &who), c, nil
 }
 

@@ -16,9 +16,9 @@ import (
 )
 
 // DiskFree describes a file system.
-func (s *Server) DiskFree(_ context.Context, r *guestv1.DiskFreeRequest) (*guestv1.DiskFreeResponse, error) {
+func (s *Server) DiskFree(ctx context.Context, r *guestv1.DiskFreeRequest) (*guestv1.DiskFreeResponse, error) {
 	m := &guestv1.DiskFreeResponse{}
-	err := s.with("df", r.Subject, r.Path, func(t tree, path string) error {
+	err := s.with(ctx, "df", r.Subject, r.Path, func(t tree, path string) error {
 		var fsInfo unix.Statfs_t
 		var st unix.Stat_t
 		if t.root != nil {
@@ -142,9 +142,9 @@ type xattrCalls struct {
 }
 
 // ListXattrs returns the extended attributes of a file.
-func (s *Server) ListXattrs(_ context.Context, r *guestv1.ListXattrsRequest) (*guestv1.ListXattrsResponse, error) {
+func (s *Server) ListXattrs(ctx context.Context, r *guestv1.ListXattrsRequest) (*guestv1.ListXattrsResponse, error) {
 	m := &guestv1.ListXattrsResponse{}
-	err := s.with("listxattr", r.Subject, r.Path, func(t tree, path string) error {
+	err := s.with(ctx, "listxattr", r.Subject, r.Path, func(t tree, path string) error {
 		return withXattrs(t, path, r.Follow, func(x xattrCalls) error {
 			buf := make([]byte, xattrListMax)
 			n, err := x.list(buf)
@@ -171,8 +171,8 @@ func (s *Server) ListXattrs(_ context.Context, r *guestv1.ListXattrsRequest) (*g
 }
 
 // SetXattr sets or removes an extended attribute.
-func (s *Server) SetXattr(_ context.Context, r *guestv1.SetXattrRequest) (*guestv1.SetXattrResponse, error) {
-	return &guestv1.SetXattrResponse{}, s.with("setxattr", r.Subject, r.Path, func(t tree, path string) error {
+func (s *Server) SetXattr(ctx context.Context, r *guestv1.SetXattrRequest) (*guestv1.SetXattrResponse, error) {
+	return &guestv1.SetXattrResponse{}, s.with(ctx, "setxattr", r.Subject, r.Path, func(t tree, path string) error {
 		if strings.ContainsRune(string(r.Name), 0) {
 			return unix.EINVAL
 		}

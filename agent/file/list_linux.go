@@ -26,7 +26,7 @@ const (
 
 // List lists a directory.
 func (s *Server) List(r *guestv1.ListRequest, st grpc.ServerStreamingServer[guestv1.ListResponse]) error {
-	return s.with("list", r.Subject, r.Path, func(t tree, path string) error {
+	return s.with(st.Context(), "list", r.Subject, r.Path, func(t tree, path string) error {
 		l := &lister{ctx: st.Context(), st: st, request: r, names: names{s: s}, next: &guestv1.ListResponse{}}
 		if err := l.start(t, path); err != nil {
 			return err
@@ -159,7 +159,7 @@ func (l *lister) flush() error {
 
 // Read reads a part of a file.
 func (s *Server) Read(r *guestv1.ReadRequest, st grpc.ServerStreamingServer[guestv1.ReadResponse]) error {
-	return s.with("read", r.Subject, r.Path, func(t tree, path string) error {
+	return s.with(st.Context(), "read", r.Subject, r.Path, func(t tree, path string) error {
 		f, info, err := openRegular(t, "read", r.Path, path)
 		if err != nil {
 			return err
@@ -189,7 +189,7 @@ const (
 // DiskUsage sums up what a tree takes.
 func (s *Server) DiskUsage(ctx context.Context, r *guestv1.DiskUsageRequest) (*guestv1.DiskUsageResponse, error) {
 	u := &usage{ctx: ctx, seen: make(map[[2]uint64]bool), m: &guestv1.DiskUsageResponse{}}
-	err := s.with("du", r.Subject, r.Path, func(t tree, path string) error {
+	err := s.with(ctx, "du", r.Subject, r.Path, func(t tree, path string) error {
 		info, err := t.stat(path, false)
 		if err != nil {
 			return err

@@ -30,7 +30,7 @@ func (s *Server) Open(st guestv1.FileService_OpenServer) error {
 	if o == nil {
 		return protocolFault("the first message of Open is not open")
 	}
-	return s.with("open", o.Subject, o.Path, func(t tree, path string) error {
+	return s.with(st.Context(), "open", o.Subject, o.Path, func(t tree, path string) error {
 		f, err := openHandle(t, o, path)
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -79,7 +80,7 @@ func (s *Server) Close() error {
 }
 
 // with calls f as a subject with a resolved path, within the bound on calls.
-func (s *Server) with(op string, subject *guestv1.Subject, path []byte, f func(t tree, path string) error) error {
+func (s *Server) with(ctx context.Context, op string, subject *guestv1.Subject, path []byte, f func(t tree, path string) error) error {
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
@@ -88,6 +89,11 @@ func (s *Server) with(op string, subject *guestv1.Subject, path []byte, f func(t
 			Hint("close some of them")
 	}
 	return toFault(op, path, s.as(subject, func(t tree) error {
+		t, err := t.confine(ctx, path)
+		if err != nil {
+			return err
+		}
+		defer t.release()
 		p, err := t.path(path)
 		if err != nil {
 			return err

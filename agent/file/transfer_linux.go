@@ -125,7 +125,7 @@ func (s *Server) Upload(st guestv1.FileService_UploadServer) error {
 		return protocolFault("an upload has 1 to 65536 sources")
 	}
 	return s.carry(st, o.TransferId, func(memory *archive.Memory) error {
-		return s.with("write", o.Subject, o.Destination, func(t tree, path string) error {
+		return s.with(st.Context(), "write", o.Subject, o.Destination, func(t tree, path string) error {
 			cfg := &archive.ReceiveConfig{
 				Transfer: [16]byte(o.TransferId), Destination: path, Root: t.root, Options: o.Options,
 				Resume: o.Resume, Memory: memory, Trusted: true,
@@ -197,7 +197,7 @@ func (s *Server) Download(st guestv1.FileService_DownloadServer) error {
 		return protocolFault("the position is of no source")
 	}
 	return s.carry(st, o.TransferId, func(memory *archive.Memory) error {
-		return s.with("read", o.Subject, o.Sources[0].Path, func(t tree, _ string) error {
+		return s.with(st.Context(), "read", o.Subject, o.Sources[0].Path, func(t tree, _ string) error {
 			cfg := &archive.SendConfig{Root: t.root, Options: o.Options, Resume: o.Resume, After: o.After, Memory: memory}
 			for _, src := range o.Sources {
 				path, err := t.path(src.Path)

@@ -16,6 +16,7 @@ import (
 // tree is the files that a call can reach: those beneath root, or all.
 type tree struct {
 	root *os.Root // nil: all
+	base string   // the directory that root is, for a call that is confined to it; its paths begin with it
 	home string   // what relative paths begin at
 }
 
@@ -26,6 +27,9 @@ func (t tree) path(p []byte) (string, error) {
 	}
 	if bytes.IndexByte(p, 0) >= 0 {
 		return "", &fs.PathError{Op: "resolve", Path: string(p), Err: syscall.EINVAL}
+	}
+	if t.base != "" {
+		return t.inside(string(p))
 	}
 	path := string(p)
 	if path[0] != '/' {

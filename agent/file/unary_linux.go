@@ -19,9 +19,9 @@ import (
 )
 
 // Stat describes one file.
-func (s *Server) Stat(_ context.Context, r *guestv1.StatRequest) (*guestv1.StatResponse, error) {
+func (s *Server) Stat(ctx context.Context, r *guestv1.StatRequest) (*guestv1.StatResponse, error) {
 	m := &guestv1.StatResponse{}
-	err := s.with("stat", r.Subject, r.Path, func(t tree, path string) error {
+	err := s.with(ctx, "stat", r.Subject, r.Path, func(t tree, path string) error {
 		info, err := t.stat(path, r.Follow)
 		if err != nil {
 			return err
@@ -39,9 +39,9 @@ func (s *Server) Stat(_ context.Context, r *guestv1.StatRequest) (*guestv1.StatR
 }
 
 // ReadLink returns the target of a symbolic link.
-func (s *Server) ReadLink(_ context.Context, r *guestv1.ReadLinkRequest) (*guestv1.ReadLinkResponse, error) {
+func (s *Server) ReadLink(ctx context.Context, r *guestv1.ReadLinkRequest) (*guestv1.ReadLinkResponse, error) {
 	m := &guestv1.ReadLinkResponse{}
-	err := s.with("readlink", r.Subject, r.Path, func(t tree, path string) error {
+	err := s.with(ctx, "readlink", r.Subject, r.Path, func(t tree, path string) error {
 		target, err := t.readlink(path)
 		m.Target = []byte(target)
 		return err
@@ -50,19 +50,19 @@ func (s *Server) ReadLink(_ context.Context, r *guestv1.ReadLinkRequest) (*guest
 }
 
 // MakeDirectory makes a directory.
-func (s *Server) MakeDirectory(_ context.Context, r *guestv1.MakeDirectoryRequest) (*guestv1.MakeDirectoryResponse, error) {
+func (s *Server) MakeDirectory(ctx context.Context, r *guestv1.MakeDirectoryRequest) (*guestv1.MakeDirectoryResponse, error) {
 	mode := fs.FileMode(0o777)
 	if r.Mode != 0 {
 		mode = archive.FileMode(r.Mode & 0o7777)
 	}
-	return &guestv1.MakeDirectoryResponse{}, s.with("mkdir", r.Subject, r.Path, func(t tree, path string) error {
+	return &guestv1.MakeDirectoryResponse{}, s.with(ctx, "mkdir", r.Subject, r.Path, func(t tree, path string) error {
 		return t.mkdir(path, mode, r.Parents)
 	})
 }
 
 // RemoveFile removes a file or a directory.
-func (s *Server) RemoveFile(_ context.Context, r *guestv1.RemoveFileRequest) (*guestv1.RemoveFileResponse, error) {
-	return &guestv1.RemoveFileResponse{}, s.with("remove", r.Subject, r.Path, func(t tree, path string) error {
+func (s *Server) RemoveFile(ctx context.Context, r *guestv1.RemoveFileRequest) (*guestv1.RemoveFileResponse, error) {
+	return &guestv1.RemoveFileResponse{}, s.with(ctx, "remove", r.Subject, r.Path, func(t tree, path string) error {
 		if r.Recursive {
 			switch name := strings.TrimRight(path, "/"); {
 			case strings.Trim(path, "/.") == "":
@@ -85,8 +85,8 @@ func (s *Server) RemoveFile(_ context.Context, r *guestv1.RemoveFileRequest) (*g
 }
 
 // Rename renames a file.
-func (s *Server) Rename(_ context.Context, r *guestv1.RenameRequest) (*guestv1.RenameResponse, error) {
-	return &guestv1.RenameResponse{}, s.with("rename", r.Subject, r.Path, func(t tree, path string) error {
+func (s *Server) Rename(ctx context.Context, r *guestv1.RenameRequest) (*guestv1.RenameResponse, error) {
+	return &guestv1.RenameResponse{}, s.with(ctx, "rename", r.Subject, r.Path, func(t tree, path string) error {
 		to, err := t.path(r.NewPath)
 		if err != nil {
 			return err
@@ -96,7 +96,7 @@ func (s *Server) Rename(_ context.Context, r *guestv1.RenameRequest) (*guestv1.R
 }
 
 // SetAttributes changes what is given.
-func (s *Server) SetAttributes(_ context.Context, r *guestv1.SetAttributesRequest) (*guestv1.SetAttributesResponse, error) {
+func (s *Server) SetAttributes(ctx context.Context, r *guestv1.SetAttributesRequest) (*guestv1.SetAttributesResponse, error) {
 	uid, gid := -1, -1
 	if r.User != nil {
 		id, err := s.accounts.UserID(string(r.User))
@@ -112,7 +112,7 @@ func (s *Server) SetAttributes(_ context.Context, r *guestv1.SetAttributesReques
 		}
 		gid = int(id)
 	}
-	return &guestv1.SetAttributesResponse{}, s.with("set attributes of", r.Subject, r.Path, func(t tree, path string) error {
+	return &guestv1.SetAttributesResponse{}, s.with(ctx, "set attributes of", r.Subject, r.Path, func(t tree, path string) error {
 		info, err := t.stat(path, r.Follow)
 		if err != nil {
 			return err
@@ -147,8 +147,8 @@ func (s *Server) SetAttributes(_ context.Context, r *guestv1.SetAttributesReques
 }
 
 // MakeLink makes a symbolic or a hard link.
-func (s *Server) MakeLink(_ context.Context, r *guestv1.MakeLinkRequest) (*guestv1.MakeLinkResponse, error) {
-	return &guestv1.MakeLinkResponse{}, s.with("link", r.Subject, r.Path, func(t tree, path string) error {
+func (s *Server) MakeLink(ctx context.Context, r *guestv1.MakeLinkRequest) (*guestv1.MakeLinkResponse, error) {
+	return &guestv1.MakeLinkResponse{}, s.with(ctx, "link", r.Subject, r.Path, func(t tree, path string) error {
 		target := string(r.Target)
 		if r.Hard {
 			var err error
@@ -163,13 +163,13 @@ func (s *Server) MakeLink(_ context.Context, r *guestv1.MakeLinkRequest) (*guest
 }
 
 // MakeTemporary makes a file or directory with a new name.
-func (s *Server) MakeTemporary(_ context.Context, r *guestv1.MakeTemporaryRequest) (*guestv1.MakeTemporaryResponse, error) {
+func (s *Server) MakeTemporary(ctx context.Context, r *guestv1.MakeTemporaryRequest) (*guestv1.MakeTemporaryResponse, error) {
 	dir := r.Directory
 	if len(dir) == 0 {
 		dir = []byte("/tmp")
 	}
 	m := &guestv1.MakeTemporaryResponse{}
-	err := s.with("mktemp", r.Subject, dir, func(t tree, path string) error {
+	err := s.with(ctx, "mktemp", r.Subject, dir, func(t tree, path string) error {
 		if strings.ContainsAny(string(r.Pattern), "/\x00") {
 			return &fs.PathError{Op: "mktemp", Path: string(r.Pattern), Err: syscall.EINVAL}
 		}
@@ -189,7 +189,7 @@ func (s *Server) MakeTemporary(_ context.Context, r *guestv1.MakeTemporaryReques
 				}
 			}
 			if !errors.Is(err, fs.ErrExist) || try == 100 {
-				m.Path = []byte(name)
+				m.Path = []byte(t.base + name)
 				return err
 			}
 		}
@@ -200,7 +200,7 @@ func (s *Server) MakeTemporary(_ context.Context, r *guestv1.MakeTemporaryReques
 // Hash returns the SHA-256 of a part of a file.
 func (s *Server) Hash(ctx context.Context, r *guestv1.HashRequest) (*guestv1.HashResponse, error) {
 	m := &guestv1.HashResponse{}
-	err := s.with("hash", r.Subject, r.Path, func(t tree, path string) error {
+	err := s.with(ctx, "hash", r.Subject, r.Path, func(t tree, path string) error {
 		f, _, err := openRegular(t, "hash", r.Path, path)
 		if err != nil {
 			return err

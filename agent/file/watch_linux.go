@@ -25,7 +25,7 @@ const maxWatches = 100_000
 
 // Watch streams what happens to a file or directory.
 func (s *Server) Watch(r *guestv1.WatchRequest, st grpc.ServerStreamingServer[guestv1.WatchResponse]) error {
-	return s.with("watch", r.Subject, r.Path, func(t tree, path string) error {
+	return s.with(st.Context(), "watch", r.Subject, r.Path, func(t tree, path string) error {
 		info, err := t.stat(path, true)
 		if err != nil {
 			return err

@@ -29,6 +29,9 @@ type Decision struct {
 	Text        string   // why, for people
 	Remedy      string   // what would be needed; empty if allowed
 	Roles       []string // that the caller has
+	// Dirs, if not nil, are the directories of the rule that allows the call, for
+	// what it does with files: it must reach nothing that is beneath none of them.
+	Dirs []string
 	// Budgets of the call; 0: none.
 	MaxTime  time.Duration
 	MaxBytes uint64
@@ -149,8 +152,9 @@ func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decisio
 			misses = append(misses, fmt.Sprintf("roles.%s is read-only", r.name))
 			continue
 		}
-		rule, miss := r.allows(c, class, w)
+		rule, dirs, miss := r.allows(c, class, w)
 		if rule != "" {
+			d.Dirs = dirs
 			d.Allowed, d.Rule, d.Text = true, rule, what+" is allowed by "+rule
 			d.MaxTime, d.MaxBytes = time.Duration(r.MaxTime), uint64(r.MaxBytes)
 			return d
@@ -173,21 +177,35 @@ const maxMisses = 4
 
 // allows returns the rule that allows a call, or why those did not that are
 // about its method.
-func (r role) allows(c Call, class access.Class, w World) (rule string, misses []string) {
+// With a rule it returns the directories that the call may reach, nil if there is no
+// such bound.
+func (r role) allows(c Call, class access.Class, w World) (rule string, dirs, misses []string) {
 	if r.Profile != access.ProfileNone && r.Profile.Has(class) {
-		return fmt.Sprintf("roles.%s.profile", r.name), nil
+		return fmt.Sprintf("roles.%s.profile", r.name), nil, nil
 	}
 	for i := range r.Allow {
 		ok, why := r.Allow[i].matches(c, w, false)
 		name := fmt.Sprintf("roles.%s.allow[%d]", r.name, i)
 		if ok {
-			return name, nil
+			return name, r.Allow[i].dirs(c), nil
 		}
 		if why != "" {
 			misses = append(misses, name+": "+why)
 		}
 	}
-	return "", misses
+	return "", nil, misses
+}
+
+// dirs returns the directories that a call which r allows may reach, nil if r is not
+// about files.
+func (r *Rule) dirs(c Call) []string {
+	switch {
+	case len(r.Read) == 0 && len(r.Write) == 0:
+		return nil
+	case len(c.Writes) > 0:
+		return r.Write
+	}
+	return slices.Concat(r.Read, r.Write)
 }
 
 // matches reports whether a rule is about a call. If it is about the method but
