@@ -61,10 +61,11 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 		if err != nil {
 			return nil, err
 		}
-		pool := mem.DefaultBufferPool()
-		b := pool.Get(len(head) + len(payload))
+		// Not grpc's own pool: from that a little more than 32 KiB is 1 MiB, set to
+		// zero each time.
+		b := buffers.Get(len(head) + len(payload))
 		copy((*b)[copy(*b, head):], payload)
-		return mem.BufferSlice{mem.NewBuffer(b, pool)}, nil
+		return mem.BufferSlice{mem.NewBuffer(b, &buffers)}, nil
 	}
 	m, err := protoMessage(v)
 	if err != nil {
@@ -79,18 +80,17 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 		}
 		return mem.BufferSlice{mem.SliceBuffer(b)}, nil
 	}
-	pool := mem.DefaultBufferPool()
-	b := pool.Get(size)
+	b := buffers.Get(size)
 	if _, err := opts.MarshalAppend((*b)[:0], m); err != nil {
-		pool.Put(b)
+		buffers.Put(b)
 		return nil, err
 	}
-	return mem.BufferSlice{mem.NewBuffer(b, pool)}, nil
+	return mem.BufferSlice{mem.NewBuffer(b, &buffers)}, nil
 }
 
 // Unmarshal implements encoding.CodecV2.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	b := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	b := data.MaterializeToBuffer(&buffers)
 	defer b.Free()
 	if m, ok := v.(BytesMessage); ok {
 		return m.UnmarshalBytes(b)
