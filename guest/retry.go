@@ -62,7 +62,8 @@ func (s *session) final(err error) error {
 	switch {
 	case e.Reason == reasonAgentRestarted || isOpen && (e.Reason == reasonNoSession || e.Reason == reasonAgentStopping || e.Reason == reasonSessionGone):
 		return sessionLost(e)
-	case status.Code(err) == codes.DeadlineExceeded || e.Code == codes.DeadlineExceeded || e.Reason == ReasonUnreachable:
+	case status.Code(err) == codes.DeadlineExceeded || e.Code == codes.DeadlineExceeded || e.Reason == ReasonUnreachable ||
+		isOpen && e.Code == codes.Unavailable:
 		lost.Reason, lost.Code = ReasonUnreachable, codes.Unavailable
 		lost.message = "connection lost, and not had back for " + s.g.reconnect.String() + ": " + e.message
 		lost.Remedy = "see host-ctl doctor; the session may still run in the guest"
