@@ -9,6 +9,8 @@ GO        ?= go
 TAGS      := grpcnotrace
 BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w"
 BUF       := $(CURDIR)/bin/buf
+VULNCHECK := $(CURDIR)/bin/govulncheck
+PROGRAMS  := ./cmd/host-ctl ./cmd/guest-agent
 FUZZTIME  ?= 5s
 SOAKTIME  ?= 5m
 
@@ -18,14 +20,15 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build bin/host-ctl and bin/guest-agent, static and stripped
-	$(BUILD) -o bin/ ./cmd/host-ctl ./cmd/guest-agent
+	$(BUILD) -o bin/ $(PROGRAMS)
 
 .PHONY: test
-test: build lint check-generate unit fuzz cross soak-short lab bench-smoke ## run everything that CI runs
+test: build lint check-generate supply unit fuzz cross soak-short lab bench-smoke ## run everything that CI runs
 	@echo "make test: all passed"
 
 .PHONY: unit
 unit: ## unit tests, with -race where a C compiler can be had, in random order
+	@.ci/need-grpcio >/dev/null 2>&1 || echo "SKIP: a gRPC client in Python (no grpcio)"
 	@if .ci/need-cc; then race=-race; else race=; echo "SKIP: -race (no C compiler)"; fi; \
 	set -x; $(GO) test $$race -shuffle=on -timeout 15m ./...
 	$(GO) -C internal/bench test -short ./...
@@ -51,6 +54,25 @@ check-generate: generate ## fail if the committed generated code is not current
 # buf is a module of its own: it would raise the main module's requirements.
 $(BUF): internal/tools/go.mod internal/tools/go.sum
 	$(GO) -C internal/tools build -o $@ github.com/bufbuild/buf/cmd/buf
+
+.PHONY: supply
+supply: licenses reproducible vulncheck ## what we ship: its licenses, that two builds are equal, known vulnerabilities
+
+.PHONY: licenses
+licenses: ## fail if a module that is linked in has a license not in the list
+	$(GO) -C internal/tools test ./licenses
+	$(GO) -C internal/tools run ./licenses -C $(CURDIR) -tags $(TAGS) $(PROGRAMS)
+
+.PHONY: reproducible
+reproducible: ## build the programs twice and compare (FULL=1: nothing from a cache)
+	.ci/reproducible
+
+.PHONY: vulncheck
+vulncheck: $(VULNCHECK) ## govulncheck, where its database can be reached
+	.ci/vulncheck $(VULNCHECK) $(PROGRAMS)
+
+$(VULNCHECK): internal/tools/go.mod internal/tools/go.sum
+	$(GO) -C internal/tools build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (5s)
