@@ -196,7 +196,7 @@ func (m *machine) fillDisk(ctx context.Context, lasts time.Duration) (err error)
 
 // useUpFiles opens connections until the agent has no descriptor left, and
 // checks that it answers those who have a connection.
-func (m *machine) useUpFiles(ctx context.Context, lasts time.Duration) error {
+func (m *machine) useUpFiles(ctx context.Context, lasts time.Duration) (err error) {
 	dialCtx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	g, err := m.dial(dialCtx)
@@ -206,12 +206,13 @@ func (m *machine) useUpFiles(ctx context.Context, lasts time.Duration) error {
 	if err != nil {
 		return err
 	}
-	defer g.Close()
 	var conns []net.Conn
 	defer func() {
 		for _, c := range conns {
 			c.Close()
 		}
+		g.Close()
+		err = errors.Join(err, eventually(m.hasFiles))
 	}()
 	var end time.Time // once the agent has none left
 	for ctx.Err() == nil && (end.IsZero() || time.Now().Before(end)) {
@@ -223,18 +224,30 @@ func (m *machine) useUpFiles(ctx context.Context, lasts time.Duration) error {
 			}
 			continue
 		}
+		if ctx.Err() != nil {
+			break
+		}
 		if e, ok := errors.AsType[*guest.Error](err); !ok || e.Reason != "files-exhausted" {
 			return fmt.Errorf("the %dth connection: %w", len(conns)+1, err)
 		}
 		if end.IsZero() {
 			end = time.Now().Add(lasts)
 		}
-		if _, err := g.Info(dialCtx); err != nil {
+		if _, err := g.Info(dialCtx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("an agent without descriptors does not answer: %w", err)
 		}
 		wait(ctx, 50*time.Millisecond)
 	}
 	return nil
+}
+
+// hasFiles checks that the agent has descriptors again.
+func (m *machine) hasFiles() error {
+	open, err := descriptors(m.pid())
+	if err == nil && len(open) > fewFiles/2 {
+		err = fmt.Errorf("the agent still has %d descriptors", len(open))
+	}
+	return err
 }
 
 // jumpClock sets the clock of this kernel, which must be one of the lab.

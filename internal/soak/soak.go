@@ -240,7 +240,7 @@ func (s *soak) trace(format string, args ...any) {
 // eventually calls check until it finds nothing, and returns what it found last
 // if that takes too long.
 func eventually(check func() error) error {
-	const limit = 20 * time.Second
+	const limit = 40 * time.Second
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
 		err := check()
 		if err == nil || time.Now().After(deadline) {

@@ -25,8 +25,14 @@ const (
 )
 
 func (c *client) script(ctx context.Context, op *operation, text string, code, lines int) *guest.Cmd {
-	return c.guest.Command(ctx, "/bin/sh", "-c", text, "sh", op.id, c.machine.journal(), strconv.Itoa(code), strconv.Itoa(lines))
+	cmd := c.guest.Command(ctx, "/bin/sh", "-c", text, "sh", op.id, c.machine.journal(), strconv.Itoa(code), strconv.Itoa(lines))
+	cmd.OwnerGrace = ownerGrace
+	return cmd
 }
+
+// ownerGrace is how long a session outlives its connection. It is more than the
+// default, for computers so busy that a client needs seconds to come back.
+const ownerGrace = 10 * time.Second
 
 // ranWell checks the result of a run: output is whole if it was done, and
 // otherwise as far as it goes.
@@ -126,6 +132,7 @@ const exitOwn = 125
 // ctl runs host-ctl and returns its exit code, unless it failed itself.
 func (c *client) ctl(ctx context.Context, stdin io.Reader, stdout io.Writer, args ...string) (int, error) {
 	m := c.machine
+	args = append([]string{"--connect-timeout", "30s"}, args...)
 	if m.trust != nil {
 		args = append([]string{"--identity", m.identity, "--guest-key", m.trust.GuestKey}, args...)
 	}
@@ -163,7 +170,7 @@ func (c *client) ctlExec(ctx context.Context, op *operation) error {
 	var out bytes.Buffer
 	code := op.random.IntN(3)
 	script, lines, want := slowScript, c.slowLines(op), []byte(nil)
-	args := []string{"exec"}
+	args := []string{"exec", "--grace", ownerGrace.String()}
 	var stdin io.Reader
 	if op.random.IntN(2) == 0 {
 		script, want = echoScript, randomBytes(op.random, op.random.IntN(256<<10))
