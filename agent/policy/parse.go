@@ -153,7 +153,27 @@ func (r *Role) check(name string) error {
 	return nil
 }
 
+// lists returns what a rule may mention, by the names in the file, but Args.
+func (r *Rule) lists() map[string][]string {
+	return map[string][]string{"methods": r.Methods, "env": r.Env, "users": r.Users, "groups": r.Groups, "read": r.Read, "write": r.Write, "dial": r.Dial, "listen": r.Listen}
+}
+
 func (r *Rule) check() error {
+	// What is not mentioned is not looked at, so nothing must be left out by
+	// mistake: a file may be cut off, or a list not filled in yet.
+	mentioned := r.Args != nil
+	for name, list := range r.lists() {
+		if list != nil && len(list) == 0 {
+			return fmt.Errorf("%s = []: list something, or leave it out, which is to say anything", name)
+		}
+		mentioned = mentioned || list != nil
+	}
+	switch {
+	case !mentioned:
+		return errors.New("a rule that mentions nothing would be about everything: say so by methods = [\"*\"]")
+	case r.Args != nil && len(r.Args) == 0:
+		return errors.New("args = []: list something, or leave it out, which is to say anything")
+	}
 	for _, m := range r.Methods {
 		service, method, ok := strings.Cut(m, "/")
 		if m != "*" && (!ok || service == "" || method == "" || strings.Contains(method, "/")) {
