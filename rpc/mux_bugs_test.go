@@ -162,8 +162,12 @@ func TestCloseDuringEveryBlockingOperation(t *testing.T) {
 					default:
 					}
 					end(c, s, a)
-					if err := <-ended; !ofAnEnd(err) {
+					err := <-ended
+					if !ofAnEnd(err) {
 						t.Errorf("it ended with %v", err)
+					}
+					if name == "the client is closed" && status.Code(err) != codes.Canceled {
+						t.Errorf("the client was closed, and it ended with %v", err)
 					}
 					synctest.Wait()
 				})

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"errors"
 	"io"
 	"runtime"
 	"sync/atomic"
@@ -410,6 +411,10 @@ func (s *stream) lost(err error) {
 	s.c.role.lost(s, lostError(err))
 }
 
+// lostError is the error of a call whose connection has ended with err.
 func lostError(err error) error {
+	if errors.Is(err, errClientClosed) {
+		return err
+	}
 	return status.Error(codes.Unavailable, "rpc: connection lost: "+err.Error())
 }
