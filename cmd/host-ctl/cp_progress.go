@@ -11,20 +11,24 @@ import (
 const (
 	progressAfter = 500 * time.Millisecond // what is done before needs no progress
 	progressEvery = 100 * time.Millisecond
+	linesEvery    = 10 * time.Second // where there is no terminal
 )
 
-// progress shows how far a copy is, on a terminal alone.
+// progress shows how far a copy is: in one line of a terminal, or elsewhere now
+// and then in another one.
 type progress struct {
 	c     *cli
 	shown bool
 	on    bool
+	lines bool
 	begin time.Time
 	mu    sync.Mutex
 	last  time.Time
 }
 
 func (c *cli) newProgress(quiet bool) *progress {
-	return &progress{c: c, on: !quiet && isTerminal(c.stderr), begin: time.Now()}
+	now := time.Now()
+	return &progress{c: c, on: !quiet, lines: !isTerminal(c.stderr), begin: now, last: now}
 }
 
 // update is for guest.CopyOptions.Progress.
@@ -35,6 +39,13 @@ func (p *progress) update(now guest.CopyProgress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	at := time.Now()
+	if p.lines {
+		if at.Sub(p.last) >= linesEvery {
+			p.last = at
+			fmt.Fprintf(p.c.stderr, "host-ctl: %s\n", progressLine(now, at.Sub(p.begin)))
+		}
+		return
+	}
 	if at.Sub(p.begin) < progressAfter || at.Sub(p.last) < progressEvery {
 		return
 	}

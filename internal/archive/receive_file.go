@@ -19,8 +19,13 @@ type file struct {
 	temp   string
 	f      *os.File
 	offset uint64
+	begun  uint64 // up to here the system was told to write it to the disk
 	hash   *Rolling
 }
+
+// writebackBytes is how much of a file that is to be durable is written before
+// the disk is set to work on it, while more comes.
+const writebackBytes = 8 << 20
 
 func (c *file) path() string { return joinPath(c.in.path, c.name) }
 
@@ -189,6 +194,10 @@ func (r *receiver) piece() error {
 		return r.failedEntry(c.entry, failure)
 	}
 	c.offset += n + hole
+	if c.offset-c.begun >= writebackBytes && r.cfg.Options.GetSync() != guestv1.SyncPolicy_SYNC_POLICY_NONE {
+		beginWriteback(c.f, int64(c.begun), int64(c.offset-c.begun))
+		c.begun = c.offset
+	}
 	r.done(Done{Bytes: n + hole})
 	return nil
 }

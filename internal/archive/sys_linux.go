@@ -102,3 +102,9 @@ func syncTree(f *os.File) error { return unix.Syncfs(int(f.Fd())) }
 
 // hasSyncTree says whether there is syncTree.
 const hasSyncTree = true
+
+// beginWriteback has the system begin to write a range of a file to the disk, and
+// does not wait for it. What is durable fsync alone says.
+func beginWriteback(f *os.File, offset, size int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), offset, size, unix.SYNC_FILE_RANGE_WRITE)
+}

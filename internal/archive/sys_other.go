@@ -34,3 +34,5 @@ func setXattr(*os.File, string, []byte) error { return nil }
 func lock(*os.File) error { return nil }
 
 func syncTree(f *os.File) error { return f.Sync() }
+
+func beginWriteback(*os.File, int64, int64) {}
