@@ -97,7 +97,7 @@ soak-short: ## the same for a minute
 	@$(MAKE) soak SOAKTIME=1m
 
 .PHONY: bench
-bench: ## dialing, exec and forwarding beside raw sockets, ssh and local processes
+bench: ## dialing, exec, forwarding and copies beside raw sockets, ssh, rsync and local processes
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./guest ./agent/process ./rpc
 
 .PHONY: stress
