@@ -31,7 +31,7 @@ const (
 	Text    Temper = "text"    // Evil in every string, small numbers
 	Highest Temper = "highest" // the largest numbers of their types
 	Lowest  Temper = "lowest"  // the smallest
-	Large   Temper = "large"   // long texts and lists, up to about 3 MiB
+	Large   Temper = "large"   // long texts and lists, up to about 1 MiB
 	Mixed   Temper = "mixed"   // at random, of numbers at edges, paths, texts
 	Noise   Temper = "noise"   // bytes at random, which are no message
 )
@@ -70,7 +70,7 @@ func (f *filler) learn(m protoreflect.Message) {
 
 // fill fills m. Of a oneof, turn says which field is set.
 func (f *filler) fill(m protoreflect.Message, turn int) {
-	f.left = 3 << 20
+	f.left = 1 << 20
 	switch f.temper {
 	case Noise:
 		b := make([]byte, f.rand.IntN(300))
@@ -113,7 +113,7 @@ func (f *filler) message(m protoreflect.Message, turn, depth int) {
 func (f *filler) length(depth int) int {
 	n := 2
 	if f.temper == Large {
-		n = []int{8, 8, 8, 100, 2000}[depth]
+		n = []int{4, 4, 8, 30, 500}[depth]
 	}
 	n = min(n, f.left/64)
 	f.left -= 64 * n

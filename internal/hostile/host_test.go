@@ -262,11 +262,11 @@ var h2Attacks = []struct {
 	}},
 	{"streams without end", false, func(a attacker) {
 		a.Write(h2Greeting)
-		a.flood(20_000, func(i uint32) []byte { return h2Call(2*i+1, infoMethod, 0) })
+		a.flood(5000, func(i uint32) []byte { return h2Call(2*i+1, infoMethod, 0) })
 	}},
 	{"messages that do not come", false, func(a attacker) {
 		a.Write(h2Greeting)
-		a.flood(4000, func(i uint32) []byte {
+		a.flood(1500, func(i uint32) []byte {
 			// 4 MiB are announced, and all comes that the window lets through.
 			b := append(h2Call(2*i+1, infoMethod, 0), h2Frame(h2Data, 0, 2*i+1, []byte{0, 0, 0x3f, 0xff, 0xff})...)
 			return append(b, h2Frame(h2Data, 0, 2*i+1, make([]byte, 8<<10))...)
@@ -274,16 +274,16 @@ var h2Attacks = []struct {
 	}},
 	{"PING without end", true, func(a attacker) {
 		a.Write(h2Greeting)
-		a.flood(100_000, func(uint32) []byte { return h2Frame(h2Ping, 0, 0, make([]byte, 8)) })
+		a.flood(5000, func(uint32) []byte { return h2Frame(h2Ping, 0, 0, make([]byte, 8)) })
 	}},
 	{"SETTINGS without end", false, func(a attacker) {
 		a.Write(h2Greeting)
-		a.flood(20_000, func(uint32) []byte { return h2Frame(h2Settings, 0, 0, nil) })
+		a.flood(8000, func(uint32) []byte { return h2Frame(h2Settings, 0, 0, nil) })
 	}},
 	{"WINDOW_UPDATE of one byte", false, func(a attacker) {
 		a.Write(h2Greeting)
 		one := bytes.Repeat(h2Frame(h2WindowUpdate, 0, 0, []byte{0, 0, 0, 1}), 100)
-		a.flood(1000, func(uint32) []byte { return one })
+		a.flood(200, func(uint32) []byte { return one })
 	}},
 	{"WINDOW_UPDATE of nothing", true, func(a attacker) {
 		a.Write(append(slices.Clone(h2Greeting), h2Frame(h2WindowUpdate, 0, 0, make([]byte, 4))...))
@@ -305,7 +305,7 @@ var h2Attacks = []struct {
 	}},
 	{"answers that are not read", false, func(a attacker) {
 		a.Write(h2Greeting)
-		a.flood(20_000, func(i uint32) []byte {
+		a.flood(3000, func(i uint32) []byte {
 			return append(h2Call(2*i+1, infoMethod, 0), h2Frame(h2Data, endStream, 2*i+1, make([]byte, 5))...)
 		})
 	}},
