@@ -46,6 +46,6 @@ func TestLabClock(t *testing.T) {
 // sessions may have. They are killed, and the agent goes on.
 func TestLabMemory(t *testing.T) {
 	opts := labOptions(t)
-	opts.only, opts.memory = []kind{memoryNeeded}, 64<<20
+	opts.only, opts.memory = []kind{memoryNeeded}, 96<<20
 	labRun(t, opts)
 }

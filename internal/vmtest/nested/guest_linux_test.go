@@ -36,6 +36,10 @@ func loadInner(t *testing.T) vmtest.Inner {
 type guest struct {
 	inner   vmtest.Inner
 	console string // file
+	control string // socket of QMP
+	state   string // file of save
+	cpu     string // as it was started
+	quirks  string
 	cmd     *exec.Cmd
 	ended   chan struct{} // closed when QEMU has ended
 }
@@ -43,7 +47,8 @@ type guest struct {
 // newGuest returns a guest that is not yet started. At the end of the test it
 // is killed, and its console is printed if the test failed.
 func newGuest(t *testing.T, inner vmtest.Inner) *guest {
-	g := &guest{inner: inner, console: filepath.Join(t.TempDir(), "console")}
+	dir := t.TempDir()
+	g := &guest{inner: inner, console: filepath.Join(dir, "console"), control: filepath.Join(dir, "qmp"), state: filepath.Join(dir, "state")}
 	t.Cleanup(func() {
 		g.kill()
 		if t.Failed() {
@@ -69,10 +74,22 @@ func (g *guest) start(t *testing.T, verbose bool) {
 	if !verbose {
 		quirks += " loglevel=4"
 	}
+	g.run(t, cpu, quirks, nil)
+}
+
+// run starts QEMU: with a state to go on from, or to boot.
+func (g *guest) run(t *testing.T, cpu, quirks string, state *os.File) {
+	t.Helper()
+	g.cpu, g.quirks = cpu, quirks
 	g.cmd = exec.Command(g.inner.QEMU, "-M", "microvm,rtc=on", "-accel", g.inner.Accel, "-cpu", cpu, "-m", "256M", "-smp", "1",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "file:"+g.console,
 		"-kernel", g.inner.Kernel, "-initrd", g.inner.Initrd, "-append", "console=ttyS0 panic=-1"+quirks,
-		"-device", fmt.Sprintf("vhost-vsock-device,guest-cid=%d", g.inner.CID))
+		"-device", fmt.Sprintf("vhost-vsock-device,guest-cid=%d", g.inner.CID),
+		"-qmp", "unix:"+g.control+",server=on,wait=off")
+	if state != nil {
+		g.cmd.Args = append(g.cmd.Args, "-incoming", "fd:3")
+		g.cmd.ExtraFiles = []*os.File{state}
+	}
 	g.cmd.Stdout, g.cmd.Stderr = os.Stdout, os.Stderr
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := g.cmd.Start(); err != nil {

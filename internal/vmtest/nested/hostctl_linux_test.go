@@ -89,8 +89,13 @@ type background struct {
 // start starts host-ctl, which is ended with the test.
 func (h host) start(t *testing.T, args ...string) *background {
 	t.Helper()
+	return h.startCall(t, call{args: args})
+}
+
+func (h host) startCall(t *testing.T, c call) *background {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &background{cmd: h.command(ctx, call{args: args}), done: make(chan struct{})}
+	b := &background{cmd: h.command(ctx, c), done: make(chan struct{})}
 	r, w := io.Pipe()
 	b.lines = bufio.NewScanner(r)
 	b.cmd.Stdout, b.cmd.Stderr = w, &b.errs

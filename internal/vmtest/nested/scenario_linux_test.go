@@ -68,6 +68,10 @@ func TestGuest(t *testing.T) {
 		{"Unprivileged", (*scenario).unprivileged},
 		{"SecondAgent", (*scenario).secondAgent},
 		{"Pause", (*scenario).pause},
+		{"PausedCount", (*scenario).pausedCount},
+		{"Snapshot", (*scenario).snapshot},
+		{"Killed", (*scenario).killed},
+		{"Rebooted", (*scenario).rebooted},
 		{"PowerOff", (*scenario).powerOff},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(s, t) })
