@@ -15,6 +15,7 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent"
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/process"
 	"github.com/vsockrpc/vsockrpc/agent/reap"
 	"github.com/vsockrpc/vsockrpc/agent/system"
@@ -73,6 +74,7 @@ func (d *daemon) run() (os.Signal, error) {
 		Logger:  d.log,
 		Access:  rules,
 		Process: &process.Config{Cgroup: true, Protect: true},
+		File:    &file.Config{Root: d.settings.filesRoot},
 	}
 	closeAudit, err := d.secure(cfg)
 	if err != nil {

@@ -77,6 +77,31 @@ func TestFaces(t *testing.T) {
 	}
 }
 
+// TestFilesRoot: the directory is / to the file service, and nothing is outside.
+func TestFilesRoot(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "in"), []byte("1234567"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(root, "out")); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, agentCommand(t, "--listen=unix:%s", "--files-root="+root))
+	files := guestv1.NewFileServiceClient(dial(t, p.sock))
+	for path, want := range map[string]codes.Code{
+		"/in": codes.OK, "/etc/passwd": codes.NotFound, "/out": codes.FailedPrecondition, "/../../etc/passwd": codes.FailedPrecondition,
+	} {
+		m, err := files.Stat(t.Context(), &guestv1.StatRequest{Path: []byte(path), Follow: true})
+		if status.Code(err) != want || err == nil && m.GetFile().GetSize() != 7 {
+			t.Errorf("%s: %v, %v, want %v", path, m, err, want)
+		}
+	}
+	code, _, stderr := exitOf(t, agentCommand(t, "--listen=unix:%s", "--files-root="+root+"/none"))
+	if code != exitFailure || !strings.Contains(stderr, root+"/none") {
+		t.Errorf("a root that is not there: exit code %d, stderr %q", code, stderr)
+	}
+}
+
 func TestServiceManager(t *testing.T) {
 	cmd := agentCommand(t, "--listen=unix:%s")
 	cmd.Env = append(cmd.Env, "WATCHDOG_USEC=100000")

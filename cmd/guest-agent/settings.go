@@ -34,6 +34,7 @@ type settings struct {
 	stateDir    string
 	policy      string
 	audit       string
+	filesRoot   string
 
 	// unknown names settings that this version does not know.
 	unknown []string
@@ -133,6 +134,7 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 		s.audit = v
 		return nil
 	})
+	fs.Func("files-root", "confine the file service to what is below `DIR`: it is / to those who copy and list (default no bound)", absolute(&s.filesRoot))
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
 
 	var errs []error
