@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,13 +51,24 @@ func (p *progress) update(now guest.CopyProgress) {
 		return
 	}
 	p.last, p.shown = at, true
-	line := progressLine(now, at.Sub(p.begin))
+	line := progressBar(now) + progressLine(now, at.Sub(p.begin))
 	if _, columns, ok := p.c.windowSize(); ok {
 		if r := []rune(line); len(r) >= columns && columns > 1 {
 			line = string(r[:columns-1])
 		}
 	}
 	fmt.Fprintf(p.c.stderr, "\r\x1b[K%s", line)
+}
+
+const barWidth = 20
+
+// progressBar draws how much of a copy is done, if that is known.
+func progressBar(now guest.CopyProgress) string {
+	if now.Files > 1 || now.Total == 0 || now.Bytes > now.Total {
+		return ""
+	}
+	n := int(barWidth * now.Bytes / now.Total)
+	return "[" + strings.Repeat("#", n) + strings.Repeat("-", barWidth-n) + "] "
 }
 
 // progressLine says how far a copy is that began so long ago.
