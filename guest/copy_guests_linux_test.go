@@ -101,6 +101,28 @@ func TestCopyToGuest(t *testing.T) {
 	noLeftovers(t, dst)
 }
 
+// resetLessAndLess resets all connections of v after a time, and again after a
+// longer one each, until stop is called: on however slow a computer a copy gets on
+// between two of them at last.
+func resetLessAndLess(v *vmmtest.VMM, first time.Duration) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for wait := first; ; wait += wait / 4 {
+			select {
+			case <-end:
+				return
+			case <-time.After(wait):
+				v.Reset()
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-ended
+	}
+}
+
 // TestCopyToGuestThroughResets copies a large file and some small ones between
 // guests that both lose their connections.
 func TestCopyToGuestThroughResets(t *testing.T) {
@@ -123,11 +145,11 @@ func TestCopyToGuestThroughResets(t *testing.T) {
 	vmm2, two, bytes2 := dialVMM(t)
 	bytes1.Store(0)
 	bytes2.Store(0)
-	vmm1.SetFaults(vmmtest.Faults{ResetEvery: 110 * time.Millisecond})
-	vmm2.SetFaults(vmmtest.Faults{ResetEvery: 170 * time.Millisecond})
+	stop1 := resetLessAndLess(vmm1, 110*time.Millisecond)
+	stop2 := resetLessAndLess(vmm2, 170*time.Millisecond)
 	result, err := one.Files().CopyToGuest(t.Context(), []string{src}, two.Files(), dst, nil)
-	vmm1.SetFaults(vmmtest.Faults{})
-	vmm2.SetFaults(vmmtest.Faults{})
+	stop1()
+	stop2()
 	if err != nil {
 		t.Fatal(err)
 	}

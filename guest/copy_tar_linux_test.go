@@ -373,8 +373,7 @@ func TestPackTarThroughResets(t *testing.T) {
 		return [32]byte(h.Sum(nil))
 	}
 	want := pack()
-	vmm.SetFaults(vmmtest.Faults{ResetEvery: 50 * time.Millisecond})
-	defer vmm.SetFaults(vmmtest.Faults{})
+	defer resetLessAndLess(vmm, 50*time.Millisecond)()
 	if got := pack(); got != want {
 		t.Error("the archive is another one")
 	}

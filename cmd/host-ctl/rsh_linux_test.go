@@ -110,15 +110,15 @@ func TestPeerTar(t *testing.T) {
 	}
 	pipe := func(from, to *exec.Cmd) {
 		t.Helper()
-		var stderr bytes.Buffer
+		var stderr, stderr2 bytes.Buffer
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		from.Stdout, from.Stderr, to.Stdin, to.Stderr = w, &stderr, r, &stderr
+		from.Stdout, from.Stderr, to.Stdin, to.Stderr = w, &stderr, r, &stderr2
 		err = errors.Join(from.Start(), to.Start(), w.Close(), r.Close())
 		if err = errors.Join(err, from.Wait(), to.Wait()); err != nil {
-			t.Fatalf("%v: %s", err, &stderr)
+			t.Fatalf("%v: %s%s", err, &stderr, &stderr2)
 		}
 	}
 	pipe(exec.Command(tar, "c", "-C", src, "."), exec.Command("host-ctl", "exec", "-i", "web", "tar", "x", "-C", up))
