@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
@@ -47,7 +49,18 @@ var ErrCut = errors.New("the transfer was cut")
 // cutError is ErrCut with its cause.
 type cutError struct{ err error }
 
-func (e *cutError) Error() string   { return "the transfer was cut: " + e.err.Error() }
+// Error says what the agent has said, or how the connection ended.
+func (e *cutError) Error() string {
+	st, ok := status.FromError(e.err)
+	switch {
+	case !ok:
+		return ErrCut.Error() + ": " + e.err.Error()
+	case st.Code() == codes.Unavailable:
+		return ErrCut.Error() + ": " + st.Message()
+	}
+	return st.Message()
+}
+
 func (e *cutError) Unwrap() []error { return []error{ErrCut, e.err} }
 
 // cut returns what the end of a stream means. A failed SendMsg says io.EOF; the
