@@ -55,7 +55,7 @@ func (o *options) run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return errors.Join(
 			o.report("uml", o.uml(ctx, nil, testFlags)),
-			o.report("nested", o.nested(ctx, testFlags)))
+			o.report("nested", o.nested(ctx, append([]string{"-test.short"}, testFlags...))))
 	}
 	switch lab, packages := args[0], args[1:]; {
 	case lab == "uml":

@@ -128,9 +128,14 @@ func (b *background) line(t *testing.T) string {
 	return b.lines.Text()
 }
 
-// wait waits until host-ctl has ended, and returns its exit code and stderr.
+// wait waits until host-ctl has ended, and returns its exit code and stderr. What it
+// writes to stdout from now on is lost.
 func (b *background) wait(t *testing.T, limit time.Duration) (code int, stderr string) {
 	t.Helper()
+	go func() {
+		for b.lines.Scan() { // what it still says must not hold it up
+		}
+	}()
 	select {
 	case <-b.done:
 	case <-time.After(limit):

@@ -70,6 +70,8 @@ func TestGuest(t *testing.T) {
 		{"Pause", (*scenario).pause},
 		{"PausedCount", (*scenario).pausedCount},
 		{"Snapshot", (*scenario).snapshot},
+		{"Killed", (*scenario).killed},
+		{"Rebooted", (*scenario).rebooted},
 		{"PowerOff", (*scenario).powerOff},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(s, t) })
