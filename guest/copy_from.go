@@ -51,6 +51,23 @@ func splitSource(s string, base func(string) string, abs func(string) (string, e
 	return src, name, nil
 }
 
+// openSources makes files of the guest the sources of a transfer, and returns their
+// names at the destination.
+func openSources(open *guestv1.DownloadOpen, sources []string) (names []string, err error) {
+	for _, s := range sources {
+		source, name, err := splitSource(s, path.Base, func(p string) (string, error) { return p, nil })
+		if err != nil {
+			return nil, err
+		}
+		open.Sources = append(open.Sources, &guestv1.Source{Path: []byte(source.Path), Contents: source.Contents})
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return nil, errors.New("copy: no sources")
+	}
+	return names, nil
+}
+
 // CopyFrom copies files of the guest to this machine. Destination and sources
 // are as in CopyTo.
 //
@@ -73,20 +90,11 @@ func (f *Files) CopyFrom(ctx context.Context, sources []string, destination stri
 	}
 	words := append([]string{"from", f.g.target, f.User, f.Group, full}, opts.words()...)
 	open := &guestv1.DownloadOpen{Subject: f.subject(), Options: opts.message()}
-	var names []string
-	for _, s := range sources {
-		source, name, err := splitSource(s, path.Base, func(p string) (string, error) { return p, nil })
-		if err != nil {
-			return &CopyResult{}, err
-		}
-		open.Sources = append(open.Sources, &guestv1.Source{Path: []byte(source.Path), Contents: source.Contents})
-		names = append(names, name)
-		words = append(words, s)
+	names, err := openSources(open, sources)
+	if err != nil {
+		return &CopyResult{}, err
 	}
-	if len(names) == 0 {
-		return &CopyResult{}, errors.New("copy: no sources")
-	}
-	id := transferID(words...)
+	id := transferID(append(words, sources...)...)
 	open.TransferId = id[:]
 	method := guestv1.FileService_Download_FullMethodName
 	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {

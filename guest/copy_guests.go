@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"errors"
 	"path"
 	"strings"
 
@@ -31,22 +30,16 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 	words := append([]string{f.g.target, f.User, f.Group, to.g.target, to.User, to.Group, destination}, opts.words()...)
 	down := &guestv1.DownloadOpen{Subject: f.subject(), Options: opts.message()}
 	up := &guestv1.UploadOpen{Subject: to.subject(), Options: opts.message()}
-	var names []string
-	for _, s := range sources {
-		source, name, err := splitSource(s, path.Base, func(p string) (string, error) { return p, nil })
-		if err != nil {
-			return &CopyResult{}, err
-		}
-		if f.g.target == to.g.target && isBelow(destination, source.Path) {
-			return &CopyResult{}, f.g.newError("copy", codes.InvalidArgument, ReasonIntoItself, "cannot copy "+s+" into itself, "+destination)
-		}
-		down.Sources = append(down.Sources, &guestv1.Source{Path: []byte(source.Path), Contents: source.Contents})
-		names = append(names, name)
-		words = append(words, s)
+	names, err := openSources(down, sources)
+	if err != nil {
+		return &CopyResult{}, err
 	}
-	if len(names) == 0 {
-		return &CopyResult{}, errors.New("copy: no sources")
+	for i, source := range down.Sources {
+		if f.g.target == to.g.target && isBelow(destination, string(source.Path)) {
+			return &CopyResult{}, f.g.newError("copy", codes.InvalidArgument, ReasonIntoItself, "cannot copy "+sources[i]+" into itself, "+destination)
+		}
 	}
+	words = append(words, sources...)
 	// In one guest the two halves have to be told apart.
 	downID, upID := transferID(append(words, "down")...), transferID(append(words, "up")...)
 	down.TransferId, up.TransferId = downID[:], upID[:]

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"path"
 
 	"google.golang.org/grpc/codes"
 
@@ -100,20 +99,11 @@ func (f *Files) PackTar(ctx context.Context, sources []string, w io.Writer, opts
 	words := append([]string{"pack", f.g.target, f.User, f.Group}, opts.words()...)
 	open := &guestv1.DownloadOpen{Subject: f.subject(), Options: opts.message()}
 	open.Options.Archive = true
-	var names []string
-	for _, s := range sources {
-		source, name, err := splitSource(s, path.Base, func(p string) (string, error) { return p, nil })
-		if err != nil {
-			return &CopyResult{}, err
-		}
-		open.Sources = append(open.Sources, &guestv1.Source{Path: []byte(source.Path), Contents: source.Contents})
-		names = append(names, name)
-		words = append(words, s)
+	names, err := openSources(open, sources)
+	if err != nil {
+		return &CopyResult{}, err
 	}
-	if len(names) == 0 {
-		return &CopyResult{}, errors.New("copy: no sources")
-	}
-	id := transferID(words...)
+	id := transferID(append(words, sources...)...)
 	open.TransferId = id[:]
 	read, write := io.Pipe()
 	written := make(chan error, 1)
