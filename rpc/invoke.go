@@ -200,7 +200,7 @@ func (cs *clientStream) unary(args, reply any, e *encoded) error {
 		msg.drop()
 		return err
 	}
-	size := msg.size
+	size := len(msg.data)
 	if err := msg.decode(&cs.info.codec, reply); err != nil {
 		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 	}

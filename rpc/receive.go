@@ -10,7 +10,6 @@ import (
 type message struct {
 	data []byte
 	own  *[]byte
-	size int
 }
 
 // A run is whole messages that were taken off the queue together, to be consumed
@@ -71,7 +70,7 @@ func (s *stream) nextOfRun(limit int) (message, error) {
 		return message{}, tooLarge(seg.total, limit)
 	}
 	s.run.at++
-	m := message{data: seg.msg, own: seg.own, size: len(seg.msg)}
+	m := message{data: seg.msg, own: seg.own}
 	*seg = segment{}
 	return m, nil
 }
@@ -194,7 +193,7 @@ func (as *assembling) finish(s *stream) (message, error) {
 		as.buf = buffers.Get(int(as.total))
 	}
 	as.copyPieces(s)
-	return message{data: *as.buf, own: as.buf, size: int(as.total)}, nil
+	return message{data: *as.buf, own: as.buf}, nil
 }
 
 // abort gives up and returns err. It unlocks mu.

@@ -388,7 +388,7 @@ func (sc *serverConn) acceptNow(ss *serverStream, h header, msg []byte, own *[]b
 	sc.credit(cost(len(msg)))
 	ss.started = true
 	ss.remoteClosed = true
-	ss.now, ss.hasNow, ss.borrows = message{data: msg, own: own, size: len(msg)}, true, own == nil
+	ss.now, ss.hasNow, ss.borrows = message{data: msg, own: own}, true, own == nil
 	return nil
 }
 

@@ -223,7 +223,7 @@ func (ss *serverStream) decode(v any) error {
 			return err
 		}
 	}
-	size := msg.size
+	size := len(msg.data)
 	if ss.borrows {
 		// The payload lies in the read buffer, which stays as it is while the
 		// handler runs: only a message that keeps it needs memory of its own.
