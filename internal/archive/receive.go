@@ -251,7 +251,7 @@ func (r *receiver) run() error {
 		if err := r.st.RecvMsg(r.frame); err != nil {
 			return cut(err)
 		}
-		end, err := r.take()
+		end, err := r.take(r)
 		if err != nil || end {
 			return err
 		}
@@ -279,10 +279,29 @@ func (r *receiver) tell(m *guestv1.UploadResponse) error {
 	return nil
 }
 
-// take takes in one message.
-func (r *receiver) take() (end bool, err error) {
+// A sink does with what a sender has what it is for.
+type sink interface {
+	entry(*guestv1.Entry) error
+	begin(*guestv1.FileStart) error
+	piece() error
+	end(*guestv1.FileEnd) error
+	offer(*guestv1.Offer) error
+	remoteFailure(*guestv1.FileFailure) error
+	finish() error
+}
+
+var (
+	_ sink = (*receiver)(nil)
+	_ sink = (*tarCall)(nil)
+)
+
+// finish has nothing left to do: that is said in the answer.
+func (r *receiver) finish() error { return nil }
+
+// take takes in one message, for to.
+func (r *receiver) take(to sink) (end bool, err error) {
 	if r.frame.IsData() {
-		return false, r.piece()
+		return false, to.piece()
 	}
 	m := r.frame.Control.(*guestv1.UploadRequest)
 	if r.current != nil {
@@ -298,20 +317,20 @@ func (r *receiver) take() (end bool, err error) {
 			return false, r.count(1)
 		}
 		for _, e := range m.Entries.GetEntries() {
-			if err := r.entry(e); err != nil {
+			if err := to.entry(e); err != nil {
 				return false, err
 			}
 		}
 	case *guestv1.UploadRequest_File:
-		return false, r.begin(m.File)
+		return false, to.begin(m.File)
 	case *guestv1.UploadRequest_End:
-		return false, r.end(m.End)
+		return false, to.end(m.End)
 	case *guestv1.UploadRequest_Offer:
-		return false, r.offer(m.Offer)
+		return false, to.offer(m.Offer)
 	case *guestv1.UploadRequest_Failure:
-		return false, r.remoteFailure(m.Failure)
+		return false, to.remoteFailure(m.Failure)
 	case *guestv1.UploadRequest_Finish:
-		return true, nil
+		return true, to.finish()
 	case *guestv1.UploadRequest_Open:
 		return false, protocolFailure("a second opening message")
 	default:

@@ -152,7 +152,7 @@ func (c *tarCall) run() error {
 		if err := c.in.st.RecvMsg(c.in.frame); err != nil {
 			return cut(err)
 		}
-		end, err := c.take()
+		end, err := c.in.take(c)
 		if err != nil || end {
 			return err
 		}
@@ -162,46 +162,9 @@ func (c *tarCall) run() error {
 	}
 }
 
-// take takes in one message.
-func (c *tarCall) take() (end bool, err error) {
-	if c.in.frame.IsData() {
-		return false, c.piece()
-	}
-	m := c.in.frame.Control.(*guestv1.UploadRequest)
-	if c.in.current != nil {
-		switch m.Message.(type) {
-		case *guestv1.UploadRequest_End, *guestv1.UploadRequest_Failure:
-		default:
-			return false, protocolFailure("a file without an end")
-		}
-	}
-	switch m := m.Message.(type) {
-	case *guestv1.UploadRequest_Entries:
-		if len(m.Entries.GetEntries()) == 0 {
-			return false, c.in.count(1)
-		}
-		for _, e := range m.Entries.GetEntries() {
-			if err := c.entry(e); err != nil {
-				return false, err
-			}
-		}
-		return false, nil
-	case *guestv1.UploadRequest_File:
-		return false, c.begin(m.File)
-	case *guestv1.UploadRequest_End:
-		return false, c.end(m.End)
-	case *guestv1.UploadRequest_Offer:
-		return false, c.offer(m.Offer)
-	case *guestv1.UploadRequest_Failure:
-		return false, c.remoteFailure(m.Failure)
-	case *guestv1.UploadRequest_Finish:
-		// A file that was under way when the connection was lost is gone.
-		return true, c.abandon()
-	case *guestv1.UploadRequest_Open:
-		return false, protocolFailure("a second opening message")
-	}
-	return false, c.in.count(1)
-}
+// finish ends the archive: a file that was under way when the connection was lost is
+// gone.
+func (c *tarCall) finish() error { return c.abandon() }
 
 // passed notes that an entry is done.
 func (c *tarCall) passed(e *guestv1.Entry) {
