@@ -148,6 +148,7 @@ func (r *rawConn) readNow(fd uintptr) (int, unix.Errno) {
 		*iov = [2]unix.Iovec{}
 	}
 	runtime.KeepAlive(st)
+	raceRead()
 	return int(n), errno
 }
 
@@ -209,6 +210,7 @@ func (r *rawConn) onWrite(fd uintptr) bool {
 // writeNow is one non-blocking write of the first k pieces. It does not tell the
 // scheduler about the system call if that takes no longer than copying 64 KiB does.
 func (w *writeState) writeNow(fd uintptr, k int) (n uintptr, errno unix.Errno) {
+	raceWrite()
 	v := &w.iov[0]
 	if k == 1 {
 		if v.Len > fullBatch {
