@@ -134,7 +134,13 @@ func runHelper(name string, args []string) {
 		hog(number(0))
 	case "bomb":
 		bomb()
-	case "deaf": // reads no stdin
+	case "deaf": // has stdin, and does not read it
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: 0, Events: unix.POLLIN}}, -1)
+			if err != unix.EINTR {
+				break
+			}
+		}
 		fmt.Println("ready")
 		forever()
 	case "shut": // has closed stdin
