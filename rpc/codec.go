@@ -211,11 +211,3 @@ func (e *encoded) keep() *encoded {
 	*e = encoded{}
 	return &k
 }
-
-func unmarshalProto(b []byte, v any) error {
-	m, err := protoMessage(v)
-	if err != nil {
-		return err
-	}
-	return proto.Unmarshal(b, m)
-}

@@ -4,6 +4,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // message is a received message. It is freed once.
@@ -232,8 +233,16 @@ func (s *stream) giveBack(n int64, now bool) bool {
 func (m *message) decode(cd *callCodec, v any) error {
 	bm, ok := v.(BytesMessage)
 	if !ok && cd.v2 == nil {
-		err := unmarshalProto(m.data, v)
-		buffers.Put(m.own)
+		pm, err := protoMessage(v)
+		kept := false
+		if err == nil && m.own != nil {
+			kept, err = unmarshalKeeping(m.data, cap(*m.own), pm)
+		} else if err == nil {
+			err = proto.Unmarshal(m.data, pm)
+		}
+		if !kept {
+			buffers.Put(m.own)
+		}
 		return err
 	}
 	*m.own = m.data

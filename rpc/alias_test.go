@@ -1,0 +1,140 @@
+package rpc
+
+import (
+	"bytes"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/dynamicpb"
+)
+
+// bulkDesc describes a message with bytes in a field, in a list and in a oneof.
+func bulkDesc(t testing.TB) protoreflect.MessageDescriptor {
+	t.Helper()
+	field := func(name string, n int32, typ descriptorpb.FieldDescriptorProto_Type, label descriptorpb.FieldDescriptorProto_Label) *descriptorpb.FieldDescriptorProto {
+		return &descriptorpb.FieldDescriptorProto{Name: &name, Number: &n, Type: &typ, Label: &label}
+	}
+	const (
+		typeBytes  = descriptorpb.FieldDescriptorProto_TYPE_BYTES
+		typeString = descriptorpb.FieldDescriptorProto_TYPE_STRING
+		optional   = descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL
+		repeated   = descriptorpb.FieldDescriptorProto_LABEL_REPEATED
+	)
+	one, two := field("one", 4, typeBytes, optional), field("two", 5, typeString, optional)
+	one.OneofIndex, two.OneofIndex = new(int32), new(int32)
+	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
+		Name: proto.String("bulk.proto"), Syntax: proto.String("proto2"),
+		MessageType: []*descriptorpb.DescriptorProto{{
+			Name: proto.String("Bulk"),
+			Field: []*descriptorpb.FieldDescriptorProto{
+				field("name", 1, typeString, descriptorpb.FieldDescriptorProto_LABEL_REQUIRED),
+				field("data", 2, typeBytes, optional),
+				field("list", 3, typeBytes, repeated), one, two,
+			},
+			OneofDecl: []*descriptorpb.OneofDescriptorProto{{Name: proto.String("choice")}},
+		}},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file.Messages().Get(0)
+}
+
+// TestLongBytesAreKept decodes messages whose bytes may be left where they were
+// received, as package proto does and as we do: the results are the same.
+func TestLongBytesAreKept(t *testing.T) {
+	desc := bulkDesc(t)
+	long := bytes.Repeat([]byte("0123456789abcdef"), aliasFrom/16)
+	put := func(b []byte, num protowire.Number, v []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), v)
+	}
+	named := put(nil, 1, []byte("n"))
+	tests := map[string]struct {
+		data  []byte
+		room  int // of the memory, behind data
+		field protoreflect.FieldNumber
+		kept  bool
+	}{
+		"last":                  {put(named, 2, long), 0, 2, true},
+		"first":                 {append(put(nil, 2, long), named...), 0, 2, true},
+		"overwritten":           {put(put(named, 2, long), 2, []byte("short")), 0, 2, true},
+		"overwrites":            {put(put(named, 2, []byte("short")), 2, long), 0, 2, true},
+		"unknown fields beside": {put(put(put(nil, 9, []byte("?")), 2, long), 1, []byte("n")), 0, 2, true},
+		"chosen":                {put(put(named, 5, []byte("x")), 4, long), 0, 4, true},
+		"not chosen":            {put(put(named, 4, long), 5, []byte("x")), 0, 5, true},
+		"short":                 {put(named, 2, []byte("short")), 0, 2, false},
+		"list":                  {put(put(named, 3, []byte("x")), 3, long), 0, 3, false},
+		"string":                {put(nil, 1, long), 0, 1, false},
+		"unknown":               {put(named, 9, long), 0, 1, false},
+		"much room":             {put(named, 2, long), aliasFrom, 2, false},
+		"required is missing":   {put(nil, 2, long), 0, 2, true},
+		"cut off":               {put(named, 2, long)[:aliasFrom], 0, 2, false},
+		"cut off behind":        {append(put(named, 2, long), 0x0a, 5), 0, 2, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			mem := append(make([]byte, 0, len(tt.data)+tt.room), tt.data...)
+			want, got := dynamicpb.NewMessage(desc), dynamicpb.NewMessage(desc)
+			got.Set(desc.Fields().ByNumber(3), func() protoreflect.Value { // is reset
+				l := got.NewField(desc.Fields().ByNumber(3))
+				l.List().Append(protoreflect.ValueOfBytes([]byte("old")))
+				return l
+			}())
+			wantErr := proto.Unmarshal(tt.data, want)
+			kept, err := unmarshalKeeping(mem, cap(mem), got)
+			if kept != tt.kept || (err == nil) != (wantErr == nil) {
+				t.Fatalf("kept %v, error %v; want %v, %v", kept, err, tt.kept, wantErr)
+			}
+			if err == nil && !proto.Equal(want, got) {
+				t.Errorf("another message than package proto's")
+			}
+			if err == nil && kept && name != "overwritten" && name != "not chosen" {
+				v := got.Get(desc.Fields().ByNumber(tt.field)).Bytes()
+				if !within(v, mem) {
+					t.Error("the bytes were copied")
+				}
+				if cap(v) != len(v) {
+					t.Error("an append to the bytes would write into what follows them")
+				}
+			}
+		})
+	}
+}
+
+// within reports whether v lies in mem.
+func within(v, mem []byte) bool {
+	for i := range mem {
+		if &mem[i] == &v[0] {
+			return true
+		}
+	}
+	return false
+}
+
+func FuzzUnmarshalKeeping(f *testing.F) {
+	desc := bulkDesc(f)
+	f.Add([]byte("\n\x01n"), []byte("\x12\x02xy"), true)
+	f.Add([]byte("\n\x01n"), []byte("*\x01x"), false)
+	f.Fuzz(func(t *testing.T, before, after []byte, data bool) {
+		num := protowire.Number(4)
+		if data {
+			num = 2
+		}
+		b := append([]byte(nil), before...)
+		b = protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), make([]byte, aliasFrom))
+		b = append(b, after...)
+		want, got := dynamicpb.NewMessage(desc), dynamicpb.NewMessage(desc)
+		wantErr := proto.Unmarshal(b, want)
+		_, err := unmarshalKeeping(b, cap(b), got)
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("error %v, package proto's %v", err, wantErr)
+		}
+		if err == nil && !proto.Equal(want, got) {
+			t.Fatal("another message than package proto's")
+		}
+	})
+}
