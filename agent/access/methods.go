@@ -1,5 +1,10 @@
 package access
 
+import (
+	"maps"
+	"slices"
+)
+
 // Class says what a method asks of its caller. Beyond Open and Reduced, only
 // trusted callers are answered, and of them those whose roles allow it.
 type Class int
@@ -139,6 +144,10 @@ var methods = map[string]Class{
 	"/guest.v1.FileService/Upload":        Use,
 	"/guest.v1.FileService/Download":      Read,
 }
+
+// Methods returns the methods that the agent's own services have, in no order,
+// named as gRPC does.
+func Methods() []string { return slices.Collect(maps.Keys(methods)) }
 
 // Decided reports whether the class of a method is a decision, not the default.
 func Decided(fullMethod string) bool {

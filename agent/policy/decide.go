@@ -35,6 +35,8 @@ type Decision struct {
 	// Budgets of the call; 0: none.
 	MaxTime  time.Duration
 	MaxBytes uint64
+
+	denied bool // by a rule, not for want of one
 }
 
 // World is what the decision needs to know of the guest. A nil function knows
@@ -63,6 +65,11 @@ func (p *Policy) Decide(who Caller, c Call, w World) Decision {
 	default:
 		d = p.decide(who, c, class, w)
 	}
+	// What it may do is no secret to a caller that is known, unless a rule says
+	// so: every refusal explains itself too.
+	if c.Method == guestv1.AccessService_Explain_FullMethodName && !d.Allowed && !d.denied {
+		d.Allowed, d.Rule, d.Text, d.Remedy = true, "own rights", "every caller that is trusted may ask what it may do", ""
+	}
 	if p != nil && p.AuditOnly && !d.Allowed {
 		d.Allowed, d.WouldRefuse = true, true
 	}
@@ -80,7 +87,7 @@ func decideByProfile(who Caller, c Call, class access.Class) Decision {
 	}
 	return Decision{Rule: "profile " + strings.Join(who.Roles, "+"), Roles: who.Roles,
 		Text:   fmt.Sprintf("%s is of class %s, which the key's profile (%s) has not", short(c.Method), class, strings.Join(who.Roles, ", ")),
-		Remedy: "give the key a line with role=" + string(needed(class)) + " in authorized_hosts, or with host-ctl enroll --role",
+		Remedy: "give the key a line with role=" + string(needed(class)) + " in authorized_hosts, or enroll it again with host-ctl enroll --role " + string(needed(class)),
 	}
 }
 
@@ -131,8 +138,7 @@ func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decisio
 		return d
 	}
 	if len(roles) == 0 {
-		return refuse("no role", fmt.Sprintf("give a role of the policy keys = [%q] or peers = [%q]", nameOf(who), strings.Join(who.Peers, " or ")),
-			"the policy gives this caller (%s) no role", describe(who))
+		return refuse("no role", joinRole(who), "the policy gives this caller (%s) no role", describe(who))
 	}
 	changes := class.Changes() && !c.Reading
 	if p.ReadOnly && changes {
@@ -142,6 +148,7 @@ func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decisio
 		for i := range r.Deny {
 			if ok, _ := r.Deny[i].matches(c, w, true); ok {
 				rule := fmt.Sprintf("roles.%s.deny[%d]", r.name, i)
+				d.denied = true
 				return refuse(rule, "change "+rule+" of the policy", "%s is denied by %s", what, rule)
 			}
 		}
@@ -165,8 +172,10 @@ func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decisio
 	if len(misses) > 0 {
 		text += ": " + strings.Join(misses[:min(len(misses), maxMisses)], "; ")
 	}
-	remedy := fmt.Sprintf("add to the policy: [[roles.%s.allow]] methods = [%q]", roles[0].name, what)
-	if len(misses) > 0 {
+	remedy := fmt.Sprintf("add to the policy: [[roles.%s.allow]] with %s", roles[0].name, strings.Join(suggest(c, w), ", "))
+	if _, profile := access.ParseProfile(roles[0].name); profile {
+		remedy = "give the key a role of the policy that allows it, in authorized_hosts or with host-ctl enroll --role"
+	} else if len(misses) > 0 {
 		remedy += ", or change one of those rules"
 	}
 	return refuse("default deny", remedy, "%s", text)
@@ -377,19 +386,4 @@ func (r *Rule) addresses(c Call, _ World, _ bool) string {
 		return fmt.Sprintf("%.200q is no address that it lets listen on", where)
 	}
 	return "it is about connections"
-}
-
-func nameOf(who Caller) string {
-	if who.Name != "" {
-		return who.Name
-	}
-	return who.Fingerprint
-}
-
-func describe(who Caller) string {
-	s := strings.Join(who.Peers, ", ")
-	if who.Fingerprint != "" {
-		s = strings.TrimSpace("key "+who.Name+" "+who.Fingerprint) + "; " + s
-	}
-	return s
 }

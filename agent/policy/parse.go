@@ -179,6 +179,9 @@ func (r *Rule) check() error {
 		if m != "*" && (!ok || service == "" || method == "" || strings.Contains(method, "/")) {
 			return fmt.Errorf("method %q: want Service/Method, such as ProcessService/Exec or FileService/*", m)
 		}
+		if !strings.Contains(service, ".") && !slices.ContainsFunc(access.Methods(), func(full string) bool { return matchMethod(m, full) }) {
+			return fmt.Errorf("method %q: the agent has none like it; of another program's service, give the package too", m)
+		}
 	}
 	for _, a := range r.Args {
 		if i := slices.Index(a, anyMore); len(a) == 0 || i >= 0 && i != len(a)-1 {

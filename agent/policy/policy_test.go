@@ -225,10 +225,56 @@ func TestDecide(t *testing.T) {
 			if !d.Allowed && (!strings.Contains(d.Text, tt.text) || d.Remedy == "" || d.Rule == "") {
 				t.Errorf("got %+v: the text has not %q, or there is no remedy", d, tt.text)
 			}
+			if d.Rule == "default deny" {
+				remedied(t, tt.who, tt.call, d)
+			}
 		})
 	}
 	if d := p.Decide(ci, exec("app", "uptime"), world); d.MaxTime != 10*time.Minute || d.MaxBytes != 1<<30 {
 		t.Errorf("budgets %v, %d", d.MaxTime, d.MaxBytes)
+	}
+}
+
+// remedied checks that what a refusal says would be needed is enough, and does
+// not let the caller run just anything.
+func remedied(t *testing.T, who Caller, c Call, d Decision) {
+	t.Helper()
+	if strings.Contains(d.Text, "read-only") || len(c.Reads) > 0 && c.Reads[0][0] != '/' {
+		return // what is said to be changed is something else
+	}
+	lines := suggest(c, world)
+	if !strings.Contains(d.Remedy, strings.Join(lines, ", ")) {
+		t.Errorf("remedy %q, want it to have %q", d.Remedy, lines)
+	}
+	p := mustParse(t, "[roles.a]\nkeys = ['*']\npeers = ['*']\n[[roles.a.allow]]\n"+strings.Join(lines, "\n"))
+	if got := p.Decide(who, c, world); !got.Allowed {
+		t.Errorf("with %q: %+v", lines, got)
+	}
+	if c.Program && len(c.Args) > 0 && !c.LoginShell && !c.OwnName {
+		if got := p.Decide(who, exec(c.User, "other"), world); got.Allowed {
+			t.Errorf("%q allows any program", lines)
+		}
+	}
+}
+
+// TestExplainItself: whoever is trusted may ask what it may do, under any policy
+// that does not deny just that.
+func TestExplainItself(t *testing.T) {
+	ask := Call{Method: guestv1.AccessService_Explain_FullMethodName}
+	for text, want := range map[string]bool{
+		"":      true,
+		example: true,
+		"[roles.a]\nkeys=['ci']\n[[roles.a.allow]]\nargs=[['id']]":                                    true,
+		"[roles.a]\nkeys=['ci']\nread_only=true\n[[roles.a.allow]]\nargs=[['id']]":                    true,
+		"[roles.a]\nkeys=['ci']\nprofile='full'\n[[roles.a.deny]]\nmethods=['AccessService/Explain']": false,
+	} {
+		if d := mustParse(t, text).Decide(ci, ask, world); d.Allowed != want || d.WouldRefuse {
+			t.Errorf("%s: %+v", text, d)
+		}
+	}
+	var none *Policy
+	if d := none.Decide(Caller{Roles: []string{"nonsense"}}, ask, world); !d.Allowed {
+		t.Errorf("no policy, an unknown role: %+v", d)
 	}
 }
 
@@ -250,7 +296,7 @@ func TestEmptyRequests(t *testing.T) {
 				method := "/" + string(f.Services().Get(i).FullName()) + "/" + string(m.Name())
 				for _, req := range []any{mt.New().Interface(), &bulk.Frame{Control: mt.New().Interface()}, nil} {
 					d := p.Decide(ci, CallOf(method, req), world)
-					if d.Allowed && method != guestv1.AgentService_Info_FullMethodName && method != guestv1.ForwardService_Accept_FullMethodName {
+					if d.Allowed && method != guestv1.AgentService_Info_FullMethodName && method != guestv1.AccessService_Explain_FullMethodName && method != guestv1.ForwardService_Accept_FullMethodName {
 						t.Errorf("%s, nothing in it: %+v", method, d)
 					}
 				}
@@ -298,6 +344,7 @@ func TestParseErrors(t *testing.T) {
 		"[roles.a]\nmax_bytes = '99999999999T'", "[[roles.a.allow]]\nmethods = ['Exec']", "[[roles.a.allow]]\nmethods = ['/a/b']", "[[roles.a.allow]]\nargs = [[]]",
 		"[[roles.a.allow]]\nargs = [['a', '...', 'b']]", "[[roles.a.allow]]\nread = ['var']", "[[roles.a.allow]]\nread = ['/var/']", "[[roles.a.allow]]\ndial = ['127.0.0.1:80']",
 		"[[roles.a.allow]]\nenv = ['X']", "[[roles.a.allow]]\ngroups = ['x']", "[[roles.a.deny]]\nusers=['a']\ngroups = ['x']", "[[roles.a.allow]]\nmethod = ['*']", "[roles.a", "\x00",
+		"[[roles.a.deny]]\nmethods = ['ProcesService/Exec']", "[[roles.a.allow]]\nmethods = ['FileService/Raed']", "[[roles.a.allow]]\nmethods = ['/*']",
 	} {
 		if p, err := Parse([]byte(bad)); err == nil {
 			t.Errorf("%q was taken: %+v", bad, p)
@@ -325,7 +372,7 @@ func TestParseCall(t *testing.T) {
 			t.Errorf("%s, asked over the wire: %+v", words, d)
 		}
 	}
-	for _, bad := range []string{"", "frobnicate x", "exec", "exec -u", "read", "connect", "connect a b", "exec -x y z", "/x", "x/", "a/b c"} {
+	for _, bad := range []string{"", "frobnicate x", "exec", "exec -u", "read", "connect", "connect a b", "exec -x y z", "/x", "x/", "a/b c", "ProcessService/Exek"} {
 		if c, err := ParseCall(strings.Fields(bad)); err == nil {
 			t.Errorf("%q was taken: %+v", bad, c)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vsockrpc/vsockrpc/agent/access"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -27,10 +28,14 @@ func ParseCall(words []string) (Call, error) {
 		if service == "" || method == "" || len(words) > 0 {
 			return Call{}, fmt.Errorf("call %q: want SERVICE/METHOD and nothing more", verb)
 		}
-		if !strings.Contains(service, ".") {
-			service = "guest.v1." + service
+		if strings.Contains(service, ".") {
+			return Call{Method: "/" + verb}, nil
 		}
-		return Call{Method: "/" + service + "/" + method}, nil
+		full := "/guest.v1." + verb
+		if !access.Decided(full) {
+			return Call{}, fmt.Errorf("call %q: the agent has no such method; of another program's service, give the package too", verb)
+		}
+		return Call{Method: full}, nil
 	}
 	var c Call
 	var err error
