@@ -30,6 +30,7 @@ type File[T any] struct {
 	now     atomic.Pointer[state[T]]
 	mu      sync.Mutex // held while looking
 	seen    identity
+	open    bool // New has looked
 }
 
 // state is what one look has found.
@@ -52,12 +53,13 @@ func (i identity) same(j identity) bool {
 }
 
 // New looks at the file. It need not exist, now or ever. Whenever the file
-// changes and has become broken, or whole again, report is called with the error
-// or nil.
+// comes or changes later, report is called with nil, or with the error if it is
+// broken; for the file as it is now, only if that is broken.
 func New[T any](path string, parse func([]byte) (T, error), report func(error)) *File[T] {
 	f := &File[T]{path: path, parse: parse, report: report}
 	f.now.Store(&state[T]{})
 	f.look()
+	f.open = true
 	f.checked.Store(time.Now().UnixNano())
 	return f
 }
@@ -112,7 +114,7 @@ func (f *File[T]) look() {
 		next.err = err
 	}
 	f.now.Store(next)
-	if f.report != nil && (err != nil || old.have || old.err != nil) {
+	if f.report != nil && (err != nil || f.open) {
 		f.report(err)
 	}
 }

@@ -62,6 +62,26 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// TestReportsFirstFile: a file that comes while the program runs is reported, one
+// that was there from the start is not.
+func TestReportsFirstFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	var reports []error
+	report := func(err error) { reports = append(reports, err) }
+	f := New(path, parseWord, report)
+	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.Refresh()
+	if len(reports) != 1 || reports[0] != nil {
+		t.Errorf("reports of a new file: %v", reports)
+	}
+	New(path, parseWord, report)
+	if len(reports) != 1 {
+		t.Errorf("reports of a file that was there: %v", reports)
+	}
+}
+
 // TestInterval: a file is not looked at with every call.
 func TestInterval(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
