@@ -226,7 +226,9 @@ func (i *identity) verify(key keys.Public) error {
 	i.err = &Error{Code: codes.FailedPrecondition, Reason: ReasonWrongGuestKey,
 		message: fmt.Sprintf("this is not the guest that was meant: its key is %s, expected is %s", got, strings.Join(want, " or ")),
 		Remedy:  "find out who answers there; if the guest was made anew, run host-ctl enroll --replace with its name"}
-	return i.err
+	// As a plain error: TLS is a part of connecting, and grpc takes the code of a
+	// status there for its own.
+	return errors.New(i.err.message)
 }
 
 // wrong returns why the last connection was refused, or nil.
