@@ -62,7 +62,7 @@ With --print, print what to pass to a VM that is yet to boot, in place of GUEST.
 	flags.StringVar(&e.revoke, "revoke", "", "revoke the key with this fingerprint instead")
 	flags.BoolVar(&e.list, "list", false, "list the keys that the guest knows instead")
 	flags.BoolVar(&e.replace, "replace", false, "the guest was made anew: forget the key that is pinned for it")
-	flags.StringVar(&e.print, "print", "", "print what to pass at boot: for qemu, firecracker or cloud-init")
+	flags.StringVar(&e.print, "print", "", "print what to pass at boot: for qemu, fw_cfg (of QEMU), firecracker or cloud-init")
 	e.listing.flags(cmd, "print fingerprints alone")
 	return cmd
 }
@@ -191,6 +191,8 @@ func (c *cli) printEnrollment(e *enrollment) error {
 	case "qemu":
 		// A comma would end the option's value; QEMU takes two for one.
 		return printVisible(c.stdout, "-smbios 'type=11,value=io.systemd.credential:guest-agent.authorized_hosts=%s'\n", strings.ReplaceAll(h.String(), ",", ",,"))
+	case "fw_cfg":
+		return printVisible(c.stdout, "-fw_cfg 'name=opt/io.systemd.credentials/guest-agent.authorized_hosts,string=%s'\n", strings.ReplaceAll(h.String(), ",", ",,"))
 	case "firecracker":
 		if len(h.Roles) > 0 {
 			return usageError{errors.New("--role does not go into a kernel's command line: put the key into the image, or a policy")}
@@ -206,5 +208,5 @@ write_files:
       %s
 `, h.String())
 	}
-	return usageError{fmt.Errorf("--print %s: want qemu, firecracker or cloud-init", e.print)}
+	return usageError{fmt.Errorf("--print %s: want qemu, fw_cfg, firecracker or cloud-init", e.print)}
 }

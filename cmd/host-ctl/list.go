@@ -30,13 +30,17 @@ func (c *cli) listCommand() *cobra.Command {
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
+			trust, err := c.keyFlags.trust()
+			if err != nil {
+				return err
+			}
 			names := c.file.Names()
 			guests := make([]listedGuest, len(names))
 			var asking errgroup.Group
 			asking.SetLimit(listAtOnce)
 			for i, name := range names {
 				asking.Go(func() error {
-					guests[i] = c.ask(ctx, name, timeout, l.quiet)
+					guests[i] = c.ask(ctx, name, trust, timeout, l.quiet)
 					return nil
 				})
 			}
@@ -65,7 +69,7 @@ type listedGuest struct {
 	Error    string `json:"error,omitempty"`
 }
 
-func (c *cli) ask(ctx context.Context, name string, timeout time.Duration, quiet bool) listedGuest {
+func (c *cli) ask(ctx context.Context, name string, trust *guest.Trust, timeout time.Duration, quiet bool) listedGuest {
 	entry, _ := c.file.Lookup(name)
 	l := listedGuest{Name: name, Target: entry.Target}
 	if quiet {
@@ -73,7 +77,9 @@ func (c *cli) ask(ctx context.Context, name string, timeout time.Duration, quiet
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	g, err := guest.Dial(ctx, name, c.config())
+	cfg := c.config()
+	cfg.Trust = trust
+	g, err := guest.Dial(ctx, name, cfg)
 	if err != nil {
 		l.State, l.Error = reasonOf(err), err.Error()
 		return l
