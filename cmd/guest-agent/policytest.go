@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vsockrpc/vsockrpc/agent/policy"
@@ -21,11 +22,14 @@ call, FILE alone is checked. A call is
 
 // runPolicy is "guest-agent policy".
 func runPolicy(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && slices.ContainsFunc(args[:min(len(args), 2)], func(a string) bool { return a == "-h" || a == "-help" || a == "--help" }) {
+		fmt.Fprint(stdout, policyUsage)
+		return exitOK
+	}
 	if len(args) < 2 || args[0] != "test" {
 		fmt.Fprint(stderr, policyUsage)
 		return exitUsage
 	}
-	path := args[1]
 	who := policy.Caller{}
 	fs := flag.NewFlagSet("policy test", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -49,7 +53,13 @@ func runPolicy(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "guest-agent: %v\n", err)
 		return exitUsage
 	}
-	if err := fs.Parse(args[2:]); err != nil {
+	// Flags stand before FILE, or after it.
+	err := fs.Parse(args[1:])
+	path := fs.Arg(0)
+	if err == nil && path != "" {
+		err = fs.Parse(fs.Args()[1:])
+	}
+	if err != nil || path == "" {
 		fmt.Fprint(stderr, policyUsage)
 		return exitUsage
 	}

@@ -85,6 +85,10 @@ func TestPolicyCommand(t *testing.T) {
 		{"test " + path + " --nonsense", exitUsage, ""},
 		{"test " + broken, exitUsage, ""},
 		{"test " + path + "y", exitUsage, ""},
+		{"test --key ci " + path + " exec uptime", exitOK, "allowed by roles.a.allow[0]"},
+		{"test --help", exitOK, "usage: "},
+		{"-h", exitOK, "usage: "},
+		{"test --key ci", exitUsage, ""},
 		{"show " + path, exitUsage, ""},
 		{"", exitUsage, ""},
 	} {
