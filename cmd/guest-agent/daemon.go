@@ -62,6 +62,14 @@ func (d *daemon) run() (os.Signal, error) {
 	if d.settings.init {
 		setupGuest(d.log)
 	}
+	switch foreign, err := checkProgram(ownProgram); {
+	case err != nil && !d.keepTrying:
+		return nil, err
+	case err != nil:
+		d.log.Error("who may write the agent's file has its rights", "err", err)
+	case foreign != "":
+		d.log.Warn(foreign)
+	}
 	reaper, err := reap.Start(d.log)
 	if err != nil {
 		return nil, err
@@ -94,7 +102,8 @@ func (d *daemon) run() (os.Signal, error) {
 		return nil, err
 	}
 	d.log.Info("serving", "version", a.Version(), "agent_id", a.ID(), "listen", where, "peer", string(mode), "because", why,
-		"allow_cid", d.settings.allowCID.String(), "uid", rules.UID, "level", a.Level(), "key", a.Fingerprint(), "audit", d.settings.audit)
+		"allow_cid", d.settings.allowCID.String(), "uid", rules.UID, "level", a.Level(), "key", a.Fingerprint(),
+		"policy", policyState(cfg.Policy), "audit", d.settings.audit)
 	d.warnWithoutVsock(where)
 	notify(d.log, "READY=1\nSTATUS=serving on "+where)
 	watched := make(chan struct{})

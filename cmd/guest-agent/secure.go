@@ -48,6 +48,20 @@ func (d *daemon) secure(cfg *agent.Config) (func(), error) {
 	return func() { cfg.Audit.Close() }, nil
 }
 
+// policyState says for the log which policy is in force.
+func policyState(f *policy.File) string {
+	p, err := f.Get()
+	switch {
+	case err != nil:
+		return "broken: " + f.Path()
+	case p == nil:
+		return "none"
+	case p.AuditOnly:
+		return "audit-only: " + f.Path()
+	}
+	return f.Path()
+}
+
 // ownKey returns the agent's key: that of the file, which is made if it is
 // missing. Where that is not possible it lasts as long as the agent.
 func (d *daemon) ownKey(path string) ed25519.PrivateKey {

@@ -5,10 +5,13 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/vsockrpc/vsockrpc/agent/policy"
 )
 
 // smbiosTable makes a table with a processor, the maker's strings and an end.
@@ -96,6 +99,23 @@ func TestPolicyCommand(t *testing.T) {
 		code := runPolicy(strings.Fields(tt.args), &out, &errs)
 		if code != tt.code || !strings.Contains(out.String(), tt.out) || (code == exitUsage) != (errs.Len() > 0) {
 			t.Errorf("%s: %d, %q, %q", tt.args, code, out.String(), errs.String())
+		}
+	}
+}
+
+func TestPolicyState(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "p.toml")
+	log := slog.New(slog.DiscardHandler)
+	for _, tt := range []struct{ text, want string }{
+		{"", "none"}, {"read_only = true", path}, {"audit_only = true", "audit-only: " + path}, {"x", "broken: " + path},
+	} {
+		if tt.text != "" {
+			if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := policyState(policy.Open(path, log)); got != tt.want {
+			t.Errorf("%q: %q, want %q", tt.text, got, tt.want)
 		}
 	}
 }
