@@ -103,7 +103,7 @@ func (d *doctor) warn(step, detail, remedy string) {
 func (d *doctor) fail(step string, err error) {
 	ch := check{Step: step, Result: "failed", Detail: err.Error()}
 	if e, ok := errors.AsType[*guest.Error](err); ok {
-		ch.Detail, ch.Remedy = e.Message(), e.Remedy
+		ch.Detail, ch.Remedy = e.Message(), d.cli.remedyFor(e.Guest, e.Remedy)
 	}
 	d.report(ch)
 }
@@ -175,7 +175,7 @@ func (d *doctor) guest(ctx context.Context, target string) {
 	trip := time.Since(before)
 	d.ok("agent", "version %s, protocol %d, answers in %v", info.GetVersion(), info.GetProtocolVersion(), trip.Round(time.Microsecond))
 	if a := info.GetAccess(); !a.GetTrusted() {
-		d.report(check{Step: "access", Result: "failed", Detail: "the agent does not trust this caller, by rule " + a.GetRule(), Remedy: a.GetRemedy()})
+		d.report(check{Step: "access", Result: "failed", Detail: "the agent does not trust this caller, by rule " + a.GetRule(), Remedy: d.cli.remedyFor(target, a.GetRemedy())})
 		return
 	} else {
 		d.ok("access", "trusted by rule %s; %s", a.GetRule(), accessLine(a.GetLevel(), a.GetKey(), a.GetRoles(), a.GetPolicy()))
@@ -191,7 +191,12 @@ func (d *doctor) guest(ctx context.Context, target string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.cli.connectTimeout)
 	defer cancel()
-	if err := g.Command(ctx, "true").Run(); err != nil {
+	err = g.Command(ctx, "true").Run()
+	if e, ok := errors.AsType[*guest.Error](err); ok && e.Reason == "other-face" {
+		d.ok("exec", "not here: this is the address of the control face")
+		return
+	}
+	if err != nil {
 		d.fail("exec", err)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -51,12 +52,34 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 	if asJSON(cmd) {
 		c.reportJSON(err, ge)
 	} else {
-		fmt.Fprintf(c.stderr, "host-ctl: %s\n", visible(err.Error()))
-		if remedy := guest.Remedy(err); remedy != "" {
+		remedy := guest.Remedy(err)
+		text := err.Error()
+		if remedy != "" {
+			// For other clients than this one, what happened says it too.
+			text = strings.TrimSuffix(text, ": "+remedy)
+		}
+		fmt.Fprintf(c.stderr, "host-ctl: %s\n", visible(text))
+		if remedy != "" && ge != nil {
+			remedy = c.remedyFor(ge.Guest, remedy)
+		}
+		if remedy != "" {
 			fmt.Fprintf(c.stderr, "host-ctl: hint: %s\n", visible(remedy))
 		}
 	}
 	return failureCode(err, ge)
+}
+
+// remedyFor completes a remedy of an agent's, which does not know how its guest is
+// called here, nor where this user's key is: the command that it names can be run
+// as it stands.
+func (c *cli) remedyFor(target, remedy string) string {
+	if target != "" {
+		remedy = strings.ReplaceAll(remedy, " GUEST", " "+target)
+	}
+	if path, err := c.keyFlags.identityPath(); err == nil {
+		remedy = strings.ReplaceAll(remedy, " id_ed25519.pub ", " "+path+".pub ")
+	}
+	return remedy
 }
 
 func failureCode(err error, ge *guest.Error) int {

@@ -304,7 +304,7 @@ func TestPortForwardAgentRestarts(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "a")
 	start := func() (stop func()) {
-		stop, err := runAgent(path, access.Rules{Mode: access.ModeEmbedded})
+		stop, err := runAgent(path, access.Rules{Mode: access.ModeEmbedded}, access.FaceAll)
 		if err != nil {
 			t.Fatal(err)
 		}

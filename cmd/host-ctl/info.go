@@ -37,6 +37,7 @@ func (c *cli) infoCommand() *cobra.Command {
 				if format == "json" {
 					return writeJSON(c.stdout, i)
 				}
+				i.Access.Remedy = c.remedyFor(target, i.Access.Remedy)
 				return i.print(c.stdout)
 			})
 		},

@@ -64,23 +64,27 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptAgent starts an agent on a Unix socket: agent PATH [untrusting]. It runs
-// until the script ends.
+// scriptAgent starts an agent on a Unix socket: agent PATH [untrusting|control],
+// which trusts nobody, or has the control face only. It runs until the script ends.
 func scriptAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
-		ts.Fatalf("usage: agent PATH [untrusting]")
+		ts.Fatalf("usage: agent PATH [untrusting|control]")
 	}
-	rules := access.Rules{Mode: access.ModeEmbedded}
-	if len(args) > 1 {
+	rules, face := access.Rules{Mode: access.ModeEmbedded}, access.FaceAll
+	switch {
+	case len(args) == 1:
+	case args[1] == string(access.FaceControl):
+		face = access.FaceControl
+	default:
 		// Nobody is the host's root on a connection of which nothing is known.
 		rules = access.Rules{}
 	}
-	stop, err := runAgent(ts.MkAbs(args[0]), rules)
+	stop, err := runAgent(ts.MkAbs(args[0]), rules, face)
 	ts.Check(err)
 	ts.Defer(stop)
 }
 
-func runAgent(path string, rules access.Rules) (stop func(), err error) {
+func runAgent(path string, rules access.Rules, face access.Face) (stop func(), err error) {
 	a, err := agent.New(&agent.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Access: rules})
 	if err != nil {
 		return nil, err
@@ -90,7 +94,7 @@ func runAgent(path string, rules access.Rules) (stop func(), err error) {
 		return nil, err
 	}
 	served := make(chan error, 1)
-	go func() { served <- a.Serve(l) }()
+	go func() { served <- a.ServeFace(l, face) }()
 	return func() {
 		a.Close()
 		<-served
@@ -152,7 +156,7 @@ func tempAgent(t *testing.T) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "a")
-	stop, err := runAgent(path, access.Rules{Mode: access.ModeEmbedded})
+	stop, err := runAgent(path, access.Rules{Mode: access.ModeEmbedded}, access.FaceAll)
 	if err != nil {
 		t.Fatal(err)
 	}
