@@ -83,7 +83,7 @@ func (a *Agent) hasSession(id string) bool {
 func (g *guard) describe(who *caller, acc *guestv1.Access) {
 	p, perr := g.policy.Get()
 	if p != nil {
-		acc.Policy = g.policy.Path()
+		acc.Policy, acc.AuditOnly = g.policy.Path(), p.AuditOnly
 	}
 	// Of an open method the decision has no roles: any other will do.
 	acc.Roles = p.Decide(who.policyCaller(), policy.Call{Method: guestv1.AccessService_Explain_FullMethodName}, g.world).Roles

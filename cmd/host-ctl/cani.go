@@ -69,7 +69,7 @@ type explanation struct {
 }
 
 // accessLine describes who the caller is to a guest, for people.
-func accessLine(level, key string, roles []string, policyPath string) string {
+func accessLine(level, key string, roles []string, policyPath string, auditOnly bool) string {
 	s := "level " + level
 	if key != "" {
 		s += ", key " + key
@@ -79,6 +79,9 @@ func accessLine(level, key string, roles []string, policyPath string) string {
 	}
 	if policyPath != "" {
 		s += fmt.Sprintf(", policy %s", policyPath)
+		if auditOnly {
+			s += " (audit only: refuses nothing)"
+		}
 	}
 	return s
 }

@@ -178,7 +178,10 @@ func (d *doctor) guest(ctx context.Context, target string) {
 		d.report(check{Step: "access", Result: "failed", Detail: "the agent does not trust this caller, by rule " + a.GetRule(), Remedy: d.cli.remedyFor(target, a.GetRemedy())})
 		return
 	} else {
-		d.ok("access", "trusted by rule %s; %s", a.GetRule(), accessLine(a.GetLevel(), a.GetKey(), a.GetRoles(), a.GetPolicy()))
+		d.ok("access", "trusted by rule %s; %s", a.GetRule(), accessLine(a.GetLevel(), a.GetKey(), a.GetRoles(), a.GetPolicy(), a.GetAuditOnly()))
+		if a.GetAuditOnly() {
+			d.warn("policy", "it refuses nothing, and logs what it would", "take audit_only out of "+a.GetPolicy()+" when it is as it should be")
+		}
 		if a.GetError() != "" {
 			d.warn("policy and keys", a.GetError(), "mend the file in the guest: what it said before is in force")
 		}

@@ -61,10 +61,13 @@ type info struct {
 		Level   string `json:"level,omitempty"`
 		Key     string `json:"key,omitempty"`
 
-		Roles    []string `json:"roles,omitempty"`
-		Policy   string   `json:"policy,omitempty"`
-		Error    string   `json:"error,omitempty"`
-		AgentKey string   `json:"agent_key,omitempty"`
+		Roles  []string `json:"roles,omitempty"`
+		Policy string   `json:"policy,omitempty"`
+		// AuditOnly: the policy refuses nothing.
+		AuditOnly bool `json:"audit_only,omitempty"`
+
+		Error    string `json:"error,omitempty"`
+		AgentKey string `json:"agent_key,omitempty"`
 	} `json:"access"`
 	Hostname  string     `json:"hostname,omitempty"`
 	BootID    string     `json:"boot_id,omitempty"`
@@ -100,6 +103,7 @@ func infoJSON(r *guestv1.InfoResponse) *info {
 	a, o := r.GetAccess(), r.GetOs()
 	i.Access.Trusted, i.Access.Rule, i.Access.Remedy = a.GetTrusted(), a.GetRule(), a.GetRemedy()
 	i.Access.Level, i.Access.Key, i.Access.Roles = a.GetLevel(), a.GetKey(), a.GetRoles()
+	i.Access.AuditOnly = a.GetAuditOnly()
 	i.Access.Policy, i.Access.Error, i.Access.AgentKey = a.GetPolicy(), a.GetError(), a.GetAgentKey()
 	i.OS.ID, i.OS.VersionID, i.OS.Name = o.GetId(), o.GetVersionId(), o.GetPrettyName()
 	i.OS.Kernel, i.OS.Release, i.OS.Version, i.OS.Architecture = o.GetKernelName(), o.GetKernelRelease(), o.GetKernelVersion(), o.GetArchitecture()
@@ -150,7 +154,7 @@ func (i *info) print(w io.Writer) error {
 		line("access", "not trusted, by rule "+i.Access.Rule)
 		line("remedy", i.Access.Remedy)
 	}
-	line("trust", accessLine(i.Access.Level, i.Access.Key, i.Access.Roles, i.Access.Policy))
+	line("trust", accessLine(i.Access.Level, i.Access.Key, i.Access.Roles, i.Access.Policy, i.Access.AuditOnly))
 	line("agent key", i.Access.AgentKey)
 	line("warning", i.Access.Error)
 	return quietPipe(t.Flush())

@@ -173,3 +173,15 @@ func TestPrinter(t *testing.T) {
 		t.Errorf("got %q", out.String())
 	}
 }
+
+func TestAccessLine(t *testing.T) {
+	for want, got := range map[string]string{
+		"level peer": accessLine("peer", "", nil, "", false),
+		"level keys, key K, roles a b, policy /p":             accessLine("keys", "K", []string{"a", "b"}, "/p", false),
+		"level keys, policy /p (audit only: refuses nothing)": accessLine("keys", "", nil, "/p", true),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -237,4 +238,40 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("written and read: %v", err)
 		}
 	})
+}
+
+// TestClocks: no clock of either side stands in the way, be it at 1970, as in a
+// guest without a real-time clock, or far ahead.
+func TestClocks(t *testing.T) {
+	guest, host := testKey(testSeed), testKey(anotherSeed)
+	past := func() time.Time { return time.Unix(0, 0).Add(-24 * time.Hour) }
+	future := func() time.Time { return time.Date(12345, 1, 1, 0, 0, 0, 0, time.UTC) }
+	for name, clocks := range map[string][2]func() time.Time{"the guest's at 1970": {past, nil}, "the host's at 1970": {nil, past}, "the guest's ahead": {future, past}, "the host's ahead": {past, future}} {
+		sc, err := ServerConfig(guest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cc, err := ClientConfig(host, func(p Public) error {
+			if p != PublicOf(guest) {
+				return errors.New("another guest")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc.Time, cc.Time = clocks[0], clocks[1]
+		a, b := net.Pipe()
+		server, client := tls.Server(a, sc), tls.Client(b, cc)
+		done := make(chan error, 1)
+		go func() { done <- server.Handshake() }()
+		if err := errors.Join(client.Handshake(), <-done); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if key, ok := PeerKey(server.ConnectionState()); !ok || key != PublicOf(host) {
+			t.Errorf("%s: the guest knows %v, %t", name, key, ok)
+		}
+		a.Close()
+		b.Close()
+	}
 }

@@ -299,7 +299,9 @@ type Access struct {
 	// Why the policy's file, or that of the hosts' keys, is not in force as it is.
 	Error string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
 	// The fingerprint of the agent's own key.
-	AgentKey      string `protobuf:"bytes,9,opt,name=agent_key,json=agentKey,proto3" json:"agent_key,omitempty"`
+	AgentKey string `protobuf:"bytes,9,opt,name=agent_key,json=agentKey,proto3" json:"agent_key,omitempty"`
+	// The policy is there to be tried: what it refuses is logged, and done.
+	AuditOnly     bool `protobuf:"varint,10,opt,name=audit_only,json=auditOnly,proto3" json:"audit_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -395,6 +397,13 @@ func (x *Access) GetAgentKey() string {
 		return x.AgentKey
 	}
 	return ""
+}
+
+func (x *Access) GetAuditOnly() bool {
+	if x != nil {
+		return x.AuditOnly
+	}
+	return false
 }
 
 // Os is the guest's operating system.
@@ -587,7 +596,7 @@ const file_guest_v1_agent_proto_rawDesc = "" +
 	"Capability\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aenabled\x18\x02 \x01(\bR\aenabled\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xd7\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xf6\x01\n" +
 	"\x06Access\x12\x18\n" +
 	"\atrusted\x18\x01 \x01(\bR\atrusted\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
@@ -597,7 +606,10 @@ const file_guest_v1_agent_proto_rawDesc = "" +
 	"\x05roles\x18\x06 \x03(\tR\x05roles\x12\x16\n" +
 	"\x06policy\x18\a \x01(\tR\x06policy\x12\x14\n" +
 	"\x05error\x18\b \x01(\tR\x05error\x12\x1b\n" +
-	"\tagent_key\x18\t \x01(\tR\bagentKey\"\xe7\x01\n" +
+	"\tagent_key\x18\t \x01(\tR\bagentKey\x12\x1d\n" +
+	"\n" +
+	"audit_only\x18\n" +
+	" \x01(\bR\tauditOnly\"\xe7\x01\n" +
 	"\x02Os\x12\x1f\n" +
 	"\vkernel_name\x18\x01 \x01(\tR\n" +
 	"kernelName\x12%\n" +
