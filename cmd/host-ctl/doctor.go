@@ -130,6 +130,7 @@ func (d *doctor) vsock() bool {
 		return false
 	}
 	d.ok("vsock", "the kernel has it")
+	d.kernel()
 	switch cid, err := transport.LocalCID(); {
 	case err != nil:
 		d.warn("local CID", err.Error(), "a host needs the module vhost_vsock: modprobe vhost_vsock")

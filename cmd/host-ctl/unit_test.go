@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -182,6 +183,21 @@ func TestAccessLine(t *testing.T) {
 	} {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestKernelBuilt(t *testing.T) {
+	for version, want := range map[string]string{
+		"#1 SMP PREEMPT_DYNAMIC Debian 6.1.148-1 (2025-08-26)\n": "2025-08-26",
+		"#26~22.04.1-Ubuntu SMP Thu Jul 11 22:33:04 UTC 2026\n":  "2026-07-11",
+		"#1 SMP PREEMPT Tue Feb  3 10:00:00 CET 2026":            "2026-02-03",
+		"#1 SMP PREEMPT_DYNAMIC Fri, 29 May 2026 08:00:00 +0000": "",
+		"#1": "", "": "", "#1 SMP Mon Xxx 99 10:00:00 UTC 2026": "", "#1 SMP (2026-99-99)": "",
+	} {
+		day, ok := kernelBuilt(version)
+		if ok != (want != "") || ok && day.Format(time.DateOnly) != want {
+			t.Errorf("%q: %v, %t; want %q", version, day, ok, want)
 		}
 	}
 }
