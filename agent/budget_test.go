@@ -50,8 +50,14 @@ func overTime(t *testing.T, cc grpc.ClientConnInterface, session []byte) {
 	wantBudget("a stream", err)
 
 	// The program asks for an hour.
-	_, err = sessions.Start(t.Context(), &guestv1.StartRequest{SessionId: session, Spec: &guestv1.SessionSpec{
-		Args: [][]byte{[]byte("sleep"), []byte("3600")}, TimeoutMillis: 3_600_000}})
+	for {
+		_, err = sessions.Start(t.Context(), &guestv1.StartRequest{SessionId: session, Spec: &guestv1.SessionSpec{
+			Args: [][]byte{[]byte("sleep"), []byte("3600")}, TimeoutMillis: 3_600_000}})
+		if status.Code(err) != codes.ResourceExhausted {
+			break // on a busy machine to start it may take the time that a call has
+		}
+		wantBudget("a call that starts a program", err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -132,6 +132,9 @@ func probe(ctx context.Context, cc grpc.ClientConnInterface, method string, pati
 	case "denied", "other-face":
 		return codes.PermissionDenied
 	}
+	if detail == nil && status.Code(err) == codes.Unavailable {
+		return codes.Unavailable // it did not even connect
+	}
 	return codes.OK
 }
 
