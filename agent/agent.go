@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -226,9 +227,14 @@ func (a *Agent) ServeFace(l net.Listener, face access.Face) error {
 	return err
 }
 
+// lastAnswers is how long what was answered last has to leave before connections
+// are closed under calls that do not end.
+const lastAnswers = 200 * time.Millisecond
+
 // Shutdown ends the agent in order: no more calls, those that are open may end
-// by themselves until ctx is done. Then it closes. Health says NOT_SERVING from
-// the start. It returns the error of ctx if that cut calls off.
+// by themselves until ctx is done. Then it ends the sessions, tells clients that
+// are attached how those ended, and closes. Health says NOT_SERVING from the
+// start. It returns the error of ctx if that cut calls off.
 func (a *Agent) Shutdown(ctx context.Context) error {
 	a.health.Shutdown()
 	a.guard.stop()
@@ -242,6 +248,12 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 	case <-done:
 	case <-ctx.Done():
 		err = ctx.Err()
+		// While the connections stand.
+		err = errors.Join(err, a.process.Close())
+		select {
+		case <-done:
+		case <-time.After(lastAnswers):
+		}
 	}
 	return errors.Join(err, a.Close())
 }

@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"runtime/debug"
 	"testing"
 	"time"
@@ -111,6 +112,55 @@ func TestShutdownCutsCallsOff(t *testing.T) {
 	}
 	if err := a.Shutdown(t.Context()); err != nil {
 		t.Errorf("second shutdown: %v", err)
+	}
+}
+
+// TestShutdownEndsSessions shows that clients hear how their sessions ended before
+// their connections do.
+func TestShutdownEndsSessions(t *testing.T) {
+	a, l := serve(t, &Config{Access: access.Rules{Mode: access.ModeEmbedded}}, nil)
+	sessions := make(map[string]grpc.BidiStreamingClient[guestv1.ExecRequest, guestv1.ExecResponse])
+	for wire, cc := range clients(t, l, nil) {
+		stream, err := guestv1.NewProcessServiceClient(cc).Exec(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := make([]byte, 16)
+		copy(id, wire)
+		open := &guestv1.Open{SessionId: id, AcknowledgesExit: true, Spec: &guestv1.SessionSpec{Args: [][]byte{[]byte("sleep"), []byte("1000")}}}
+		if err := stream.Send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Open{Open: open}}); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := stream.Recv(); err != nil || m.GetOpened() == nil {
+			t.Fatalf("%s: %v, %v", wire, m, err)
+		}
+		sessions[wire] = stream
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- a.Shutdown(ctx) }()
+	for wire, stream := range sessions {
+		var exit *guestv1.Exit
+		for exit == nil {
+			m, err := stream.Recv()
+			if err != nil {
+				t.Fatalf("%s: %v, want how the session ended", wire, err)
+			}
+			exit = m.GetExit()
+		}
+		if exit.Signal != 1 || exit.Reason == "" {
+			t.Errorf("%s: the session ended with %v, want signal 1 and a reason", wire, exit)
+		}
+		if err := stream.Send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Leave{Leave: &guestv1.Leave{}}}); err != nil {
+			t.Error(err)
+		}
+		if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+			t.Errorf("%s: after the exit: %v", wire, err)
+		}
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("shutdown: %v", err)
 	}
 }
 

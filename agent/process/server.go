@@ -41,6 +41,8 @@ type Server struct {
 	seq      uint64
 	closed   bool
 	watchers map[*watcher]bool
+	clients  int           // that are attached, or wait for a session
+	idle     chan struct{} // of Close: closed when the last client has gone
 }
 
 var _ guestv1.ProcessServiceServer = (*Server)(nil)
@@ -70,9 +72,14 @@ func NewServer(cfg *Config) *Server {
 	return s
 }
 
+// lastWords is how long clients have, when the agent stops, to take what is left
+// of their sessions' output and how those ended.
+const lastWords = time.Second
+
 // Close ends every session (HUP, TERM, and KILL 2 s later) and returns when all
-// are reaped. Calls that are open end with Unavailable. Close may be called
-// more than once.
+// are reaped. Clients that are attached are told how their sessions ended, if
+// they take it in time; other calls that are open end with Unavailable. Close may
+// be called more than once.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -92,6 +99,7 @@ func (s *Server) Close() error {
 			<-ses.done
 		}
 	}
+	s.awaitClients()
 	s.stop()
 	s.wg.Wait()
 	for _, ses := range all {
@@ -99,6 +107,40 @@ func (s *Server) Close() error {
 	}
 	s.closing.Do(s.cgroups.close)
 	return nil
+}
+
+// enter counts a client of a session, until the returned function is called.
+func (s *Server) enter() func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clients++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.clients--; s.clients == 0 && s.idle != nil {
+			close(s.idle)
+			s.idle = nil
+		}
+	}
+}
+
+// awaitClients waits until there are no clients, for lastWords at most.
+func (s *Server) awaitClients() {
+	s.mu.Lock()
+	if s.clients == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+	}
+	idle := s.idle
+	s.mu.Unlock()
+	select {
+	case <-idle:
+	case <-s.stopping.Done(): // by another Close
+	case <-time.After(lastWords):
+	}
 }
 
 // open returns the session with an id, after starting it if there is none;

@@ -102,6 +102,7 @@ type client struct {
 
 // serve serves an attached client until the exit, or until one of both goes.
 func (s *Server) serve(stream grpc.ServerStream, ses *session, r *reader, opened *guestv1.Opened, acknowledges bool) error {
+	defer s.enter()()
 	c := &client{srv: s, ses: ses, r: r, stream: stream}
 	err := stream.SendMsg(&guestv1.ExecResponse{Message: &guestv1.ExecResponse_Opened{Opened: opened}})
 	if err == nil {

@@ -29,6 +29,7 @@ func (s *Server) Wait(ctx context.Context, req *guestv1.WaitRequest) (*guestv1.W
 	if err != nil {
 		return nil, err
 	}
+	defer s.enter()()
 	if err := s.await(ctx, ses); err != nil {
 		return nil, err
 	}
@@ -48,6 +49,9 @@ func (s *Server) await(ctx context.Context, ses *session) error {
 	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()
 	case <-s.stopping.Done():
+		if ses.isOver() {
+			return nil
+		}
 		return stoppingFault()
 	}
 }
