@@ -75,7 +75,7 @@ func (p *Process) Resize(rows, columns int) error {
 		return os.ErrProcessDone
 	}
 	size := windowSize(rows, columns)
-	p.s.update(func() { p.s.size = size })
+	p.s.update(func() { p.s.size, p.s.sized = size, false })
 	return nil
 }
 

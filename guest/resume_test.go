@@ -224,6 +224,55 @@ func TestSessionLost(t *testing.T) {
 	}
 }
 
+// TestKillAndResizeAfterCut shows that a kill and a terminal's size that a cut has
+// swallowed are said again.
+func TestKillAndResizeAfterCut(t *testing.T) {
+	f := newFakeAgent(t)
+	started := make(chan struct{})
+	attempts := 0
+	f.exec = func(open *guestv1.Open, st execServer) error {
+		sendOpened(st, openedMessage(open))
+		if attempts++; attempts == 1 {
+			close(started)
+		}
+		var kill *guestv1.SendSignal
+		var size *guestv1.WindowSize
+		for kill == nil || size == nil {
+			m, err := st.Recv()
+			if err != nil {
+				return err
+			}
+			if m.GetSignal() != nil {
+				kill = m.GetSignal()
+			}
+			if m.GetWindowSize() != nil {
+				size = m.GetWindowSize()
+			}
+		}
+		if kill.Signal != 9 || size.Rows != 33 || size.Columns != 44 {
+			t.Errorf("attempt %d: signal %v, size %v", attempts, kill, size)
+		}
+		if attempts == 1 {
+			return status.Error(codes.Unavailable, "connection reset")
+		}
+		return sendExit(st, &guestv1.Exit{Signal: 9})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cmd := f.dial(t).Command(ctx, "x")
+	cmd.Terminal = &Terminal{Rows: 24, Columns: 80}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-started
+	if err := cmd.Process.Resize(33, 44); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := cmd.Wait(); cmd.ProcessState == nil || cmd.ProcessState.Signal() != 9 || attempts != 2 {
+		t.Errorf("Wait: %v after %d attempts, want signal 9 after 2", err, attempts)
+	}
+}
+
 // TestRestartBefore shows that an agent which was restarted before a command is
 // no obstacle to it: nothing was lost.
 func TestRestartBefore(t *testing.T) {

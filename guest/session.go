@@ -48,11 +48,13 @@ type session struct {
 	// agent, so that it can forget the session.
 	settled chan struct{}
 
-	mu       *sync.Mutex // guards what follows
-	outs     [2]*output  // stdout, stderr
-	in       *input      // nil if stdin is not connected here
-	size     *guestv1.WindowSize
+	mu       *sync.Mutex         // guards what follows
+	outs     [2]*output          // stdout, stderr
+	in       *input              // nil if stdin is not connected here
+	size     *guestv1.WindowSize // the last one
+	sized    bool                // it was sent on this connection
 	kill     *guestv1.SendSignal
+	killed   bool // so was this
 	leave    *guestv1.Leave
 	isOpen   bool
 	agentID  string
@@ -286,6 +288,8 @@ func (s *session) accept(m *guestv1.Opened) error {
 		}
 	}
 	s.info, s.agentID = m.Session, m.AgentId
+	// The agent may have missed them. Both may be repeated.
+	s.sized, s.killed = false, false
 	if !s.isOpen {
 		s.isOpen = true
 		close(s.opened)
@@ -412,13 +416,13 @@ func (s *session) message() (next any, last bool) {
 		return m, true
 	case s.exit != nil:
 		return nil, false
-	case s.kill != nil:
+	case s.kill != nil && !s.killed:
+		s.killed = true
 		m.Message = &guestv1.ExecRequest_Signal{Signal: s.kill}
-		s.kill = nil
 		return m, false
-	case s.size != nil:
+	case s.size != nil && !s.sized:
+		s.sized = true
 		m.Message = &guestv1.ExecRequest_WindowSize{WindowSize: s.size}
-		s.size = nil
 		return m, false
 	case s.in != nil:
 		if in := s.in.message(); in != nil {
