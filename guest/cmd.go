@@ -69,6 +69,9 @@ type Cmd struct {
 	// connection. If Stdin, Stdout and Stderr are nil too, the session is started
 	// without being attached; Wait then waits for its end.
 	Detach bool
+	// OpenStdin gives a session that is started without being attached a stdin, which
+	// stays open for who attaches to it. Otherwise that is /dev/null.
+	OpenStdin bool
 	// OwnerGrace is how long, in guest time, a session that is not detached
 	// outlives a lost connection; 0 means the agent's default, 5 s.
 	OwnerGrace time.Duration
@@ -291,6 +294,7 @@ func (c *Cmd) spec() (*guestv1.SessionSpec, error) {
 		TimeoutMillis: millis(c.Timeout), RingBytes: c.RingBytes, Limits: c.Limits, LoginShell: c.LoginShell,
 		StderrToStdout: c.sameWriter(),
 	}
+	spec.Stdin = spec.Stdin || c.OpenStdin && c.Detach && !c.attached()
 	argv := c.argv()
 	for _, a := range argv {
 		spec.Args = append(spec.Args, []byte(a))

@@ -123,6 +123,14 @@ func findSession(ctx context.Context, g *guest.Guest, arg string) (*guestv1.Sess
 	case len(prefixed) > 1:
 		return nil, fmt.Errorf("%d sessions begin with %q: give more of the id", len(prefixed), arg)
 	}
+	if id, err := guest.ParseSessionID(arg); err == nil {
+		// The agent may still know that there was one.
+		err := g.SignalSession(ctx, id, 0, false)
+		if e, ok := errors.AsType[*guest.Error](err); ok && e.Reason == "session-gone" {
+			e.Op = ""
+			return nil, e
+		}
+	}
 	return nil, noSessionError{fmt.Errorf("guest %s has no session %q: see host-ctl sessions", g.Target(), arg)}
 }
 

@@ -88,7 +88,7 @@ func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duratio
 		return fail(err)
 	}
 	close(started)
-	if a.cmd.Detach && a.stdin == nil && a.cmd.Stdout == nil {
+	if a.cmd.Detach {
 		fmt.Fprintln(c.stdout, a.cmd.ID)
 		return nil
 	}
@@ -163,27 +163,44 @@ func (a *attendance) feed() {
 func (a *attendance) forward(signals <-chan os.Signal, stop <-chan struct{}) {
 	resized, done := notifyResize(a.tty)
 	defer done()
+	if a.keep {
+		a.resize() // the session has the size of who had it before
+	}
 	for n := 0; ; {
 		select {
 		case <-stop:
 			return
 		case <-resized:
-			if rows, columns, ok := a.cli.windowSize(); ok {
-				a.cmd.Process.Resize(rows, columns)
-			}
+			a.resize()
 		case sig := <-signals:
 			if n++; n > 1 || a.aside || sig == syscall.SIGHUP {
 				a.breakOff(exitCode(exitSignal + signalNumber(sig)))
 				return
 			}
-			go a.pass(sig)
+			go a.pass(sig, stop)
 		}
 	}
 }
 
-// pass passes one signal on. The guest may be slow to answer.
-func (a *attendance) pass(sig os.Signal) {
+// resize tells the command the size of this process's terminal, if it has one.
+func (a *attendance) resize() {
+	if a.tty == nil {
+		return
+	}
+	if rows, columns, ok := a.cli.windowSize(); ok {
+		a.cmd.Process.Resize(rows, columns)
+	}
+}
+
+// pass passes one signal on. The guest may be slow to answer, and the command may
+// end of the signal before it has.
+func (a *attendance) pass(sig os.Signal, stop <-chan struct{}) {
 	err := a.cmd.Process.SignalGroup(guest.Signal(signalNumber(sig)))
+	select {
+	case <-stop:
+		return
+	default:
+	}
 	if err != nil && !errors.Is(err, os.ErrProcessDone) && a.tty == nil {
 		fmt.Fprintf(a.cli.stderr, "host-ctl: %s; again to break off\n", visible(err.Error()))
 	}

@@ -44,7 +44,8 @@ command. With -t, "~." after a newline breaks off.`,
   tar c . | host-ctl exec -i web tar x -C /srv
   rsync -a -e 'host-ctl exec --rsh' web:/var/log/ logs/
   host-ctl exec -it web top
-  host-ctl exec -d --name build web make -C /src`,
+  host-ctl exec -d --name build web make -C /src
+  host-ctl exec -dit --name work web bash && host-ctl attach web work`,
 		ValidArgsFunction: c.completeGuest,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.exec(cmd, &f, args)
@@ -54,7 +55,7 @@ command. With -t, "~." after a newline breaks off.`,
 	flags.SetInterspersed(false)
 	flags.BoolVarP(&f.stdin, "interactive", "i", false, "pass stdin to the command")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "run the command on a terminal")
-	flags.BoolVarP(&f.detach, "detach", "d", false, "leave the command running, and print its session's id")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "leave the command running, and print its session's id; with -i its stdin stays open for attach")
 	flags.StringVarP(&f.user, "user", "u", "", "user to run as, by name or number, with :GROUP if not the user's own")
 	flags.BoolVar(&f.remoteShell, "rsh", false, "be the remote shell of rsync or git: -i, and COMMAND is a line for sh")
 	flags.StringVarP(&f.user, "login", "l", "", "as -u, for --rsh")
@@ -85,8 +86,8 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 		// As ssh does, from which those that call it expect it.
 		argv = []string{"sh", "-c", strings.Join(argv, " ")}
 	}
-	if f.detach && (f.stdin || f.tty) {
-		return usageError{errors.New("-d does not go with -i or -t")}
+	if f.detach && f.remoteShell {
+		return usageError{errors.New("-d does not go with --rsh")}
 	}
 	if f.detach && target == "local" {
 		return usageError{errors.New("-d: nothing of the guest \"local\" outlives host-ctl")}
@@ -107,14 +108,13 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 		k.Dir, k.ExtraEnv, k.Name, k.Detach = f.dir, env, f.name, f.detach
 		k.Timeout, k.OwnerGrace, k.Limits = f.timeout, f.grace, limits
 		k.RingBytes, k.DropOldest = uint64(f.ring), f.dropOldest
-		if f.detach {
-			return k, nil
-		}
-		a.connect(k, f.stdin)
 		if f.tty {
 			k.Terminal = a.terminal()
 		}
-		return k, nil
+		if k.OpenStdin = f.stdin; f.detach {
+			return k, nil
+		}
+		return k, a.connect(k, f.stdin)
 	})
 }
 

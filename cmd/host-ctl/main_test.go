@@ -85,7 +85,12 @@ func scriptAgent(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func runAgent(path string, rules access.Rules, face access.Face) (stop func(), err error) {
-	a, err := agent.New(&agent.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Access: rules})
+	a, err := agent.New(&agent.Config{
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Access: rules,
+		// Shells do not depend on what is in the profile of who runs the test.
+		Process: &process.Config{Env: []string{"HOME=" + filepath.Dir(path)}},
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -61,8 +61,12 @@ type session struct {
 	Ended       *time.Time `json:"ended,omitempty"`
 	ExitCode    *uint32    `json:"exit_code,omitempty"`
 	Signal      uint32     `json:"signal,omitempty"`
+	CoreDumped  bool       `json:"core_dumped,omitempty"`
 	TimedOut    bool       `json:"timed_out,omitempty"`
 	OOMKilled   bool       `json:"oom_killed,omitempty"`
+	Reason      string     `json:"reason,omitempty"` // why the guest ended it
+	CPUSeconds  *float64   `json:"cpu_seconds,omitempty"`
+	MaxRSS      uint64     `json:"max_rss_bytes,omitempty"`
 	Owner       bool       `json:"owner"`
 	Observers   uint32     `json:"observers"`
 	Keep        bool       `json:"keep"`
@@ -82,6 +86,11 @@ func sessionJSON(s *guestv1.SessionInfo) session {
 	if e := s.Exit; e != nil {
 		ended := unixTime(e.EndUnixNanos)
 		j.Ended, j.ExitCode, j.Signal, j.TimedOut, j.OOMKilled = &ended, e.Code, e.Signal, e.TimedOut, e.OomKilled
+		j.CoreDumped, j.Reason = e.CoreDumped, e.Reason
+		if u := e.Usage; u != nil {
+			seconds := float64(u.UserMicros+u.SystemMicros) / 1e6
+			j.CPUSeconds, j.MaxRSS = &seconds, u.MaxResidentBytes
+		}
 		if e.Code != nil {
 			j.State = fmt.Sprintf("exit %d", *e.Code)
 		} else {

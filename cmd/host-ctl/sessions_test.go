@@ -138,6 +138,25 @@ func TestLogsAfterOwner(t *testing.T) {
 	}
 }
 
+// TestSessionGone shows that a session which has been forgotten is not called one
+// that never was.
+func TestSessionGone(t *testing.T) {
+	addr := tempAgent(t)
+	id, stderr, code := runHostCtl(t, "exec", "-d", addr, "true")
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	id = strings.TrimSpace(id)
+	if _, stderr, code := runHostCtl(t, "attach", addr, id); code != 0 {
+		t.Fatal(stderr)
+	}
+	for _, verb := range []string{"attach", "logs", "kill"} {
+		if _, stderr, code := runHostCtl(t, verb, addr, id); code != exitFailure || !strings.Contains(stderr, "has ended and is forgotten") {
+			t.Errorf("%s: exit code %d, stderr %q", verb, code, stderr)
+		}
+	}
+}
+
 // TestObserverInterrupted shows that a signal to an observer is not the
 // command's.
 func TestObserverInterrupted(t *testing.T) {

@@ -293,7 +293,7 @@ func TestTerminal(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := onTerminal(t, "attach", addr, "attached-to")
-		s.wait("ready")
+		s.wait("size 31 97") // as this terminal, not as the session was started
 		s.typed("\r~.")
 		s.exit(129)
 		// It still runs, and has what was typed.
@@ -332,6 +332,8 @@ func TestSignals(t *testing.T) {
 		defer cancel()
 		cmd := exec.CommandContext(ctx, os.Args[0], "exec", addr, "sh", "-c", script)
 		cmd.Env = append(os.Environ(), asHostCtl+"=1")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -348,6 +350,9 @@ func TestSignals(t *testing.T) {
 		}
 		rest, _ := io.ReadAll(out)
 		cmd.Wait()
+		if stderr.Len() > 0 {
+			t.Errorf("stderr: %s", stderr.String())
+		}
 		return string(rest), cmd.ProcessState.ExitCode()
 	}
 	t.Run("SIGINT is the command's", func(t *testing.T) {
