@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -45,6 +46,28 @@ func TestExecStreams(t *testing.T) {
 	}
 	if s.opened.Attached || s.opened.Session.Pid == 0 || s.opened.AgentId == "" {
 		t.Errorf("opened %v, want a new session with a pid and the agent's id", s.opened)
+	}
+}
+
+// TestCoreDumped compares with what os/exec says: whether there is a core depends
+// on the machine.
+func TestCoreDumped(t *testing.T) {
+	c := newCarrier(t, nil)
+	for _, limit := range []string{"0", "unlimited"} {
+		script := "ulimit -c " + limit + " && cd '" + t.TempDir() + "' && kill -QUIT $$"
+		local := exec.Command("sh", "-c", script)
+		_ = local.Run()
+		want := local.ProcessState.Sys().(syscall.WaitStatus)
+		if !want.Signaled() {
+			t.Skipf("ulimit -c %s: %v", limit, local.ProcessState)
+		}
+		s, err := c.run(testContext(t), shell(script), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.exit.Signal != uint32(syscall.SIGQUIT) || s.exit.CoreDumped != want.CoreDump() {
+			t.Errorf("ulimit -c %s: %v, want a core %v", limit, s.exit, want.CoreDump())
+		}
 	}
 }
 

@@ -173,6 +173,19 @@ func TestLabLimits(t *testing.T) {
 	if err != nil || strings.Contains(own, sessionsGroup) {
 		t.Errorf("the agent is in %s, %v", own, err)
 	}
+	// All sessions together have less of the CPU than the agent, and not all tasks.
+	for name, want := range map[string]uint64{
+		"cpu.weight": sessionsWeight,
+		"pids.max":   min(readNumber("/proc/sys/kernel/pid_max"), readNumber("/proc/sys/kernel/threads-max")) - spareTasks,
+	} {
+		t.Run(name, func(t *testing.T) {
+			controller, _, _ := strings.Cut(name, ".")
+			c.needs(t, controller)
+			if got := readNumber(c.srv.cgroups.dir + "/" + name); got != want {
+				t.Errorf("%s of all sessions is %d, want %d", name, got, want)
+			}
+		})
+	}
 }
 
 // hog takes memory until it is killed.
