@@ -26,7 +26,7 @@ func newHTTP2Server(cfg *ServerConfig, strangers bool) http2Server {
 	}
 	opts := []grpc.ServerOption{
 		grpc.Creds(handshakenCreds{}),
-		grpc.ForceServerCodecV2(Codec()),
+		grpc.ForceServerCodecV2(http2Codec{}),
 		grpc.MaxConcurrentStreams(max),
 		grpc.MaxRecvMsgSize(recv),
 		grpc.MaxSendMsgSize(cfg.MaxSendMsgSize),
@@ -43,7 +43,7 @@ func newHTTP2Server(cfg *ServerConfig, strangers bool) http2Server {
 		// A client may ask for signs of life as often as this side does.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minHTTP2Ping, PermitWithoutStream: true}),
 	}
-	opts = append(opts, grpc.ChainUnaryInterceptor(cfg.keepUnaryPanic), grpc.ChainStreamInterceptor(cfg.keepStreamPanic))
+	opts = append(opts, grpc.ChainUnaryInterceptor(cfg.keepUnaryPanic), grpc.ChainStreamInterceptor(subtypeStreams, cfg.keepStreamPanic))
 	if cfg.UnaryInterceptor != nil {
 		opts = append(opts, grpc.ChainUnaryInterceptor(cfg.UnaryInterceptor))
 	}

@@ -97,7 +97,7 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	}
 	s.add(desc, impl)
 	for _, h := range s.http2Servers() {
-		h.RegisterService(desc, impl)
+		h.RegisterService(forHTTP2(desc), impl)
 	}
 }
 

@@ -370,8 +370,13 @@ func (ss *serverStream) answer(reply any, err error, inline bool) (spent bool) {
 func (ss *serverStream) setCodec(name string) error {
 	v2, ok := findCodec(name)
 	if !ok {
-		return status.Errorf(codes.Unimplemented, "rpc: no codec is registered for content-subtype %q", name)
+		return unknownSubtype(name)
 	}
 	ss.codec.v2 = v2
 	return nil
+}
+
+// unknownSubtype is what a call gets for whose messages the server has no codec.
+func unknownSubtype(name string) error {
+	return status.Errorf(codes.Unimplemented, "rpc: no codec is registered for content-subtype %q", name)
 }

@@ -171,28 +171,42 @@ func TestConnectionErrors(t *testing.T) {
 		h.length = uint32(len(payload))
 		return append(appendHeader(nil, h), payload...)
 	}
-	for name, b := range map[string][]byte{
-		"DATA on a stream that was never opened": frameBytes(header{typ: frameData, stream: 7, flags: flagMsg}, 1, 2, 3),
-		"CREDIT for such a stream":               frameBytes(header{typ: frameCredit, stream: 7}, 0, 0, 0, 1),
-		"RESET of such a stream":                 frameBytes(header{typ: frameReset, stream: 7}, 0, 0, 0, 6),
-		"credit of nothing":                      frameBytes(header{typ: frameCredit}, 0, 0, 0, 0),
-		"credit beyond the largest window":       frameBytes(header{typ: frameCredit}, 0x7f, 0xff, 0xff, 0xff),
-		"END from a client":                      frameBytes(header{typ: frameEnd, stream: 1}),
-		"HEADER from a client":                   frameBytes(header{typ: frameHeader, stream: 1}),
-		"a second HELLO":                         frameBytes(header{typ: frameHello}),
-		"an unknown type":                        frameBytes(header{typ: 0x40, stream: 1}),
-		"a method number without a name":         frameBytes(header{typ: frameOpen, stream: 1, method: 3}),
-		"a method number beyond the table":       frameBytes(header{typ: frameOpen, stream: 1, method: 5000}),
-		"a head beyond the payload":              frameBytes(header{typ: frameOpen, stream: 1, flags: flagHead}, 9),
-		"a length of 4 GiB":                      appendHeader(nil, header{typ: frameData, stream: 1, length: 1<<32 - 1}),
-		"a message without its length":           frameBytes(header{typ: frameOpen, stream: 1, flags: flagHead | flagMsg | flagMore}, 5, 1, 3, '/', 'a', '/', 'x'),
+	echoHead := appendItem(nil, tagMethod, "/test.Echo/Echo")
+	for name, tc := range map[string]struct {
+		code wireCode
+		b    []byte
+	}{
+		"DATA on a stream that was never opened": {codeProtocol, frameBytes(header{typ: frameData, stream: 7, flags: flagMsg}, 1, 2, 3)},
+		"CREDIT for such a stream":               {codeProtocol, frameBytes(header{typ: frameCredit, stream: 7}, 0, 0, 0, 1)},
+		"RESET of such a stream":                 {codeProtocol, frameBytes(header{typ: frameReset, stream: 7}, 0, 0, 0, 6)},
+		"credit of nothing":                      {codeFlowControl, frameBytes(header{typ: frameCredit}, 0, 0, 0, 0)},
+		"credit beyond the largest window":       {codeFlowControl, frameBytes(header{typ: frameCredit}, 0x7f, 0xff, 0xff, 0xff)},
+		"END from a client":                      {codeProtocol, frameBytes(header{typ: frameEnd, stream: 1})},
+		"HEADER from a client":                   {codeProtocol, frameBytes(header{typ: frameHeader, stream: 1})},
+		"a second HELLO":                         {codeProtocol, frameBytes(header{typ: frameHello})},
+		"an unknown type":                        {codeProtocol, frameBytes(header{typ: 0x40, stream: 1})},
+		"a method number without a name":         {codeProtocol, frameBytes(header{typ: frameOpen, stream: 1, method: 3})},
+		"a method number beyond the table":       {codeProtocol, frameBytes(header{typ: frameOpen, stream: 1, method: 5000})},
+		"a head beyond the payload":              {codeProtocol, frameBytes(header{typ: frameOpen, stream: 1, flags: flagHead}, 9)},
+		"a length of 4 GiB":                      {codeFrameSize, appendHeader(nil, header{typ: frameData, stream: 1, length: 1<<32 - 1})},
+		"a message without its length":           {codeProtocol, frameBytes(header{typ: frameOpen, stream: 1, flags: flagHead | flagMsg | flagMore}, append(append([]byte{byte(len(echoHead))}, echoHead...), 'x')...)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, nil, nil, func(t *testing.T, s *Server) {
-				p := wireServer(t, s)
-				p.send(b)
-				p.wantClosed()
-			})
+			// Over a socket, as a pipe never has room for a GOAWAY.
+			nc, err := serveUnix(t, newEchoServer(nil, nil))(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			p := &wirePeer{t, nc}
+			p.hello()
+			p.greeted()
+			p.send(tc.b)
+			_, b := p.want(frameGoAway)
+			if code := wireCode(binary.BigEndian.Uint32(b[4:])); code != tc.code {
+				t.Errorf("GOAWAY with %v, want %v: %s", code, tc.code, b[8:])
+			}
+			p.wantClosed()
 		})
 	}
 }
