@@ -382,8 +382,8 @@ func readNames(root *os.Root) ([]string, error) {
 }
 
 func joinPath(prefix, name string) string {
-	if prefix == "" {
-		return name
+	if prefix == "" || strings.HasSuffix(prefix, "/") {
+		return prefix + name
 	}
 	return prefix + "/" + name
 }
