@@ -118,6 +118,9 @@ func (c *cli) copy(cmd *cobra.Command, args []string, user string, quiet bool, o
 			_, err = files.CopyFrom(ctx, o.sources, o.dst, opts)
 		}
 		p.end()
+		if _, ok := errors.AsType[interrupted](context.Cause(ctx)); ok && err != nil && !o.toTar {
+			fmt.Fprintln(c.stderr, "host-ctl: interrupted: the same command with --resume goes on from here")
+		}
 		if ce, ok := errors.AsType[*guest.CopyError](err); ok && len(ce.Failures) > 1 {
 			hints := make(map[string]bool)
 			for _, failure := range ce.Failures {

@@ -66,7 +66,9 @@ func parseForward(arg string, usual []string) ([]forwardSpec, error) {
 		}
 		host := "localhost"
 		if n := len(fields); n > 0 && fields[n-1] != "" && !isPath(fields[n-1]) && !isPort(fields[n-1]) {
-			host = pop()
+			if host = pop(); isNumber(host) {
+				return fail(fmt.Sprintf("%q is no port", host))
+			}
 		}
 		s.target, local = endpoint{s.network, net.JoinHostPort(host, port)}, port
 	}
@@ -119,7 +121,7 @@ func parseTarget(arg string) (endpoint, error) {
 	if len(fields) == 2 {
 		host = fields[0]
 	}
-	if host == "" || !isPort(port) || port == "0" {
+	if host == "" || isNumber(host) || !isPort(port) || port == "0" {
 		return endpoint{}, fail
 	}
 	return endpoint{"tcp", net.JoinHostPort(host, port)}, nil
@@ -151,14 +153,12 @@ func splitColons(s string) ([]string, error) {
 }
 
 func isPort(s string) bool {
-	for _, c := range s {
-		if c < '0' || c > '9' {
-			return false
-		}
-	}
 	_, err := strconv.ParseUint(s, 10, 16)
-	return err == nil
+	return err == nil && isNumber(s)
 }
+
+// isNumber reports whether s has digits alone: no host is called so.
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 func isPath(s string) bool {
 	return strings.HasPrefix(s, "/") || strings.HasPrefix(s, ".") || strings.HasPrefix(s, "@")

@@ -41,6 +41,8 @@ func TestParseForward(t *testing.T) {
 		{"80:65536", "", "", "", "", "no port"},
 		{"-1", "", "", "", "", "no port"},
 		{"+1", "", "", "", "", "no port"},
+		{"99999:80", "", "", "", "", `"99999" is no port`},
+		{"8080:99999:80", "", "", "", "", `"99999" is no port`},
 		{"99999:db:80", "", "", "", "", "no port"},
 		{"80:80/sctp", "", "", "", "", "neither tcp nor udp"},
 		{"/tmp/s:53/udp", "", "", "", "", "datagrams do not go with a path"},
@@ -84,6 +86,7 @@ func TestParseTarget(t *testing.T) {
 		{":22", endpoint{}, false},
 		{"0", endpoint{}, false},
 		{"a:b:22", endpoint{}, false},
+		{"99999:22", endpoint{}, false},
 		{"ssh", endpoint{}, false},
 	}
 	for _, tt := range tests {
