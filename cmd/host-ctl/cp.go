@@ -17,7 +17,7 @@ import (
 
 func (c *cli) cpCommand() *cobra.Command {
 	var opts guest.CopyOptions
-	var user, fsync string
+	var user, fsync, format string
 	var quiet, recursive bool
 	cmd := &cobra.Command{
 		Use:   "cp [flags] SRC... DST",
@@ -42,6 +42,9 @@ host-ctl was killed, --resume goes on where that copy was.`,
 			if len(args) < 2 {
 				return usageError{errors.New("want SRC... and DST")}
 			}
+			if err := checkFormat(format); err != nil {
+				return err
+			}
 			switch fsync {
 			case "batch":
 			case "each":
@@ -54,7 +57,9 @@ host-ctl was killed, --resume goes on where that copy was.`,
 			return c.copy(cmd, args, user, quiet, &opts)
 		},
 	}
+	outputFlag(cmd, &format)
 	f := cmd.Flags()
+	f.Lookup("output").Usage = "how failures are told: table (text) or json, one object a line"
 	f.BoolVarP(&opts.Archive, "archive", "a", false, "keep owners, extended attributes and hard links too")
 	f.BoolVarP(&opts.Follow, "follow-link", "L", false, "copy what symbolic links lead to")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
@@ -124,6 +129,11 @@ func (c *cli) copy(cmd *cobra.Command, args []string, user string, quiet bool, o
 		if ce, ok := errors.AsType[*guest.CopyError](err); ok && len(ce.Failures) > 1 {
 			hints := make(map[string]bool)
 			for _, failure := range ce.Failures {
+				if asJSON(cmd) {
+					ge, _ := errors.AsType[*guest.Error](failure)
+					c.reportJSON(failure, ge)
+					continue
+				}
 				fmt.Fprintf(c.stderr, "host-ctl: %s\n", visibleLine(failure.Error()))
 				hints[guest.Remedy(failure)] = true
 			}
