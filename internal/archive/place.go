@@ -15,20 +15,6 @@ import (
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
-// Bounds of a batch of whole files that wait for one sync.
-const (
-	batchFiles   = 1024
-	batchWritten = 256 << 20
-)
-
-// placed is a whole file under its temporary name.
-type placed struct {
-	entry *guestv1.Entry
-	in    *target
-	temp  string
-	name  string
-}
-
 // entry makes what needs nothing more than its entry.
 func (r *receiver) entry(e *guestv1.Entry) error {
 	if err := r.next(e.GetNumber()); err != nil {
@@ -153,7 +139,7 @@ func (r *receiver) makeHardLink(t *target, name string, e *guestv1.Entry) error 
 	}
 	// Beneath the destination, whatever links are on the way.
 	from := strings.Join(old, "/")
-	if len(r.pending) > 0 && r.isPending(e.HardLink) {
+	if r.isWaiting(e.HardLink) {
 		if err := r.flush(false); err != nil {
 			return err
 		}
@@ -184,16 +170,6 @@ func (r *receiver) makeHardLink(t *target, name string, e *guestv1.Entry) error 
 	}
 	r.finished.Files++
 	return nil
-}
-
-// isPending reports whether an entry of before is whole and not in place yet.
-func (r *receiver) isPending(p *guestv1.Position) bool {
-	for _, w := range r.pending {
-		if w.entry.Source == p.GetSource() && bytes.Equal(w.entry.Path, p.GetPath()) {
-			return true
-		}
-	}
-	return false
 }
 
 // makeSymlink makes a symbolic link, in place of another file if need be.
@@ -327,93 +303,5 @@ func (r *receiver) complete(f *os.File, t *target, name string, e *guestv1.Entry
 		}
 		return err
 	}
-	r.pending = append(r.pending, p)
-	if r.cfg.Trusted {
-		if r.waitingAt == nil {
-			r.waitingAt = make(map[string]bool)
-		}
-		r.waitingAt[path] = true
-	}
-	r.waiting += e.Size
-	if len(r.pending) >= batchFiles || r.waiting >= batchWritten {
-		return r.flush(false)
-	}
-	return nil
-}
-
-// rename puts the file in place.
-func (p *placed) rename() error {
-	err := p.in.root.Rename(p.temp, p.name)
-	if err == nil {
-		return nil
-	}
-	p.in.root.Remove(p.temp)
-	path := joinPath(p.in.path, p.name)
-	if info, statErr := p.in.root.Lstat(p.name); statErr == nil && info.IsDir() {
-		return newFailure("rename", path, codes.FailedPrecondition, ReasonIsDirectory, "a directory is in the way")
-	}
-	return failed("rename", path, err)
-}
-
-// flush makes the batch durable and puts its files in place.
-func (r *receiver) flush(last bool) error {
-	if len(r.pending) == 0 {
-		return nil
-	}
-	batch := r.pending
-	r.pending, r.waiting = nil, 0
-	clear(r.waitingAt)
-	err := r.syncFileSystem()
-	for _, p := range batch {
-		if err != nil {
-			p.in.root.Remove(p.temp)
-		} else if renameErr := p.rename(); renameErr != nil {
-			if last && r.ctx.Err() != nil {
-				r.finished.Failed++
-			} else {
-				err = r.failedEntry(p.entry, renameErr)
-			}
-		} else {
-			r.finished.Files++
-			r.finished.Bytes += p.entry.Size
-		}
-		p.in.release()
-	}
-	return err
-}
-
-// syncFileSystem makes durable what was written so far.
-func (r *receiver) syncFileSystem() error {
-	d, err := r.base.root.Open(".")
-	if err == nil {
-		err = syncTree(d)
-		d.Close()
-	}
-	if err != nil {
-		return failed("sync", r.base.path, err)
-	}
-	return nil
-}
-
-func syncDir(t *target) error {
-	d, err := t.root.Open(".")
-	if err != nil {
-		return failed("sync", t.path, err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && onLinux {
-		return failed("sync", t.path, err)
-	}
-	return nil
-}
-
-// syncAll makes the names durable too.
-func (r *receiver) syncAll() error {
-	switch {
-	case r.cfg.Options.GetSync() != guestv1.SyncPolicy_SYNC_POLICY_UNSPECIFIED || r.finished.Files == 0 || r.single:
-		return nil
-	case hasSyncTree:
-		return r.syncFileSystem()
-	}
-	return syncDir(r.base)
+	return r.wait(p)
 }

@@ -107,8 +107,8 @@ type receiver struct {
 	source  uint32    // of the last entry
 	current *file     // under way, or nil
 	discard uint64    // the entry whose pieces are thrown away, or 0
-	pending []*placed // whole files that are not renamed yet
-	waiting uint64    // bytes in them
+	filling batch     // whole files that are not renamed yet
+	syncing *batch    // those before them, whose sync has begun, or nil
 	// Their paths, if the sender may send a name twice.
 	waitingAt map[string]bool
 	single    bool // one file, and no tree
@@ -253,6 +253,9 @@ func (r *receiver) run() error {
 		}
 		end, err := r.take(r)
 		if err != nil || end {
+			return err
+		}
+		if err := r.settle(); err != nil {
 			return err
 		}
 		if err := r.acknowledge(false); err != nil {
@@ -426,8 +429,10 @@ func (r *receiver) acknowledge(all bool) error {
 // inPlace returns the number of the entry up to which all is done.
 func (r *receiver) inPlace() uint64 {
 	switch {
-	case len(r.pending) > 0:
-		return r.pending[0].entry.Number - 1
+	case r.syncing != nil:
+		return r.syncing.first() - 1
+	case len(r.filling.files) > 0:
+		return r.filling.first() - 1
 	case r.current != nil:
 		return r.current.entry.Number - 1
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -233,12 +232,6 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 		return failed("mkdir", t.path, err)
 	}
 	return nil
-}
-
-// isWaitingIn reports whether whole files wait for their names in a directory,
-// which this transfer has been in before.
-func (r *receiver) isWaitingIn(path string) bool {
-	return slices.ContainsFunc(r.pending, func(p *placed) bool { return p.in.path == path })
 }
 
 // errLost says that an entry is below a directory that could not be made.
