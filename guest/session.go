@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -143,10 +144,10 @@ func (s *session) run() {
 func (s *session) attach(limit time.Duration) (bool, error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	giveUp := time.AfterFunc(limit, cancel)
 	if s.g.reconnect == 0 {
-		giveUp.Stop()
+		limit = math.MaxInt64 // there is none; the first attachment is the only one
 	}
+	giveUp := time.AfterFunc(limit, cancel)
 	err := s.meet(ctx)
 	var st grpc.ClientStream
 	var opened *guestv1.Opened
