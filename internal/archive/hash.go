@@ -33,6 +33,26 @@ func (r *Rolling) write(p []byte) {
 	r.offset += uint64(len(p))
 }
 
+// alongside goes on with p while f runs, which may read p too, and returns what f
+// does.
+func (r *Rolling) alongside(p []byte, f func() error) error {
+	if len(p) < worthSplitting {
+		r.write(p)
+		return f()
+	}
+	hashed := make(chan struct{})
+	go func() {
+		defer close(hashed)
+		r.write(p)
+	}()
+	err := f()
+	<-hashed
+	return err
+}
+
+// worthSplitting is how many bytes take longer to hash than a goroutine to start.
+const worthSplitting = 32 << 10
+
 var zeros [64 << 10]byte
 
 // hole goes on with n zero bytes.

@@ -183,8 +183,10 @@ func (r *receiver) piece() error {
 		c.hash.hole(hole)
 		err = c.f.Truncate(int64(offset + hole))
 	} else {
-		c.hash.write(data)
-		_, err = c.f.WriteAt(data, int64(offset))
+		err = c.hash.alongside(data, func() error {
+			_, err := c.f.WriteAt(data, int64(offset))
+			return err
+		})
 	}
 	if err != nil {
 		failure := writeFailed(c.path(), c.offset, err)

@@ -458,7 +458,7 @@ func (s *sender) sendFile(it *item, want *guestv1.Wanted) error {
 		if e.Size == 0 {
 			buf = make([]byte, 4<<10)
 		}
-		n, err := readFull(f, buf)
+		n, err := readSmall(f, buf, int(e.Size))
 		if err != nil {
 			return s.failed(e, failed("read", it.path, err))
 		}
@@ -498,10 +498,17 @@ func sameSize(f *os.File, size uint64) bool {
 	return err == nil && uint64(info.Size()) == size
 }
 
-// readFull reads until buf is full or the file ends.
-func readFull(f *os.File, buf []byte) (int, error) {
-	n, err := io.ReadFull(f, buf)
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+// readSmall reads until buf is full or the file ends. A read that ends where the file
+// is to end is the last one, although buf has room to show that it has grown.
+func readSmall(f *os.File, buf []byte, size int) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var k int
+		k, err = f.Read(buf[n:])
+		if n += k; n == size {
+			break
+		}
+	}
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return n, err

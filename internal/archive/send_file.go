@@ -111,11 +111,10 @@ func (s *sender) sendPiece(hash *Rolling, offset uint64, data []byte) error {
 	if err := s.room(uint64(len(data))); err != nil {
 		return err
 	}
-	hash.write(data)
-	hash.mark()
 	s.frame.Data = data
 	s.frame.Varints[pieceOffset] = offset
-	err := s.sendFrame()
+	err := hash.alongside(data, s.sendFrame)
+	hash.mark()
 	s.frame.Data, s.frame.Varints[pieceOffset] = nil, 0
 	return err
 }
