@@ -49,6 +49,8 @@ func TestCallOptions(t *testing.T) {
 			name, in, want string
 			opts           []grpc.CallOption
 		}{
+			//lint:ignore SA1019 deprecated, and programs use it still
+			{"CallCustomCodec", "loud", "LOUD", []grpc.CallOption{grpc.CallCustomCodec(oldCodec{}), grpc.CallContentSubtype("shout")}},
 			{"StaticMethod", "x", "x", []grpc.CallOption{grpc.StaticMethod()}},
 			{"MaxRetryRPCBufferSize", "x", "x", []grpc.CallOption{grpc.MaxRetryRPCBufferSize(1 << 10)}},
 			{"WaitForReady", "x", "x", []grpc.CallOption{grpc.WaitForReady(true)}},
@@ -56,7 +58,6 @@ func TestCallOptions(t *testing.T) {
 			{"CallAuthority", "authority", "guest", []grpc.CallOption{grpc.CallAuthority("guest")}},
 			{"CallContentSubtype", "loud", "LOUD", []grpc.CallOption{grpc.CallContentSubtype("Shout")}},
 			{"ForceCodec", "loud", "LOUD", []grpc.CallOption{grpc.ForceCodec(shout{})}},
-			{"CallCustomCodec", "loud", "LOUD", []grpc.CallOption{grpc.CallCustomCodec(oldCodec{}), grpc.CallContentSubtype("shout")}},
 			{"ForceCodecV2", "quiet", "quiet", []grpc.CallOption{grpc.ForceCodecV2(encoding.GetCodecV2(proto.Name))}},
 			{"the last of two counts", "xxxxx", "xxxxx", []grpc.CallOption{grpc.MaxCallSendMsgSize(1), grpc.MaxCallSendMsgSize(100)}},
 		} {
