@@ -72,10 +72,11 @@ type role interface {
 }
 
 // A waiter is something a goroutine sleeps for. on and, on a client, who reads
-// meanwhile are guarded by conn.mu.
+// meanwhile are guarded by conn.mu. It is no channel, since streams are recycled,
+// and a channel belongs to the bubble of testing/synctest in which it was made.
 type waiter struct {
-	ch chan struct{}
-	on bool
+	cond sync.Cond
+	on   bool
 }
 
 func (c *conn) init(nc net.Conn, streamWin, connWin int) {
@@ -105,7 +106,7 @@ func (c *conn) wake(w *waiter, outside bool) {
 		return
 	}
 	c.waiters--
-	w.ch <- struct{}{}
+	w.cond.Signal()
 }
 
 // wakeLater wakes the receiver of s when all frames of the batch are handled. mu is
@@ -134,14 +135,12 @@ func (c *conn) wakeNow() {
 
 // sleep waits, with mu held before and after, until w is woken by somebody else.
 func (c *conn) sleep(w *waiter) {
-	if w.ch == nil {
-		w.ch = make(chan struct{}, 1)
-	}
+	w.cond.L = &c.mu
 	w.on = true
 	c.waiters++
-	c.mu.Unlock()
-	<-w.ch
-	c.mu.Lock()
+	for w.on {
+		w.cond.Wait()
+	}
 }
 
 // readBatch reads once and handles the frames that are complete.

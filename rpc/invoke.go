@@ -47,9 +47,8 @@ func (cs *clientStream) recycle() {
 		c.mu.Unlock()
 		return
 	}
-	fn, rw, sw, hw := cs.cancelFn, cs.rw.ch, cs.sw.ch, cs.hw.ch
+	fn := cs.cancelFn
 	*cs = clientStream{desc: unaryDesc, cancelFn: fn}
-	cs.rw.ch, cs.sw.ch, cs.hw.ch = rw, sw, hw
 	c.mu.Unlock()
 	unaryStreams.Put(cs)
 }

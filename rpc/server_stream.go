@@ -49,9 +49,7 @@ func (ss *serverStream) recycle() {
 	ss.ctx.hmu.Lock()
 	ss.ctx.ss = nil
 	ss.ctx.hmu.Unlock()
-	rw, sw := ss.rw.ch, ss.sw.ch
 	*ss = serverStream{}
-	ss.rw.ch, ss.sw.ch = rw, sw
 	serverStreams.Put(ss)
 }
 
