@@ -117,9 +117,18 @@ func TestInterop(t *testing.T) {
 		for _, network := range networks {
 			t.Run(wire+"/"+network, func(t *testing.T) {
 				t.Parallel()
-				cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestInteropChild$", "-test.count=1", "-test.timeout=3m")
-				cmd.Env = append(os.Environ(), interopEnv+"="+wire+"/"+network)
-				out, err := cmd.CombinedOutput()
+				var out []byte
+				var err error
+				for range 3 {
+					cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestInteropChild$", "-test.count=1", "-test.timeout=3m")
+					cmd.Env = append(os.Environ(), interopEnv+"="+wire+"/"+network)
+					out, err = cmd.CombinedOutput()
+					// grpc-go's own client notices that a call was cancelled a moment
+					// later, and a quick server may have answered it by then.
+					if err == nil || wire != "http2" || !strings.Contains(string(out), "CloseAndRecv() got error code 0, want 1") {
+						break
+					}
+				}
 				if err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
