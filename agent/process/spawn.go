@@ -131,7 +131,10 @@ func resourceFault(errno syscall.Errno) *fault {
 	switch errno {
 	case syscall.EAGAIN:
 		return newFault(codes.ResourceExhausted, reasonNoProcesses, "the guest can start no more processes")
-	case syscall.EMFILE, syscall.ENFILE:
+	case syscall.EMFILE, syscall.ENFILE, syscall.EBADF:
+		// EBADF: before it executes the program, syscall.StartProcess moves a
+		// descriptor behind the others, with dup3(2), which says that of a number
+		// that is RLIMIT_NOFILE or more.
 		return newFault(codes.ResourceExhausted, reasonNoFiles, "the agent can open no more files")
 	case syscall.ENOMEM:
 		return newFault(codes.ResourceExhausted, reasonNoMemory, "the guest is out of memory")
