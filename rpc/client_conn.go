@@ -23,9 +23,6 @@ const (
 	// comes within that time reads its answer itself; then a goroutine waits for
 	// what the server may have to say.
 	handBack = 10 * time.Millisecond
-	// loneBatches is how many batches with one call in flight the goroutine reads
-	// before it leaves the reading to the callers.
-	loneBatches = 8
 	// lastStream is the highest stream id that is used.
 	lastStream = 1<<32 - 1
 )
@@ -38,8 +35,7 @@ type clientConn struct {
 	peerInfo    peer.Peer
 	headerLimit atomic.Int32 // of the server's HELLO
 	spins       bool
-	canLead     bool // callers may read
-	lone        int  // batches in a row with one call in flight; of who reads
+	lone        int // batches in a row with one call in flight; of who reads
 	statsCtx    context.Context
 
 	// Guarded by mu.
@@ -47,9 +43,6 @@ type clientConn struct {
 	slots     []*waiter // of calls that wait until fewer streams are open
 	goAwayErr string
 	timers    []*time.Timer
-	handTimer *time.Timer
-	handArmed bool
-	handSeen  uint64
 }
 
 // methodNumber is the number of a method on a connection.
@@ -66,7 +59,7 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	cc.streams = make(map[uint32]*stream)
 	cc.methods = make(map[string]*methodNumber)
 	cc.spins = c.cfg.Spin > 0
-	cc.canLead = nc.SetReadDeadline(time.Time{}) == nil
+	cc.patient = handBack
 	preface := appendPreface(nil, hello{
 		info: c.cfg.Hello, streamWindow: c.cfg.StreamWindow, connWindow: c.cfg.ConnWindow,
 		maxHeader: c.cfg.MaxHeaderBytes, authority: c.cfg.Authority, userAgent: c.cfg.UserAgent,
@@ -96,51 +89,22 @@ func (cc *clientConn) begin(calls bool) {
 	}
 }
 
-// await waits until w is woken. If nobody reads the connection, the caller does
-// so meanwhile.
-func (cc *clientConn) await(w *waiter) {
-	if cc.reading || !cc.canLead || cc.err != nil {
-		cc.sleep(w)
-		return
+// lead reads once for a call that waits.
+func (cc *clientConn) lead() bool {
+	var spin time.Duration
+	if cc.spins && cc.lone > loneBatches && cc.inFlight.Load() <= 1 {
+		spin = cc.client.cfg.Spin
 	}
-	cc.reading, cc.leader, w.on = true, w, true
-	for w.on {
-		cc.mu.Unlock()
-		var spin time.Duration
-		if cc.spins && cc.lone > loneBatches && cc.inFlight.Load() <= 1 {
-			spin = cc.client.cfg.Spin
-		}
-		err := cc.readBatch(spin)
-		if cc.lone++; cc.batchCalls > 1 {
-			cc.lone = 0
-		}
-		if err != nil {
-			cc.fail(err)
-		} else {
-			cc.w.flush()
-		}
-		cc.mu.Lock()
-		if err != nil {
-			break
-		}
+	err := cc.readBatch(spin)
+	if cc.lone++; cc.batchCalls > 1 {
+		cc.lone = 0
 	}
-	w.on, cc.leader = false, nil
-	if cc.waiters > 0 && cc.err == nil {
-		cc.reading = false
-		cc.readInBackground()
-		return
+	if err != nil {
+		cc.fail(err)
+		return false
 	}
-	cc.reading = false
-	cc.armHandBack()
-}
-
-// readInBackground starts a goroutine that reads, if nobody does. mu is held.
-func (cc *clientConn) readInBackground() {
-	if cc.reading || cc.err != nil {
-		return
-	}
-	cc.reading = true
-	go cc.readLoop()
+	cc.w.flush()
+	return true
 }
 
 // readLoop reads until callers can do so again.
@@ -170,43 +134,6 @@ func (cc *clientConn) readLoop() {
 		}
 		cc.mu.Unlock()
 	}
-}
-
-// armHandBack sees to it that a goroutine reads soon, if no caller does. mu is held.
-func (cc *clientConn) armHandBack() {
-	if cc.handArmed || cc.err != nil {
-		return
-	}
-	cc.handArmed = true
-	cc.handSeen = cc.received.Load()
-	if cc.handTimer == nil {
-		cc.handTimer = time.AfterFunc(handBack, cc.handBack)
-		return
-	}
-	cc.handTimer.Reset(handBack)
-}
-
-func (cc *clientConn) handBack() {
-	cc.w.flush() // the preface, if the call it was left for has gone
-	cc.mu.Lock()
-	defer cc.mu.Unlock()
-	cc.handArmed = false
-	if cc.reading || cc.err != nil {
-		return
-	}
-	if cc.received.Load() != cc.handSeen {
-		cc.armHandBack()
-		return
-	}
-	cc.readInBackground()
-}
-
-// ensureReader makes sure that somebody reads: this side may be waiting for the
-// server to read, and the server for this side.
-func (cc *clientConn) ensureReader() {
-	cc.mu.Lock()
-	cc.readInBackground()
-	cc.mu.Unlock()
 }
 
 func (cc *clientConn) roomLeft() {}
@@ -289,9 +216,7 @@ func (cc *clientConn) failed(err error) {
 	for _, t := range cc.timers {
 		t.Stop()
 	}
-	if cc.handTimer != nil {
-		cc.handTimer.Stop()
-	}
+	cc.disarm()
 	for _, w := range cc.slots {
 		cc.wake(w, true)
 	}

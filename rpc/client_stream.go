@@ -259,7 +259,7 @@ func (cs *clientStream) Header() (metadata.MD, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for !cs.headerKnown && cs.err == nil && len(cs.queue) == 0 && !cs.remoteClosed {
-		c.role.await(&cs.hw)
+		c.await(&cs.hw)
 	}
 	if !cs.headerKnown && cs.err != nil {
 		return nil, unwrapNotRun(cs.err)

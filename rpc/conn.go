@@ -29,6 +29,8 @@ type conn struct {
 	streamWin  int           // window of each stream for what is received
 	budget     *budget       // of a server; nil: none
 
+	leading
+
 	mu          sync.Mutex
 	streams     map[uint32]*stream
 	lastID      uint32 // the highest id of a stream that was opened
@@ -41,10 +43,8 @@ type conn struct {
 	peerKnown   bool  // the peer's HELLO has come
 	err         error // why the connection has ended
 	draining    bool  // no new streams
-	leader      *waiter
-	reading     bool // somebody reads
-	waiters     int  // that sleep while somebody else reads
-	pingsUnread int  // answered since something else came
+	waiters     int   // that sleep while somebody else reads
+	pingsUnread int   // answered since something else came
 
 	closed chan struct{} // closed with the connection
 }
@@ -62,18 +62,17 @@ type role interface {
 	lost(s *stream, err error)
 	// failed is called, without mu, once the connection has ended.
 	failed(err error)
-	// ensureReader is called when this side may wait for the peer to read, which
-	// may wait for this side to read.
-	ensureReader()
+	// readLoop reads until a leader can.
+	readLoop()
+	// lead reads once for a leader. It reports whether that may go on so.
+	lead() bool
 	// roomLeft is called with mu held when less is pending to be written.
 	roomLeft()
-	// await waits, with mu held before and after, until w is woken.
-	await(w *waiter)
 }
 
-// A waiter is something a goroutine sleeps for. on and, on a client, who reads
-// meanwhile are guarded by conn.mu. It is no channel, since streams are recycled,
-// and a channel belongs to the bubble of testing/synctest in which it was made.
+// A waiter is something a goroutine sleeps for. on is guarded by conn.mu. It
+// is no channel, since streams are recycled, and a channel belongs to the bubble
+// of testing/synctest in which it was made.
 type waiter struct {
 	cond sync.Cond
 	on   bool
@@ -84,6 +83,7 @@ func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 	c.w.c = c
 	c.w.parkingFn = c.w.parking
 	c.rd = &reader{nc: nc, raw: c.raw}
+	c.canLead = nc.SetReadDeadline(time.Time{}) == nil
 	c.streamWin = streamWin
 	c.recv = newRecvWindow(connWin)
 	c.assembly.limit = int64(connWin)
@@ -424,8 +424,6 @@ func (c *conn) roomLeft() {
 	c.mu.Unlock()
 }
 
-func (c *conn) socketFull() { c.role.ensureReader() }
-
 // fail ends the connection and all its streams. Only the first call counts.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
@@ -478,11 +476,17 @@ type budget struct {
 
 // hold counts n bytes for the budget, if that leaves half of it to others.
 func (c *conn) hold(n int64) bool {
-	if c.budget == nil || c.budget.held.Add(n) <= c.budget.limit/2 {
-		return true
+	b := c.budget
+	for b != nil {
+		held := b.held.Load()
+		if held+n > b.limit/2 {
+			return false // without others having seen it as held
+		}
+		if b.held.CompareAndSwap(held, held+n) {
+			break
+		}
 	}
-	c.unhold(n)
-	return false
+	return true
 }
 
 // unhold ends that n bytes count for the budget.

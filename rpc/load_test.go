@@ -268,7 +268,7 @@ func TestLongMessagesBeyondTheBudget(t *testing.T) {
 			in := bytes.Repeat([]byte{byte(i), 1, 2}, 2<<20/3)
 			var out wrapperspb.BytesValue
 			if err := c.Invoke(t.Context(), "/test.Echo/Echo", wrapperspb.Bytes(in), &out); err != nil || !bytes.Equal(out.Value, in) {
-				t.Fatalf("%d bytes came back as %d, %v", len(in), len(out.Value), err)
+				t.Fatalf("budget %d: %d bytes came back as %d, %v", budget, len(in), len(out.Value), err)
 			}
 		}
 		if n := s.budget.held.Load(); n != 0 {

@@ -56,7 +56,7 @@ func (s *stream) next(limit int) (message, error) {
 		case s.remoteClosed:
 			return as.abort(s, s.eof)
 		}
-		c.role.await(&s.rw)
+		c.await(&s.rw)
 	}
 }
 
@@ -233,6 +233,7 @@ func (s *stream) giveBack(n int64, now bool) bool {
 func (m *message) decode(cd *callCodec, v any) error {
 	bm, ok := v.(BytesMessage)
 	if !ok && cd.v2 == nil {
+		floor.received(len(m.data))
 		pm, err := protoMessage(v)
 		kept := false
 		if err == nil && m.own != nil {

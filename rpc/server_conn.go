@@ -24,6 +24,9 @@ const (
 	// lingerTime is how long the server waits for the client to close a connection
 	// that has come to its end.
 	lingerTime = time.Second
+	// lendTime is how long a connection stays unread while the handler that reads
+	// it is at work.
+	lendTime = 2 * time.Millisecond
 )
 
 var (
@@ -47,6 +50,7 @@ type serverConn struct {
 	// row have brought no more than one.
 	batchOpens int
 	lone       int
+	fed        int // reads in a row with one call alone, which had begun before
 
 	// Guarded by mu.
 	methods []*method       // by number
@@ -76,6 +80,7 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a arrival) *serverCon
 	}
 	sc.init(nc, streamWin, connWin)
 	sc.role = sc
+	sc.patient, sc.reading = lendTime, true
 	sc.streams = make(map[uint32]*stream)
 	sc.base = srv.stats.connBegin(peer.NewContext(srv.ctx, p), nc, false)
 	sc.spins = srv.cfg.Spin > 0
@@ -108,17 +113,15 @@ func (sc *serverConn) serve(begun []byte) {
 // readLoop reads until the connection ends or another goroutine takes over.
 func (sc *serverConn) readLoop() {
 	rd := sc.rd
-	defer rd.close()
 	// What was split off when this goroutine took over comes first.
 	if err := sc.process(); err != nil {
-		if !errors.Is(err, errTurnOver) {
-			sc.fail(err)
-		}
+		sc.stopReading(rd, err)
 		return
 	}
 	for {
 		sc.w.flush()
 		if !sc.waitForRoom() {
+			rd.close()
 			return
 		}
 		var spin time.Duration
@@ -130,12 +133,63 @@ func (sc *serverConn) readLoop() {
 		}
 		sc.batchOpens = 0
 		if err := sc.readBatch(spin); err != nil {
-			if !errors.Is(err, errTurnOver) {
-				sc.fail(err)
-			}
+			sc.stopReading(rd, err)
+			return
+		}
+		if sc.lend() {
 			return
 		}
 	}
+}
+
+// stopReading gives back the memory of who has read, if not because another
+// goroutine goes on because the connection ends.
+func (sc *serverConn) stopReading(rd *reader, err error) {
+	if !errors.Is(err, errTurnOver) {
+		sc.fail(err)
+	}
+	rd.close()
+}
+
+// lend leaves the reading to the handler of the only call, if the last batches were
+// for that alone. It reports whether it did.
+func (sc *serverConn) lend() bool {
+	if sc.fed++; sc.batchOpens > 0 || sc.inFlight.Load() != 1 {
+		sc.fed = 0
+	}
+	if sc.fed < loneBatches || !sc.canLead {
+		return false
+	}
+	sc.fed = 0
+	sc.w.flush()
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	for _, s := range sc.streams {
+		sc.wake(&s.rw, false) // it may have waited again already
+	}
+	if sc.waiters > 0 || sc.err != nil {
+		return false
+	}
+	sc.reading = false
+	sc.armHandBack()
+	return true
+}
+
+// lead reads once for the handler of the only call. With more calls, or a client
+// that does not read its answers, it is the turn of a goroutine again.
+func (sc *serverConn) lead() bool {
+	sc.w.mu.Lock()
+	full := sc.w.full()
+	sc.w.mu.Unlock()
+	if full {
+		return false
+	}
+	if err := sc.readBatch(0); err != nil {
+		sc.stopReading(sc.rd, err)
+		return false
+	}
+	sc.w.flush()
+	return sc.inFlight.Load() == 1
 }
 
 // waitForRoom stops reading from a client that does not read its answers. It
@@ -164,9 +218,6 @@ func (sc *serverConn) waitForRoom() bool {
 	sc.readerWaits = false
 	return sc.err == nil
 }
-
-func (sc *serverConn) await(w *waiter) { sc.sleep(w) }
-func (sc *serverConn) ensureReader()   {}
 
 func (sc *serverConn) roomLeft() {
 	if sc.readerWaits {
@@ -221,6 +272,7 @@ func (sc *serverConn) lost(s *stream, err error) {
 func (sc *serverConn) failed(err error) {
 	sc.mu.Lock()
 	sc.roomLeft()
+	sc.disarm()
 	sc.pending = nil
 	for _, t := range sc.timers {
 		t.Stop()
@@ -333,7 +385,7 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		}
 		return err
 	}
-	if !waits && m.unary != nil && h.flags&(flagMsg|flagMore) == flagMsg && !sc.srv.cfg.HandlersApart && m.pace.quick() {
+	if !waits && m.unary != nil && h.flags&(flagMsg|flagMore) == flagMsg && sc.leader == nil && !sc.srv.cfg.HandlersApart && m.pace.quick() {
 		if err := sc.acceptNow(ss, h, msg, own); err != nil {
 			sc.mu.Unlock()
 			buffers.Put(own)
@@ -499,6 +551,7 @@ func (sc *serverConn) ended(ss *serverStream) {
 	sc.active--
 	sc.inFlight.Add(-1)
 	sc.handlers.Done()
+	sc.readInBackground()
 	if len(sc.pending) > 0 && sc.active < sc.maxStreams && sc.err == nil {
 		next := sc.pending[0]
 		sc.pending[0] = nil

@@ -323,7 +323,7 @@ func (s *stream) allowed(n, least int, asked bool) (int, error) {
 			s.waits = true
 			c.creditWait = append(c.creditWait, s)
 		}
-		c.role.await(&s.sw)
+		c.await(&s.sw)
 	}
 }
 
@@ -369,7 +369,7 @@ func (s *stream) awaitRef() {
 				break
 			}
 		}
-		c.role.await(&s.sw)
+		c.await(&s.sw)
 	}
 	s.ref = ref{}
 	c.mu.Unlock()

@@ -349,7 +349,7 @@ func (w *writer) writeBatch(park bool) bool {
 				break
 			}
 			if again && len(b.bufs) > 0 {
-				w.c.socketFull()
+				w.c.ensureReader()
 				go w.resume()
 				return false
 			}
@@ -378,7 +378,7 @@ func (w *writer) parking() {
 		_ = w.c.nc.SetWriteDeadline(time.Unix(1, 0))
 	}
 	w.mu.Unlock()
-	w.c.socketFull()
+	w.c.ensureReader()
 }
 
 func (w *writer) unpark() {
