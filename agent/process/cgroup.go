@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -36,6 +37,10 @@ const (
 	// spareTasks is how many tasks of the kernel's limit sessions cannot use. An
 	// agent that can make no thread does not survive.
 	spareTasks = 256
+	// leastSweep and mostSweep bound how long it takes until a cgroup that could not
+	// be removed is tried again.
+	leastSweep = 10 * time.Millisecond
+	mostSweep  = time.Minute
 )
 
 // cgroups makes the cgroups of sessions, of version 2. A nil *cgroups makes
@@ -48,6 +53,8 @@ type cgroups struct {
 	shared   *os.File   // the directory of those without limits
 	lost     []*os.File // earlier ones; one may still be in use for a start
 	leftover []string   // could not be removed: something still runs there
+	again    *time.Timer
+	wait     time.Duration // before the next try
 }
 
 // cgroup is one session's own; nil: none.
@@ -233,8 +240,25 @@ func (c *cgroups) remove(g *cgroup) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leftover = append(c.leftover, g.path)
+	c.wait = leastSweep
+	c.sweep()
+}
+
+// sweep removes what is left over and not in use, and comes again, less and less
+// often, for the rest. mu is held.
+func (c *cgroups) sweep() {
 	c.leftover = slices.DeleteFunc(c.leftover, func(path string) bool {
 		return !errors.Is(os.Remove(path), syscall.EBUSY)
+	})
+	if len(c.leftover) == 0 || c.again != nil {
+		return
+	}
+	c.again = time.AfterFunc(c.wait, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.again = nil
+		c.wait = min(2*c.wait, mostSweep)
+		c.sweep()
 	})
 }
 
@@ -253,6 +277,9 @@ func (c *cgroups) close() {
 		_ = os.Remove(path)
 	}
 	c.leftover = nil
+	if c.again != nil {
+		c.again.Stop()
+	}
 }
 
 // oomKills returns how many processes of the cgroup were killed for want of

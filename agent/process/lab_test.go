@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -36,10 +37,16 @@ func newLab(t *testing.T) *carrier {
 		t.Fatalf("no cgroups: %v", err)
 	}
 	t.Cleanup(func() {
-		// Runs before the server's end, so only what has sessions is left.
-		groups, err := filepath.Glob(c.srv.cgroups.dir + "/s[0-9a-f]*")
-		if err != nil || len(groups) > 0 {
-			t.Errorf("cgroups are left: %v, %v", groups, err)
+		// Runs before the server's end, so only what has sessions is left. The
+		// client knows of a session's end before its cgroup is removed.
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			groups, err := filepath.Glob(c.srv.cgroups.dir + "/s[0-9a-f]*")
+			if err != nil || len(groups) > 0 && time.Now().After(end) {
+				t.Errorf("cgroups are left: %v, %v", groups, err)
+			}
+			if err != nil || len(groups) == 0 || t.Failed() {
+				return
+			}
 		}
 	})
 	return c
