@@ -83,7 +83,6 @@ func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 	c.w.c = c
 	c.w.parkingFn = c.w.parking
 	c.rd = &reader{nc: nc, raw: c.raw}
-	c.canLead = nc.SetReadDeadline(time.Time{}) == nil
 	c.streamWin = streamWin
 	c.recv = newRecvWindow(connWin)
 	c.assembly.limit = int64(connWin)

@@ -16,12 +16,16 @@ const (
 	heapFloorSize = 8 << 20
 	// heapFloorRate is how many bytes a second of messages are worth it.
 	heapFloorRate = 16 << 20
-	// heapFloorLeast is the shortest message that counts.
+	// heapFloorTime is how long it is held after that: small calls are better off
+	// with a small heap, which stays in the CPU's cache.
+	heapFloorTime = time.Second
+	// heapFloorLeast is the shortest message of a stream that counts. Of unary calls
+	// only long messages do.
 	heapFloorLeast = 1 << 10
 )
 
-// A heapFloor keeps the garbage collector from running too often. Messages that are
-// received in bulk are garbage soon, and with a heap of a few megabytes, as programs
+// A heapFloor keeps the garbage collector from running too often. Messages that
+// are received in bulk are garbage soon, and with a heap of a few megabytes, as programs
 // have that do little else, Go collects for every 4 MiB of them: that takes longer
 // than to receive them, and the memory it gives to the system each time has to be
 // had back. So that the next collection is further away, a heapFloor holds a piece
@@ -40,9 +44,15 @@ type heapFloor struct {
 // floor is that of the process, which has one heap.
 var floor heapFloor
 
-// received counts a message of n bytes in memory of its own.
-func (f *heapFloor) received(n int) {
-	if n >= heapFloorLeast && f.bytes.Add(int64(n)) >= heapFloorRate {
+// received counts a message of n bytes that was decoded into v.
+func (f *heapFloor) received(v any, n int, stream bool) {
+	if n < heapFloorLeast || !stream && n < aliasFrom {
+		return
+	}
+	if _, ok := v.(BytesMessage); ok {
+		return // its memory is recycled
+	}
+	if f.bytes.Add(int64(n)) >= heapFloorRate {
 		f.full()
 	}
 }
@@ -61,7 +71,7 @@ func (f *heapFloor) full() {
 	if bulk && !f.held && debug.SetMemoryLimit(-1) == math.MaxInt64 {
 		f.held = true
 		f.mem.Grow(heapFloorSize)
-		time.AfterFunc(time.Second, f.look)
+		time.AfterFunc(heapFloorTime, f.look)
 	}
 }
 
@@ -69,8 +79,8 @@ func (f *heapFloor) full() {
 func (f *heapFloor) look() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if time.Since(f.begun) < time.Second {
-		time.AfterFunc(time.Second, f.look)
+	if left := heapFloorTime - time.Since(f.begun); left > 0 {
+		time.AfterFunc(left, f.look)
 		return
 	}
 	f.held, f.mem = false, strings.Builder{}

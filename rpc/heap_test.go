@@ -21,7 +21,7 @@ func holds(t *testing.T, f *heapFloor) bool {
 // comeIn counts as many messages as come in a second, at the rate given.
 func comeIn(f *heapFloor, rate int) {
 	for range 100 {
-		f.received(rate / 100)
+		f.received(nil, rate/100, true)
 		time.Sleep(10 * time.Millisecond)
 	}
 }
@@ -36,10 +36,22 @@ func TestHeapFloor(t *testing.T) {
 			t.Error("held for less than the rate")
 		}
 		for range 60 * heapFloorRate / 100 {
-			f.received(heapFloorLeast - 1)
+			f.received(nil, heapFloorLeast-1, true)
 		}
 		if holds(t, &f) {
 			t.Error("held for short messages")
+		}
+		for range 1000 {
+			f.received(nil, aliasFrom-1, false)
+		}
+		if holds(t, &f) {
+			t.Error("held for short messages of unary calls")
+		}
+		for range 60 {
+			f.received(new(blob), heapFloorRate, true)
+		}
+		if holds(t, &f) {
+			t.Error("held for messages whose memory is recycled")
 		}
 		for range 5 {
 			comeIn(&f, 2*heapFloorRate)
@@ -47,7 +59,7 @@ func TestHeapFloor(t *testing.T) {
 		if !holds(t, &f) {
 			t.Error("not held while messages come in bulk")
 		}
-		time.Sleep(2100 * time.Millisecond)
+		time.Sleep(heapFloorTime + 1100*time.Millisecond)
 		if holds(t, &f) {
 			t.Error("held when no more came")
 		}

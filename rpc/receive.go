@@ -233,7 +233,6 @@ func (s *stream) giveBack(n int64, now bool) bool {
 func (m *message) decode(cd *callCodec, v any) error {
 	bm, ok := v.(BytesMessage)
 	if !ok && cd.v2 == nil {
-		floor.received(len(m.data))
 		pm, err := protoMessage(v)
 		kept := false
 		if err == nil && m.own != nil {

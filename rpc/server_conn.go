@@ -157,13 +157,16 @@ func (sc *serverConn) lend() bool {
 	if sc.fed++; sc.batchOpens > 0 || sc.inFlight.Load() != 1 {
 		sc.fed = 0
 	}
-	if sc.fed < loneBatches || !sc.canLead {
+	if sc.fed < loneBatches {
 		return false
 	}
 	sc.fed = 0
 	sc.w.flush()
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
+	if sc.canLead = sc.canLead || sc.nc.SetReadDeadline(time.Time{}) == nil; !sc.canLead {
+		return false
+	}
 	for _, s := range sc.streams {
 		sc.wake(&s.rw, false) // it may have waited again already
 	}
