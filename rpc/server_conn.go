@@ -142,8 +142,8 @@ func (sc *serverConn) readLoop() {
 	}
 }
 
-// stopReading gives back the memory of who has read, if not because another
-// goroutine goes on because the connection ends.
+// stopReading gives back the memory of who has read. The connection ends with err,
+// unless that says that another goroutine reads on.
 func (sc *serverConn) stopReading(rd *reader, err error) {
 	if !errors.Is(err, errTurnOver) {
 		sc.fail(err)
