@@ -396,7 +396,7 @@ func (cs *clientStream) recvMsg(m any) error {
 		cs.cancelWith(err)
 		return err
 	}
-	floor.received(m, size, true)
+	floor.received(m, size)
 	cs.cc.client.stats.inPayload(cs.Context(), m, size, true)
 	return nil
 }

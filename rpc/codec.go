@@ -178,6 +178,18 @@ func (e *encoded) encode(cd *callCodec, v any) error {
 		return status.Errorf(codes.Internal, "rpc: error while marshaling: %v", err)
 	}
 	size := proto.Size(m)
+	if _, ok := v.(proto.Message); ok && size >= refFrom {
+		e.own = buffers.Get(headSize)
+		e.head, e.body, err = marshalAround((*e.own)[:0], m, size)
+		if err != nil {
+			e.free()
+			return status.Errorf(codes.Internal, "rpc: error while marshaling: %v", err)
+		}
+		if e.body != nil {
+			return nil
+		}
+		buffers.Put(e.own)
+	}
 	e.own = buffers.Get(size)
 	b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*e.own)[:0], m)
 	if err != nil {

@@ -22,6 +22,11 @@
 // it is the protobuf message that it stands for, so that either side may use
 // the generated type instead.
 //
+// The generated types do without copies where they can: a message of 16 KiB and
+// more that is mostly one bytes field is sent from where it lies, and is its
+// caller's again when SendMsg or Invoke has returned; from 96 KiB on that field is
+// a slice of the memory that the message was received into.
+//
 // # What ends a call
 //
 // An error that comes from the peer and one that was made up locally look the

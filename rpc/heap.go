@@ -19,13 +19,12 @@ const (
 	// heapFloorTime is how long it is held after that: small calls are better off
 	// with a small heap, which stays in the CPU's cache.
 	heapFloorTime = time.Second
-	// heapFloorLeast is the shortest message of a stream that counts. Of unary calls
-	// only long messages do.
+	// heapFloorLeast is the shortest message of a stream that counts.
 	heapFloorLeast = 1 << 10
 )
 
-// A heapFloor keeps the garbage collector from running too often. Messages that are
-// received in bulk are garbage soon, and with a heap of a few megabytes, as programs
+// A heapFloor keeps the garbage collector from running too often. The messages of
+// streams that are received in bulk are garbage soon, and with a heap of a few megabytes, as programs
 // have that do little else, Go collects for every 4 MiB of them: that takes longer
 // than to receive them, and the memory it gives to the system each time has to be
 // had back. So that the next collection is further away, a heapFloor holds a piece
@@ -44,9 +43,9 @@ type heapFloor struct {
 // floor is that of the process, which has one heap.
 var floor heapFloor
 
-// received counts a message of n bytes that was decoded into v.
-func (f *heapFloor) received(v any, n int, stream bool) {
-	if n < heapFloorLeast || !stream && n < aliasFrom {
+// received counts a message of a stream, of n bytes, that was decoded into v.
+func (f *heapFloor) received(v any, n int) {
+	if n < heapFloorLeast {
 		return
 	}
 	if _, ok := v.(BytesMessage); ok {

@@ -21,7 +21,7 @@ func holds(t *testing.T, f *heapFloor) bool {
 // comeIn counts as many messages as come in a second, at the rate given.
 func comeIn(f *heapFloor, rate int) {
 	for range 100 {
-		f.received(nil, rate/100, true)
+		f.received(nil, rate/100)
 		time.Sleep(10 * time.Millisecond)
 	}
 }
@@ -36,19 +36,13 @@ func TestHeapFloor(t *testing.T) {
 			t.Error("held for less than the rate")
 		}
 		for range 60 * heapFloorRate / 100 {
-			f.received(nil, heapFloorLeast-1, true)
+			f.received(nil, heapFloorLeast-1)
 		}
 		if holds(t, &f) {
 			t.Error("held for short messages")
 		}
-		for range 1000 {
-			f.received(nil, aliasFrom-1, false)
-		}
-		if holds(t, &f) {
-			t.Error("held for short messages of unary calls")
-		}
 		for range 60 {
-			f.received(new(blob), heapFloorRate, true)
+			f.received(new(blob), heapFloorRate)
 		}
 		if holds(t, &f) {
 			t.Error("held for messages whose memory is recycled")

@@ -203,7 +203,6 @@ func (cs *clientStream) unary(args, reply any, e *encoded) error {
 	if err := msg.decode(&cs.info.codec, reply); err != nil {
 		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 	}
-	floor.received(reply, size, false)
 	client.stats.inPayload(cs.ctx, reply, size, true)
 	return nil
 }

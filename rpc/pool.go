@@ -43,6 +43,12 @@ func (p *bufferPool) Get(n int) *[]byte {
 		b := make([]byte, n)
 		return &b
 	}
+	if i >= lentFrom {
+		if b := lent.take(i); b != nil {
+			*b = (*b)[:n]
+			return b
+		}
+	}
 	if b, ok := p.classes[i].Get().(*[]byte); ok {
 		*b = (*b)[:n]
 		return b

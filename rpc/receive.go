@@ -240,7 +240,9 @@ func (m *message) decode(cd *callCodec, v any) error {
 		} else if err == nil {
 			err = proto.Unmarshal(m.data, pm)
 		}
-		if !kept {
+		if kept {
+			lent.lend(m.own)
+		} else {
 			buffers.Put(m.own)
 		}
 		return err

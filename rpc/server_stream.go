@@ -234,7 +234,9 @@ func (ss *serverStream) decode(v any) error {
 	if err := msg.decode(&ss.codec, v); err != nil {
 		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 	}
-	floor.received(v, size, ss.m.unary == nil)
+	if ss.m.unary == nil {
+		floor.received(v, size)
+	}
 	ss.sc.srv.stats.inPayload(ss.Context(), v, size, false)
 	return nil
 }
