@@ -62,7 +62,7 @@ func (cs *clientStream) end(e *endHead) {
 	}
 	cs.cc.forget(&cs.stream)
 	c := cs.c
-	c.wake(&cs.rw, false)
+	c.wakeLater(&cs.stream)
 	c.wake(&cs.sw, false)
 	c.wake(&cs.hw, false)
 }

@@ -94,18 +94,26 @@ func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 // wake wakes who waits for w. mu is held. outside says that the caller is not
 // handling a frame, so that a leader has to be got out of its read.
 func (c *conn) wake(w *waiter, outside bool) {
+	if c.woken(w, outside) {
+		w.cond.Signal()
+	}
+}
+
+// woken is wake but for the signal, which has to follow if it returns true, with or
+// without mu.
+func (c *conn) woken(w *waiter, outside bool) bool {
 	if !w.on {
-		return
+		return false
 	}
 	w.on = false
 	if w == c.leader {
 		if outside {
 			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 		}
-		return
+		return false
 	}
 	c.waiters--
-	w.cond.Signal()
+	return true
 }
 
 // wakeLater wakes the receiver of s when all frames of the batch are handled. mu is
@@ -122,12 +130,20 @@ func (c *conn) wakeNow() {
 	if len(c.wakes) == 0 {
 		return
 	}
+	n := 0
 	c.mu.Lock()
 	for _, s := range c.wakes {
 		s.listed--
-		c.wake(&s.rw, false)
+		if c.woken(&s.rw, false) {
+			c.wakes[n] = s
+			n++
+		}
 	}
 	c.mu.Unlock()
+	// Not before: who is woken asks for mu at once.
+	for _, s := range c.wakes[:n] {
+		s.rw.cond.Signal()
+	}
 	clear(c.wakes)
 	c.wakes = c.wakes[:0]
 }
@@ -175,6 +191,9 @@ func (c *conn) process() error {
 			return err
 		}
 		if err := c.handle(h, p, own); err != nil {
+			if !errors.Is(err, errTurnOver) { // else wakes are another goroutine's
+				c.wakeNow()
+			}
 			return err
 		}
 	}

@@ -560,6 +560,45 @@ func TestClientErrorsOfTheServer(t *testing.T) {
 	}
 }
 
+// TestAnswerBeforeTheConnectionBreaks: a call whose answer comes in one read with
+// what breaks the connection has its answer, whoever reads.
+func TestAnswerBeforeTheConnectionBreaks(t *testing.T) {
+	for _, answered := range []uint32{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			c, p := wireClient(t, nil)
+			defer c.Close()
+			errs := make([]error, 2)
+			done := make(chan struct{}, 2)
+			for i := range errs {
+				go func() {
+					errs[i] = c.Invoke(t.Context(), "/test.Echo/Echo", value("hi"), new(wrapperspb.StringValue))
+					done <- struct{}{}
+				}()
+				if i == 0 {
+					p.greeted()
+				}
+				p.want(frameOpen)
+				synctest.Wait()
+			}
+			p.hello()
+			synctest.Wait()
+			b := appendHeader(nil, header{typ: frameEnd, stream: answered, flags: flagMsg})
+			p.send(append(b, appendHeader(nil, header{typ: frameHello})...))
+			<-done
+			<-done
+			for i, err := range errs {
+				want := codes.Unavailable
+				if uint32(i+1) == answered {
+					want = codes.OK
+				}
+				if status.Code(err) != want {
+					t.Errorf("stream %d answered, stream %d: %v", answered, i+1, err)
+				}
+			}
+		})
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at []time.Duration
