@@ -118,7 +118,8 @@ func TestDeafProcessDoesNotBlockTheStream(t *testing.T) {
 	c := newCarrier(t, nil)
 	spec := helper(t, "deaf")
 	spec.Stdin = true
-	s, err := c.exec(testContext(t), &guestv1.Open{SessionId: newID(), Spec: spec})
+	id := newID()
+	s, err := c.exec(testContext(t), &guestv1.Open{SessionId: id, Spec: spec})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,6 +131,15 @@ func TestDeafProcessDoesNotBlockTheStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.firstLine(t)
+	ses, err := c.srv.find(id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pipe is filled", func() bool {
+		ses.mu.Lock()
+		defer ses.mu.Unlock()
+		return ses.st.in.carried > 0
+	})
 	// What comes behind the full window is still heard.
 	err = s.send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Signal{Signal: &guestv1.SendSignal{Signal: 15}}})
 	if err != nil {
