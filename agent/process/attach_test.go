@@ -120,7 +120,10 @@ func TestAttachMakesRoom(t *testing.T) {
 	spec := helper(t, "write", strconv.Itoa(4*ring), "4096")
 	spec.RingBytes = ring
 	c.start(t, id, spec)
-	eventually(t, "the ring is full", func() bool { return c.describe(t, id).StdoutEnd == ring })
+	eventually(t, "the rings are full", func() bool {
+		info := c.describe(t, id)
+		return info.StdoutEnd == ring && info.StderrEnd == ring
+	})
 	s, err := c.attach(testContext(t), &guestv1.Open{SessionId: id, StdoutOffset: ring / 2, StderrOffset: ring / 2})
 	if err != nil {
 		t.Fatal(err)
