@@ -216,8 +216,17 @@ func TestVsockPrivilegedPortsTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		bound[port] = fd
-		if err := unix.Bind(fd, &unix.SockaddrVM{CID: CIDAny, Port: port}); err != nil {
-			t.Fatalf("port %d: %v", port, err)
+		// The kernel keeps the port of a test's connection for up to 8 s after its
+		// close, until the other side has closed too (VSOCK_CLOSE_TIMEOUT in
+		// net/vmw_vsock/virtio_transport_common.c).
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			err := unix.Bind(fd, &unix.SockaddrVM{CID: CIDAny, Port: port})
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(deadline) {
+				t.Fatalf("port %d: %v", port, err)
+			}
 		}
 	}
 	taken := func() {
