@@ -88,7 +88,14 @@ func (r *receiver) anyWaiting(is func(*placed) bool) bool {
 // settle puts in place what is durable by now, and begins to make the next batch
 // durable if it is full.
 func (r *receiver) settle() error {
-	if r.syncing != nil {
+	switch {
+	case r.syncing == nil:
+	case r.number-r.syncing.first() >= 2*batchSpan:
+		// The sender may have no more to send before it hears of these.
+		if err := r.finishSync(false); err != nil {
+			return err
+		}
+	default:
 		select {
 		case err := <-r.syncing.synced:
 			if err := r.place(err, false); err != nil {
