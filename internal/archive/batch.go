@@ -88,20 +88,10 @@ func (r *receiver) anyWaiting(is func(*placed) bool) bool {
 // settle puts in place what is durable by now, and begins to make the next batch
 // durable if it is full.
 func (r *receiver) settle() error {
-	switch {
-	case r.syncing == nil:
-	case r.number-r.syncing.first() >= 2*batchSpan:
-		// The sender may have no more to send before it hears of these.
+	// After two spans the sender may have no more to send before it hears of these.
+	if b := r.syncing; b != nil && (len(b.synced) > 0 || r.number-b.first() >= 2*batchSpan) {
 		if err := r.finishSync(false); err != nil {
 			return err
-		}
-	default:
-		select {
-		case err := <-r.syncing.synced:
-			if err := r.place(err, false); err != nil {
-				return err
-			}
-		default:
 		}
 	}
 	if !r.filling.full(r.number) {
