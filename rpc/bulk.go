@@ -61,8 +61,8 @@ func marshalAround(b []byte, m proto.Message, size int) (head, bulk []byte, err 
 // unmarshalKeeping is proto.Unmarshal for a message that was received into memory
 // of its own, b of the capacity size. If the message is mostly one bytes field,
 // that becomes a slice of b instead of a copy, and kept is true: then b is the
-// message's, for as long as the program can reach it (lent.go). A field that is kept alone keeps no
-// more than half as much again as it has.
+// message's, for as long as the program can reach it (lent.go). A field that is kept
+// alone keeps no more than half as much again as it has.
 func unmarshalKeeping(b []byte, size int, m proto.Message) (kept bool, err error) {
 	num, start, value, end := bulkField(b)
 	if num == 0 || (end-value)*3 < size*2 {
