@@ -119,6 +119,9 @@ func (f *Frame) unmarshalMember(b []byte) error {
 		if n < 0 {
 			return protowire.ParseError(n)
 		}
+		if !num.IsValid() { // ConsumeTag lets larger ones through
+			return fmt.Errorf("a field with the number %d, which is no field number", num)
+		}
 		b = b[n:]
 		switch {
 		case num == f.Layout.Data && typ == protowire.BytesType:

@@ -102,6 +102,7 @@ func FuzzFrame(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	f.Add([]byte("\x12\x06\x80\x80\x80\x80\x30\x00")) // an unknown field, with a number that is too large
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got := Frame{Layout: ExecOutput, NewControl: newExecResponse}
 		if got.UnmarshalBytes(mem.SliceBuffer(b)) != nil {
