@@ -47,23 +47,12 @@ func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duratio
 
 	ctx, cancel := context.WithCancelCause(cmd.Context())
 	defer cancel(nil)
-	started := make(chan struct{})
-	early := make(chan os.Signal, 1)
-	go func() {
-		select {
-		case sig := <-signals:
-			early <- sig
-			cancel(interrupted{signalNumber(sig)})
-		case <-started:
-		}
-	}()
+	early := watchEarly(signals, func(sig os.Signal) { cancel(interrupted{signalNumber(sig)}) })
 	fail := func(err error) error {
-		select {
-		case sig := <-early:
+		if sig := early.end(); sig != nil {
 			return exitCode(exitSignal + signalNumber(sig))
-		default:
-			return err
 		}
+		return err
 	}
 
 	a := &attendance{cli: c, ctx: ctx}
@@ -87,13 +76,17 @@ func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duratio
 	if err := a.cmd.Start(); err != nil {
 		return fail(err)
 	}
-	close(started)
+	first := early.end()
 	if a.cmd.Detach {
 		fmt.Fprintln(c.stdout, a.cmd.ID)
 		return nil
 	}
 	stop := make(chan struct{})
 	defer close(stop)
+	if first != nil {
+		// As if it had come before: ctx is over, and the command too unless it is kept.
+		a.breakOff(exitCode(exitSignal + signalNumber(first)))
+	}
 	go a.forward(signals, stop)
 	if a.stdin != nil {
 		go a.feed()
@@ -102,7 +95,36 @@ func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duratio
 		guard := time.AfterFunc(a.cmd.Timeout+timeoutSlack, func() { a.breakOff(exitTimeout) })
 		defer guard.Stop()
 	}
-	return fail(a.outcome(a.cmd.Wait()))
+	return a.outcome(a.cmd.Wait())
+}
+
+// earlySignal is a signal that comes while a command is being started. It is never
+// lost: it is still in the channel, or end returns it.
+type earlySignal struct {
+	came  chan os.Signal
+	ended chan struct{}
+}
+
+// watchEarly waits for a signal, for which it calls came, until end is called.
+func watchEarly(signals <-chan os.Signal, came func(os.Signal)) *earlySignal {
+	e := &earlySignal{make(chan os.Signal, 1), make(chan struct{})}
+	go func() {
+		defer close(e.came)
+		select {
+		case sig := <-signals:
+			e.came <- sig
+			came(sig)
+		case <-e.ended:
+		}
+	}()
+	return e
+}
+
+// end ends the watch, and returns the signal that has come, or nil. It is called
+// once.
+func (e *earlySignal) end() os.Signal {
+	close(e.ended)
+	return <-e.came
 }
 
 // outcome turns what Wait returned into an exit code or an error.

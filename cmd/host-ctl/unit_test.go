@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -198,6 +199,23 @@ func TestKernelBuilt(t *testing.T) {
 		day, ok := kernelBuilt(version)
 		if ok != (want != "") || ok && day.Format(time.DateOnly) != want {
 			t.Errorf("%q: %v, %t; want %q", version, day, ok, want)
+		}
+	}
+}
+
+// TestEarlySignal shows that a signal which comes just as the command has begun is
+// not lost between who waits for it before and after.
+func TestEarlySignal(t *testing.T) {
+	for range 1000 {
+		signals := make(chan os.Signal, 1)
+		canceled := make(chan os.Signal, 1)
+		e := watchEarly(signals, func(sig os.Signal) { canceled <- sig })
+		go func() { signals <- os.Interrupt }()
+		if sig := e.end(); sig == nil {
+			<-signals // for who comes after, or this hangs
+			continue
+		} else if sig != os.Interrupt || <-canceled != os.Interrupt {
+			t.Fatalf("end returned %v", sig)
 		}
 	}
 }
