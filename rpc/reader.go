@@ -124,6 +124,10 @@ func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
 	return h, nil, nil, false, nil
 }
 
+// left returns how many times as much there is in the buffer as next has returned of
+// it.
+func (r *reader) left() int { return (r.w - r.r) / max(r.r, 1) }
+
 // split returns a reader that goes on after the frames that r has returned, while
 // the memory of the last of them stays with r.
 func (r *reader) split() *reader {

@@ -18,6 +18,11 @@ const (
 	// brought, before the client gets the answers: then it need not wait for all
 	// of them.
 	fullAnswers = 32
+	// firstAnswers is how many it gets before the others are made: then both sides
+	// work at the same time, rather than in turns. That is worth a write of its own
+	// if at least manyMore times as much is left of the read.
+	firstAnswers = 3
+	manyMore     = 2
 
 	maxMethods    = 1024 // numbers a client may give to methods
 	maxMethodName = 1024 // bytes
@@ -403,7 +408,7 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		if !ss.runUnary() {
 			return errTurnOver
 		}
-		if sc.batchOpens%fullAnswers == 0 {
+		if sc.batchOpens%fullAnswers == 0 || sc.batchOpens == firstAnswers && sc.rd.left() >= manyMore {
 			sc.w.flush() // let the client begin with what there is
 		}
 		return nil

@@ -140,13 +140,17 @@ func (p *wirePeer) wantClosed() {
 // open sends an OPEN with a message for the method.
 func (p *wirePeer) open(stream uint32, method, msg string, flags uint8) {
 	p.t.Helper()
+	p.send(openFrame(stream, method, msg, flags))
+}
+
+func openFrame(stream uint32, method, msg string, flags uint8) []byte {
 	f := frameOut{h: header{typ: frameOpen, stream: stream, flags: flagHead | flags}, head: appendItem(nil, tagMethod, method)}
 	if flags&flagMsg != 0 {
 		f.msg, _ = proto.Marshal(value(msg))
 	}
 	w := writer{}
 	w.append(&f)
-	p.send(w.pieces[0].b)
+	return w.pieces[0].b
 }
 
 func newEchoServer(e *echo, cfg *ServerConfig) *Server {
