@@ -141,7 +141,7 @@ func (cc *clientConn) roomLeft() {}
 func (cc *clientConn) hello(h hello) {
 	cc.headerLimit.Store(int32(h.maxHeader))
 	cc.wakeSlots()
-	go cc.client.ready(cc, h)
+	cc.client.ready(cc, h)
 }
 
 // maxStreams returns how many streams may be open. mu is held.

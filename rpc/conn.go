@@ -13,7 +13,7 @@ import (
 // conn is what both sides of a native connection have in common: the table of
 // streams, the credit, and one mutex for both.
 //
-// Locks are taken in the order conn.mu, writer.mu.
+// Locks are taken in the order conn.mu, then writer.mu or Client.mu.
 type conn struct {
 	nc      net.Conn
 	raw     *rawConn // nil: nc is read and written as it is

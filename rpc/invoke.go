@@ -41,15 +41,15 @@ var unaryStreams = sync.Pool{New: func() any {
 
 // recycle makes cs as new and puts it into the pool, if nothing can know it any more.
 func (cs *clientStream) recycle() {
-	c := cs.c
-	c.mu.Lock()
-	if !cs.unlisted() {
-		c.mu.Unlock()
-		return
+	if !cs.spent {
+		cs.c.mu.Lock()
+		cs.spent = cs.unlisted()
+		cs.c.mu.Unlock()
+		if !cs.spent {
+			return
+		}
 	}
-	fn := cs.cancelFn
-	*cs = clientStream{desc: unaryDesc, cancelFn: fn}
-	c.mu.Unlock()
+	*cs = clientStream{desc: unaryDesc, cancelFn: cs.cancelFn}
 	unaryStreams.Put(cs)
 }
 
@@ -179,32 +179,44 @@ func (cs *clientStream) unary(args, reply any, e *encoded) error {
 	}
 	client := cs.cc.client
 	client.stats.outPayload(cs.ctx, args, e.size(), true)
-	msg, err := cs.next(cs.info.maxRecv)
-	if err != nil {
-		if errors.Is(err, io.EOF) {
-			return status.Error(codes.Internal, "rpc: the status is OK, but there is no message")
+	msg, spent, ok := cs.only(cs.info.maxRecv)
+	if !ok {
+		if msg, err = cs.oneMessage(); err != nil {
+			return err
 		}
-		if status.Code(err) == codes.ResourceExhausted {
-			cs.cancelWith(err)
-		}
-		return err
 	}
-	switch err = cs.noMore(); {
-	case err == nil:
-		msg.drop()
-		err = status.Error(codes.Internal, "rpc: a second message, where the method answers with one")
-		cs.cancelWith(err)
-		return err
-	case !errors.Is(err, io.EOF):
-		msg.drop()
-		return err
-	}
+	cs.spent = spent
 	size := len(msg.data)
 	if err := msg.decode(&cs.info.codec, reply); err != nil {
 		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 	}
 	client.stats.inPayload(cs.ctx, reply, size, true)
 	return nil
+}
+
+// oneMessage receives the answer, of whatever form the stream's end is.
+func (cs *clientStream) oneMessage() (message, error) {
+	msg, err := cs.next(cs.info.maxRecv)
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			return msg, status.Error(codes.Internal, "rpc: the status is OK, but there is no message")
+		}
+		if status.Code(err) == codes.ResourceExhausted {
+			cs.cancelWith(err)
+		}
+		return msg, err
+	}
+	switch err = cs.noMore(); {
+	case err == nil:
+		msg.drop()
+		err = status.Error(codes.Internal, "rpc: a second message, where the method answers with one")
+		cs.cancelWith(err)
+		return msg, err
+	case !errors.Is(err, io.EOF):
+		msg.drop()
+		return msg, err
+	}
+	return msg, nil
 }
 
 // NewStream implements grpc.ClientConnInterface. The stream must be read to its

@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"io"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
@@ -58,6 +60,34 @@ func (s *stream) next(limit int) (message, error) {
 		}
 		c.await(&s.rw)
 	}
+}
+
+// only waits for the one message of an answer, of at most limit bytes, and for the
+// end of the stream, if that says OK and nothing else. If it is not so ok is false,
+// and next returns what there is. spent says that the connection does not know s any
+// more.
+func (s *stream) only(limit int) (m message, spent, ok bool) {
+	c := s.c
+	c.mu.Lock()
+	for s.err == nil && !s.remoteClosed && len(s.queue) == 0 {
+		c.await(&s.rw)
+	}
+	if s.err != nil || s.eof != io.EOF || len(s.queue) != 1 || s.queue[0].more || s.queue[0].total > int64(limit) {
+		c.mu.Unlock()
+		return message{}, false, false
+	}
+	seg := &s.queue[0]
+	m = message{data: seg.msg, own: seg.own}
+	*seg = segment{}
+	s.queue, s.complete = s.queue[:0], 0
+	frames := c.credit(cost(len(m.data)))
+	c.unhold(cost(len(m.data)))
+	spent = s.unlisted()
+	c.mu.Unlock()
+	if frames {
+		c.w.flush()
+	}
+	return m, spent, true
 }
 
 func tooLarge(n int64, limit int) error {
