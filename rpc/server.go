@@ -31,6 +31,7 @@ type Server struct {
 	cancel context.CancelFunc
 	budget budget
 	faults seldom
+	turns  turns
 
 	registry
 	http2 http2Server
@@ -38,14 +39,16 @@ type Server struct {
 	strangeHTTP2  http2Server
 	strangeBudget budget
 
-	mu       sync.Mutex
-	serving  bool // registering is over
-	stopping bool
-	lis      map[net.Listener]struct{}
-	natives  map[*serverConn]struct{}
-	early    []arrival  // in their handshake, the oldest first
-	conns    int        // all of them
-	drained  *sync.Cond // conns has changed
+	mu        sync.Mutex
+	serving   bool // registering is over
+	stopping  bool
+	lis       map[net.Listener]struct{}
+	natives   map[*serverConn]struct{}
+	early     []arrival // in their handshake, the oldest first
+	late      *time.Timer
+	lateArmed bool
+	conns     int        // all of them
+	drained   *sync.Cond // conns has changed
 	// Connections of strangers: all, and those past their handshake, the oldest
 	// first.
 	strange   int
@@ -182,7 +185,7 @@ func (s *Server) ServeConn(nc net.Conn) {
 
 // handle serves a connection.
 func (s *Server) handle(nc net.Conn) {
-	a := arrival{nc, s.isStranger(authInfoOf(nc))}
+	a := arrival{nc: nc, stranger: s.isStranger(authInfoOf(nc)), deadline: time.Now().Add(s.cfg.HandshakeTimeout)}
 	s.mu.Lock()
 	if s.stopping || !s.arrive(a) {
 		s.mu.Unlock()
@@ -190,14 +193,16 @@ func (s *Server) handle(nc net.Conn) {
 		return
 	}
 	s.mu.Unlock()
-	h, err := s.handshake(nc)
+	h, err := s.handshake(nc, a.deadline)
 	stranger := a.stranger
 	if err == nil && h.info != nil {
 		// TLS may have told who it is.
 		stranger = s.isStranger(h.info)
 	}
 	s.mu.Lock()
-	s.introduced(nc)
+	if !s.introduced(nc) && err == nil {
+		err = errLate
+	}
 	if stranger != a.stranger {
 		s.strange--
 		if stranger {
@@ -233,6 +238,9 @@ func (s *Server) handle(nc net.Conn) {
 	sc.serve(h.begun)
 }
 
+// errLate ends a connection whose handshake was done just when it was ended.
+var errLate = errors.New("the handshake was ended before it was done")
+
 // errTooManyStrangers ends the oldest connection of a client that is not known.
 var errTooManyStrangers = connErrorf(codeResource, "the server has %d connections of clients that it does not know already, and this is the oldest", MaxStrangers)
 
@@ -267,6 +275,13 @@ func (s *Server) connEnded(sc *serverConn, err error) {
 	s.mu.Lock()
 	delete(s.natives, sc)
 	s.mu.Unlock()
+	sc.mu.Lock()
+	idle := sc.active == 0
+	sc.mu.Unlock()
+	if idle {
+		s.gone(sc.arrived)
+		return
+	}
 	go func() {
 		sc.handlers.Wait()
 		s.gone(sc.arrived)
@@ -284,6 +299,9 @@ func (s *Server) stop() []*serverConn {
 	}
 	for _, a := range s.early {
 		_ = a.nc.Close()
+	}
+	if s.late != nil {
+		s.late.Stop()
 	}
 	all := make([]*serverConn, 0, len(s.natives))
 	for sc := range s.natives {

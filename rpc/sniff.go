@@ -30,12 +30,8 @@ type handshaken struct {
 }
 
 // handshake does TLS, if the server wants it, and finds out which wire the client
-// speaks.
-func (s *Server) handshake(nc net.Conn) (*handshaken, error) {
-	deadline := time.Now().Add(s.cfg.HandshakeTimeout)
-	if err := nc.SetDeadline(deadline); err != nil {
-		return nil, err
-	}
+// speaks. Somebody else makes nc's reads and writes fail after the deadline.
+func (s *Server) handshake(nc net.Conn, deadline time.Time) (*handshaken, error) {
 	h := &handshaken{Conn: nc, info: authInfoOf(nc)}
 	protocol := ""
 	wantsTLS := s.cfg.TLS != nil
@@ -62,7 +58,7 @@ func (s *Server) handshake(nc net.Conn) (*handshaken, error) {
 	if err := h.sniff(protocol); err != nil {
 		return nil, err
 	}
-	return h, nc.SetDeadline(time.Time{})
+	return h, nil
 }
 
 // tlsHandshakeRecord is the first byte of a client that speaks TLS (RFC 8446,

@@ -24,6 +24,8 @@ const (
 type arrival struct {
 	nc       net.Conn
 	stranger bool
+	deadline time.Time // of the handshake
+	late     bool      // that is over; guarded by Server.mu
 }
 
 // isStranger reports whether a connection is of a client that is not known.
@@ -50,6 +52,7 @@ func (s *Server) arrive(a arrival) bool {
 		s.early = slices.Delete(s.early, i, i+1)
 	}
 	s.early = append(s.early, a)
+	s.watchHandshakes()
 	s.conns++
 	if a.stranger {
 		s.strange++
@@ -57,11 +60,16 @@ func (s *Server) arrive(a arrival) bool {
 	return true
 }
 
-// introduced ends the handshake of a connection. mu is held.
-func (s *Server) introduced(nc net.Conn) {
-	if i := slices.IndexFunc(s.early, func(e arrival) bool { return e.nc == nc }); i >= 0 {
-		s.early = slices.Delete(s.early, i, i+1)
+// introduced ends the handshake of a connection, and reports whether that was in
+// time. mu is held.
+func (s *Server) introduced(nc net.Conn) bool {
+	i := slices.IndexFunc(s.early, func(e arrival) bool { return e.nc == nc })
+	if i < 0 {
+		return false // it has given way
 	}
+	late := s.early[i].late
+	s.early = slices.Delete(s.early, i, i+1)
+	return !late
 }
 
 // settled is told of a stranger's connection that is past its handshake, and how to

@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,12 +13,11 @@ import (
 type turn struct {
 	seq atomic.Uint64 // odd while a handler runs
 
-	mu    sync.Mutex // held while a turn is taken over
-	cur   *serverStream
-	armed atomic.Bool
-	seen  uint64
-	still int
-	timer *time.Timer
+	mu      sync.Mutex // held while a turn is taken over
+	cur     *serverStream
+	watched atomic.Bool // by turns
+	seen    uint64
+	still   int
 }
 
 // turnTick is how often a running turn is looked at. One that is seen twice has
@@ -30,13 +28,9 @@ const turnTick = 2 * time.Millisecond
 func (t *turn) begin(ss *serverStream) {
 	t.cur = ss
 	ss.inline = t.seq.Add(1)
-	if !t.armed.Load() {
-		t.armed.Store(true)
-		if t.timer == nil {
-			// watch uses timer, so that must be set before it can run.
-			t.timer = time.AfterFunc(math.MaxInt64, ss.sc.watch)
-		}
-		t.timer.Reset(turnTick)
+	if !t.watched.Load() {
+		t.watched.Store(true)
+		ss.sc.srv.turns.watch(ss.sc)
 	}
 }
 
@@ -54,26 +48,81 @@ func (t *turn) end(ss *serverStream) bool {
 	return false
 }
 
-// watch looks whether a handler has run since the last time it looked.
-func (sc *serverConn) watch() {
+// stillTicks is for how many ticks in a row a connection without turns is watched.
+const stillTicks = 8
+
+// look sees whether a handler has run since the last time. It reports whether to
+// look again.
+func (sc *serverConn) look() bool {
 	t := &sc.turn
 	seq := t.seq.Load()
-	if seq == t.seen {
-		if seq%2 == 1 {
-			sc.takeOver(seq)
-		} else if t.still++; t.still > 8 {
-			t.still = 0
-			t.armed.Store(false)
-			// A turn that began before that has not armed the timer.
-			if t.seq.Load() != seq && t.armed.CompareAndSwap(false, true) {
-				t.timer.Reset(turnTick)
-			}
-			return
-		}
-	} else {
+	if seq != t.seen {
 		t.seen, t.still = seq, 0
+		return true
 	}
-	t.timer.Reset(turnTick)
+	if seq%2 == 1 {
+		sc.takeOver(seq)
+		return true
+	}
+	select {
+	case <-sc.closed:
+		return false
+	default:
+	}
+	if t.still++; t.still <= stillTicks {
+		return true
+	}
+	t.still = 0
+	t.watched.Store(false)
+	// A turn that began before that has not asked to be watched.
+	return t.seq.Load() != seq && t.watched.CompareAndSwap(false, true)
+}
+
+// turns looks at the connections of a server on which turns are taken. It has one
+// timer for all: to start one for each would wake a thread of the process with each
+// connection.
+type turns struct {
+	mu    sync.Mutex
+	conns []*serverConn
+	armed bool
+	timer *time.Timer
+}
+
+// watch looks at sc from now on.
+func (w *turns) watch(sc *serverConn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conns = append(w.conns, sc)
+	if w.armed {
+		return
+	}
+	w.armed = true
+	if w.timer == nil {
+		w.timer = time.AfterFunc(turnTick, w.tick)
+		return
+	}
+	w.timer.Reset(turnTick)
+}
+
+// tick looks at all connections.
+func (w *turns) tick() {
+	w.mu.Lock()
+	conns := w.conns
+	w.conns = nil
+	w.mu.Unlock()
+	kept := conns[:0]
+	for _, sc := range conns {
+		if sc.look() {
+			kept = append(kept, sc)
+		}
+	}
+	clear(conns[len(kept):])
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conns = append(kept, w.conns...)
+	if w.armed = len(w.conns) > 0; w.armed {
+		w.timer.Reset(turnTick)
+	}
 }
 
 // takeOver ends turn seq, if it is still going on, and reads on elsewhere.

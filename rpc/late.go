@@ -1,0 +1,41 @@
+package rpc
+
+import "time"
+
+// One timer of the server ends all handshakes that take too long: to start and stop
+// one for each connection would wake a thread of the process with each.
+
+// watchHandshakes sees to it that the handshake which has just begun does not last
+// for ever. mu is held.
+func (s *Server) watchHandshakes() {
+	if s.lateArmed {
+		return // it looks at the others when it has ended the first
+	}
+	s.lateArmed = true
+	if s.late == nil {
+		s.late = time.AfterFunc(s.cfg.HandshakeTimeout, s.endLate)
+		return
+	}
+	s.late.Reset(s.cfg.HandshakeTimeout)
+}
+
+// endLate makes the reads and writes of handshakes fail that have taken too long.
+func (s *Server) endLate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lateArmed = false
+	for i := range s.early { // the oldest first
+		e := &s.early[i]
+		if left := time.Until(e.deadline); left > 0 {
+			s.lateArmed = true
+			s.late.Reset(left)
+			return
+		}
+		if !e.late {
+			e.late = true
+			if err := e.nc.SetDeadline(time.Unix(1, 0)); err != nil {
+				_ = e.nc.Close()
+			}
+		}
+	}
+}
