@@ -51,8 +51,8 @@ type Client struct {
 var _ grpc.ClientConnInterface = (*Client)(nil)
 
 // NewClient returns a client that uses dial to connect. It does not connect yet.
-// dial must honour its context; the client closes what it returns. A nil cfg means
-// the defaults.
+// dial must honour its context, or calls cannot end before it does; the client closes
+// what it returns. A nil cfg means the defaults.
 func NewClient(dial func(context.Context) (net.Conn, error), cfg *ClientConfig) *Client {
 	c := &Client{dial: dial, changed: make(chan struct{}), conns: make(map[*clientConn]struct{})}
 	if cfg != nil {
@@ -99,7 +99,8 @@ func (c *Client) Connect() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closed && c.current.Load() == nil && !c.trying && !time.Now().Before(c.retryAt) {
-		c.connect()
+		c.beginTrying()
+		go c.connect(context.Background())
 	}
 }
 
@@ -168,32 +169,39 @@ func (c *Client) conn(ctx context.Context, waitForReady bool) (*clientConn, erro
 		if err := ctx.Err(); err != nil {
 			return nil, c.waitError(err)
 		}
-		var retry <-chan time.Time
-		if !c.trying {
-			wait := time.Until(c.retryAt)
-			switch {
-			case wait <= 0:
-				c.connect()
-			case !waitForReady:
-				return nil, c.lastError()
-			default:
-				t := time.NewTimer(wait)
-				defer t.Stop()
-				retry = t.C
-			}
-		}
-		changed := c.changed
 		failures := c.failures
-		c.mu.Unlock()
-		select {
-		case <-changed:
-		case <-retry:
-		case <-ctx.Done():
+		if wait := time.Until(c.retryAt); !c.trying && wait <= 0 {
+			c.beginTrying()
+			c.mu.Unlock()
+			c.connect(ctx)
+			c.mu.Lock()
+		} else if !c.trying && !waitForReady {
+			return nil, c.lastError()
+		} else {
+			c.wait(ctx, wait)
 		}
-		c.mu.Lock()
 		if !waitForReady && c.failures > failures && c.current.Load() == nil {
 			return nil, c.lastError()
 		}
+	}
+}
+
+// wait waits until something changes, ctx ends, or, if nobody is connecting, d is
+// over. mu is held before and after.
+func (c *Client) wait(ctx context.Context, d time.Duration) {
+	var retry <-chan time.Time
+	if !c.trying {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		retry = t.C
+	}
+	changed := c.changed
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	select {
+	case <-changed:
+	case <-retry:
+	case <-ctx.Done():
 	}
 }
 
@@ -211,43 +219,53 @@ func (c *Client) waitError(err error) error {
 	return status.Errorf(st.Code(), "%s while waiting for a connection; the last attempt: %v", st.Message(), c.lastErr)
 }
 
-// connect starts an attempt to connect. mu is held.
-func (c *Client) connect() {
+// beginTrying begins an attempt to connect, which connect makes. mu is held.
+func (c *Client) beginTrying() {
 	c.trying = true
 	c.setState(connectivity.Connecting)
-	go func() {
-		ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
-		deadline, _ := ctx.Deadline()
-		cc, err := c.dialConn(ctx)
-		cancel()
-		c.mu.Lock()
-		c.trying = false
-		if c.closed {
-			c.mu.Unlock()
-			if err == nil {
-				_ = cc.nc.Close()
-			}
-			return
-		}
-		if err != nil {
-			c.attemptFailed(err)
-			c.mu.Unlock()
-			return
-		}
-		c.conns[cc] = struct{}{}
-		calls := c.waiting > 0
+}
+
+// connect makes an attempt to connect, on the goroutine of the call of ctx: to hand
+// it to another and wait would take longer than to connect does. If ctx ends first
+// another goroutine begins anew, so that calls of little patience get on as well.
+func (c *Client) connect(ctx context.Context) {
+	dialCtx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
+	deadline, _ := dialCtx.Deadline()
+	stop := context.AfterFunc(ctx, cancel)
+	cc, err := c.dialConn(dialCtx)
+	stop()
+	cancel()
+	if err != nil && ctx.Err() != nil {
+		go c.connect(context.Background())
+		return
+	}
+	c.mu.Lock()
+	c.trying = false
+	if c.closed {
 		c.mu.Unlock()
-		cc.begin(calls)
-		cc.mu.Lock()
-		cc.timers = append(cc.timers, time.AfterFunc(time.Until(deadline), cc.silent))
-		cc.mu.Unlock()
-		c.mu.Lock()
-		if _, ok := c.conns[cc]; ok && !c.closed {
-			c.current.Store(cc)
+		if err == nil {
+			_ = cc.nc.Close()
 		}
-		c.notify()
+		return
+	}
+	if err != nil {
+		c.attemptFailed(err)
 		c.mu.Unlock()
-	}()
+		return
+	}
+	c.conns[cc] = struct{}{}
+	calls := c.waiting > 0
+	c.mu.Unlock()
+	cc.begin(calls)
+	cc.mu.Lock()
+	cc.timers = append(cc.timers, time.AfterFunc(time.Until(deadline), cc.silent))
+	cc.mu.Unlock()
+	c.mu.Lock()
+	if _, ok := c.conns[cc]; ok && !c.closed {
+		c.current.Store(cc)
+	}
+	c.notify()
+	c.mu.Unlock()
 }
 
 // silent ends a connection whose peer has said nothing.

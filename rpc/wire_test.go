@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -631,6 +632,51 @@ func TestBackoff(t *testing.T) {
 			if d := at[i] - at[i-1]; d > 6*time.Second {
 				t.Errorf("%v between attempts", d)
 			}
+		}
+	})
+}
+
+// TestImpatientCallDuringConnect shows that a call whose context ends while it
+// connects returns at once, and that connecting goes on without it, as long as
+// another call, or nobody, has the patience.
+func TestImpatientCallDuringConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newEchoServer(&echo{}, nil)
+		defer s.Stop()
+		attempts := 0
+		c := NewClient(func(ctx context.Context) (net.Conn, error) {
+			attempts++
+			select {
+			case <-time.After(10 * time.Second):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			a, b := net.Pipe()
+			go s.ServeConn(b)
+			return a, nil
+		}, nil)
+		defer c.Close()
+		start := time.Now()
+		for i := 1; i <= 3; i++ {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			err := c.Invoke(ctx, "/test.Echo/Echo", value("x"), value(""))
+			cancel()
+			if status.Code(err) != codes.DeadlineExceeded {
+				t.Errorf("call %d: %v", i, err)
+			}
+			if d := time.Since(start); d != time.Duration(i)*time.Second {
+				t.Errorf("call %d returned after %v", i, d)
+			}
+			if st := c.State(); st != connectivity.Connecting {
+				t.Errorf("after call %d: %v", i, st)
+			}
+		}
+		if err := c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), value("")); err != nil {
+			t.Error(err)
+		}
+		// One second of the first call, and ten of who went on.
+		if d := time.Since(start); d != 11*time.Second || attempts != 2 {
+			t.Errorf("connected after %v, in %d attempts", d, attempts)
 		}
 	})
 }
