@@ -91,8 +91,8 @@ func (r *reader) fill(spin time.Duration) error {
 }
 
 // next returns the next frame, if it is there as a whole. If own is not nil it is
-// the memory that p lies in, and the caller's now; otherwise p is good until the
-// next fill.
+// the memory that p lies in, not always at its beginning, and the caller's now;
+// otherwise p is good until the next fill.
 func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
 	if r.big != nil {
 		if r.bigN < len(*r.big) {
@@ -113,7 +113,10 @@ func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
 	n := int(h.length)
 	if have >= headerLen+n {
 		r.r += headerLen + n
-		return h, b[headerLen : headerLen+n], nil, true, nil
+		if r.r == r.w && n > len(*r.buf)/2 {
+			own, r.buf, r.r, r.w = r.buf, nil, 0, 0
+		}
+		return h, b[headerLen : headerLen+n], own, true, nil
 	}
 	if n >= largeFrame || headerLen+n > len(*r.buf) {
 		r.big = buffers.Get(n)

@@ -277,7 +277,15 @@ func (m *message) decode(cd *callCodec, v any) error {
 		}
 		return err
 	}
-	*m.own = m.data
+	if len(m.data) > 0 && &m.data[0] != &(*m.own)[0] {
+		// The pool could not use what begins within a buffer again.
+		own := buffers.Get(len(m.data))
+		copy(*own, m.data)
+		buffers.Put(m.own)
+		m.own = own
+	} else {
+		*m.own = m.data
+	}
 	b := mem.NewBuffer(m.own, &buffers)
 	defer b.Free()
 	if cd.v2 != nil {

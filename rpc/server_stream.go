@@ -252,10 +252,8 @@ func (ss *serverStream) cancel(err error) {
 
 // run runs the handler on its own goroutine.
 func (ss *serverStream) run() {
-	if m := ss.m; m.unary != nil { // runUnary recycles ss
-		start := time.Now()
+	if ss.m.unary != nil {
 		ss.runUnary()
-		m.pace.took(time.Since(start))
 		return
 	}
 	ss.runStream()
@@ -295,7 +293,14 @@ func (ss *serverStream) runUnary() (mine bool) {
 	d := decoders.Get().(*decoder)
 	d.ss = ss
 	ss.sc.srv.stats.begin(ss)
+	var start time.Time
+	if ss.inline == 0 {
+		start = time.Now()
+	}
 	reply, err = ss.m.unary.Handler(ss.m.impl, ss.Context(), d.fn, ss.sc.srv.cfg.UnaryInterceptor)
+	if ss.inline == 0 {
+		ss.m.pace.took(time.Since(start)) // without the answer, whose write may wake who takes this CPU
+	}
 	d.ss = nil
 	decoders.Put(d)
 	done = true
