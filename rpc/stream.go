@@ -65,6 +65,10 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 		buffers.Put(own)
 		return connErrorf(codeProtocol, "%v on stream %d after its last", h.typ, h.stream)
 	}
+	if s.cl != nil && h.flags&flagClose != 0 {
+		buffers.Put(own)
+		return connErrorf(codeProtocol, "%v with CLOSE from a server on stream %d, where only END ends it", h.typ, h.stream)
+	}
 	if h.flags&flagMsg != 0 {
 		seg, err := s.accept(h, head, msg)
 		if err != nil {

@@ -543,6 +543,9 @@ func TestClientErrorsOfTheServer(t *testing.T) {
 			p.frame(header{typ: frameHeader, stream: 1})
 		},
 		"two HELLOs": func(p *wirePeer) { p.frame(header{typ: frameHello}) },
+		"DATA with CLOSE": func(p *wirePeer) {
+			p.frame(header{typ: frameData, flags: flagMsg | flagClose, stream: 1}, 0x0a, 1, 'x')
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
