@@ -27,10 +27,10 @@ const (
 // streams that are received in bulk are garbage soon, and with a heap of a few
 // megabytes, as programs have that do little else, Go collects for every 4 MiB of
 // them: that takes longer than to receive them, and the memory it gives to the
-// system each time has to be had back. So that the next collection is further away, a heapFloor holds a piece
-// of the heap while messages are coming in bulk. A program with a memory limit is
-// left alone: it has less memory than that to give. (GOGC would do the same, but is
-// the whole program's.)
+// system each time has to be had back. So that the next collection is further away,
+// a heapFloor holds a piece of the heap while messages are coming in bulk. A
+// program with a memory limit is left alone: it has less memory than that to give.
+// (GOGC would do the same, but is the whole program's.)
 type heapFloor struct {
 	bytes atomic.Int64 // received since begun, when that was last set
 

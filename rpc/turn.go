@@ -66,11 +66,10 @@ func (sc *serverConn) look() bool {
 	}
 	select {
 	case <-sc.closed:
-		return false
 	default:
-	}
-	if t.still++; t.still <= stillTicks {
-		return true
+		if t.still++; t.still <= stillTicks {
+			return true
+		}
 	}
 	t.still = 0
 	t.watched.Store(false)
