@@ -463,6 +463,9 @@ func (c *conn) fail(err error) {
 		s.lost(err)
 	}
 	close(c.closed)
+	if !c.reading {
+		c.rd.close()
+	}
 	c.mu.Unlock()
 	c.w.close(err)
 	_ = c.nc.Close()

@@ -42,7 +42,9 @@ func (c *conn) await(w *waiter) {
 		return
 	}
 	w.on = false
-	if c.waiters > 0 {
+	if c.err != nil {
+		c.rd.close()
+	} else if c.waiters > 0 {
 		c.readInBackground()
 	} else {
 		c.armHandBack()

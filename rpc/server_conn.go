@@ -89,7 +89,7 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a arrival) *serverCon
 	sc.streams = make(map[uint32]*stream)
 	sc.base = srv.stats.connBegin(peer.NewContext(srv.ctx, p), nc, false)
 	sc.spins = srv.cfg.Spin > 0
-	preface := appendPreface(nil, hello{
+	preface := appendPreface(make([]byte, 0, keepPending), hello{
 		info: cfg.Hello, streamWindow: streamWin, connWindow: connWin,
 		maxStreams: uint32(sc.maxStreams), maxHeader: cfg.MaxHeaderBytes,
 	})
@@ -102,15 +102,6 @@ func (sc *serverConn) serve(begun []byte) {
 	sc.rd.acquire()
 	sc.rd.w = copy(*sc.rd.buf, begun)
 	sc.startTimers()
-	if err := sc.process(); err != nil {
-		if errors.Is(err, errTurnOver) {
-			<-sc.closed
-			return
-		}
-		sc.fail(err)
-		return
-	}
-	sc.w.flush()
 	sc.readLoop()
 	<-sc.closed
 }
@@ -118,7 +109,7 @@ func (sc *serverConn) serve(begun []byte) {
 // readLoop reads until the connection ends or another goroutine takes over.
 func (sc *serverConn) readLoop() {
 	rd := sc.rd
-	// What was split off when this goroutine took over comes first.
+	// What was read before this goroutine took over comes first.
 	if err := sc.process(); err != nil {
 		sc.stopReading(rd, err)
 		return
