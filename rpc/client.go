@@ -229,53 +229,43 @@ func (c *Client) beginTrying() {
 // it to another and wait would take longer than to connect does. If ctx ends first
 // another goroutine begins anew, so that calls of little patience get on as well.
 func (c *Client) connect(ctx context.Context) {
-	dialCtx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
-	deadline, _ := dialCtx.Deadline()
-	stop := context.AfterFunc(ctx, cancel)
-	cc, err := c.dialConn(dialCtx)
+	a := newAttempt(c.ctx, c.cfg.ConnectTimeout)
+	stop := context.AfterFunc(ctx, a.cancel)
+	cc, err := c.dialConn(a)
 	stop()
-	cancel()
-	if err != nil && ctx.Err() != nil {
-		go c.connect(context.Background())
-		return
+	a.cancel()
+	if err != nil {
+		a.timer.Stop()
+		if ctx.Err() != nil {
+			go c.connect(context.Background())
+			return
+		}
 	}
 	c.mu.Lock()
 	c.trying = false
 	if c.closed {
 		c.mu.Unlock()
+		a.timer.Stop()
 		if err == nil {
 			_ = cc.nc.Close()
 		}
 		return
 	}
 	if err != nil {
-		c.attemptFailed(err)
+		c.attemptFailed(a.explain(err))
 		c.mu.Unlock()
 		return
 	}
 	c.conns[cc] = struct{}{}
 	calls := c.waiting > 0
 	c.mu.Unlock()
-	cc.begin(calls)
-	cc.mu.Lock()
-	cc.timers = append(cc.timers, time.AfterFunc(time.Until(deadline), cc.silent))
-	cc.mu.Unlock()
+	cc.begin(a, calls)
 	c.mu.Lock()
 	if _, ok := c.conns[cc]; ok && !c.closed {
 		c.current.Store(cc)
 	}
 	c.notify()
 	c.mu.Unlock()
-}
-
-// silent ends a connection whose peer has said nothing.
-func (cc *clientConn) silent() {
-	cc.mu.Lock()
-	known := cc.peerKnown
-	cc.mu.Unlock()
-	if !known {
-		cc.fail(fmt.Errorf("the peer accepted the connection but said nothing for %v: the guest may be paused or still booting, or the peer is no agent", cc.client.cfg.ConnectTimeout))
-	}
 }
 
 // dialConn makes a connection, with TLS if that is configured.

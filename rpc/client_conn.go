@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -43,6 +44,8 @@ type clientConn struct {
 	slots     []*waiter // of calls that wait until fewer streams are open
 	goAwayErr string
 	timers    []*time.Timer
+	watched   bool      // watch was called
+	deadline  time.Time // for the server's HELLO
 }
 
 // methodNumber is the number of a method on a connection.
@@ -60,7 +63,7 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	cc.methods = make(map[string]*methodNumber)
 	cc.spins = c.cfg.Spin > 0
 	cc.canLead, cc.patient = nc.SetReadDeadline(time.Time{}) == nil, handBack
-	preface := appendPreface(nil, hello{
+	preface := appendPreface(make([]byte, 0, keepPending), hello{
 		info: c.cfg.Hello, streamWindow: c.cfg.StreamWindow, connWindow: c.cfg.ConnWindow,
 		maxHeader: c.cfg.MaxHeaderBytes, authority: c.cfg.Authority, userAgent: c.cfg.UserAgent,
 	})
@@ -68,24 +71,59 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	return cc
 }
 
-// begin makes the connection work. With calls waiting for it, the first of them
-// writes the preface together with its own frame, and reads the answer.
-func (cc *clientConn) begin(calls bool) {
+// begin makes the connection work that has come of a. With calls waiting for it, the
+// first of them writes the preface together with its own frame, and reads the answer.
+func (cc *clientConn) begin(a *attempt, calls bool) {
 	cc.mu.Lock()
-	if t := cc.startKeepalive(cc.client.cfg.Keepalive); t != nil {
-		cc.timers = append(cc.timers, t)
+	cc.deadline, cc.handTimer = a.deadline, a.timer
+	running := a.leave(cc)
+	if calls && cc.canLead {
+		if cc.handArmed = running; !running {
+			cc.armHandBack()
+		}
+	} else {
+		cc.handTimer.Stop()
+		cc.watch()
+		cc.readInBackground()
 	}
 	if d := cc.client.cfg.IdleTimeout; d > 0 {
 		cc.watchIdle(d)
 	}
-	if calls && cc.canLead {
-		cc.armHandBack()
-	} else {
-		cc.readInBackground()
-	}
 	cc.mu.Unlock()
 	if !calls {
 		cc.w.flush()
+	}
+}
+
+// tick is called by the timer of the attempt that cc has come of.
+func (cc *clientConn) tick() {
+	cc.mu.Lock()
+	cc.watch()
+	cc.mu.Unlock()
+	cc.handBack()
+}
+
+// watch starts to see to it that the server says something. mu is held.
+func (cc *clientConn) watch() {
+	if cc.watched || cc.err != nil {
+		return
+	}
+	cc.watched = true
+	if t := cc.startKeepalive(cc.client.cfg.Keepalive); t != nil {
+		cc.timers = append(cc.timers, t)
+	}
+	if !cc.peerKnown {
+		cc.timers = append(cc.timers, time.AfterFunc(time.Until(cc.deadline), cc.silent))
+	}
+}
+
+// silent ends a connection whose peer has said nothing.
+func (cc *clientConn) silent() {
+	cc.mu.Lock()
+	known := cc.peerKnown
+	cc.mu.Unlock()
+	if !known {
+		cc.fail(fmt.Errorf("the peer accepted the connection but said nothing for %v: the guest may be paused or still booting, or the peer is no agent", cc.client.cfg.ConnectTimeout))
 	}
 }
 
