@@ -276,6 +276,9 @@ const (
 func (w *writer) run(until patience) {
 	park := until != untilFull
 	for round := 0; ; round++ {
+		if round > 0 && w.c.inFlight.Load() > 1 {
+			runtime.Gosched() // more calls are at it, as it seems
+		}
 		w.mu.Lock()
 		if !w.take() {
 			w.state = writeIdle
