@@ -28,6 +28,7 @@ func main() {
 
 // options are the orchestrator's flags.
 type options struct {
+	quick          bool // each scenario once in a round
 	rounds         int
 	warmup, window time.Duration
 	only, peers    *regexp.Regexp
@@ -58,7 +59,7 @@ func run(args []string, out, progress io.Writer) error {
 	}
 	o := options{rounds: 5, warmup: 80 * time.Millisecond, window: 280 * time.Millisecond, profile: *profile, progress: progress}
 	if *quick {
-		o.rounds, o.warmup, o.window = 2, 20*time.Millisecond, 80*time.Millisecond
+		o.quick, o.rounds, o.warmup, o.window = true, 2, 20*time.Millisecond, 80*time.Millisecond
 	}
 	if *rounds > 0 {
 		o.rounds = *rounds

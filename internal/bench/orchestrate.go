@@ -100,6 +100,7 @@ type bench struct {
 	results *results
 	pairs   map[string]*pair // by peer, kept up from round to round
 	started int
+	orders  uint64 // in which peers were measured
 }
 
 func (b *bench) runPlacement() {
@@ -108,17 +109,24 @@ func (b *bench) runPlacement() {
 			if s.place != b.place || !b.only.MatchString(s.name) || s.most > 0 && round >= s.most {
 				continue
 			}
-			b.runScenario(round, s)
+			times := s.times
+			if b.quick {
+				times = 1
+			}
+			for range max(times, 1) {
+				b.runScenario(round, s)
+			}
 		}
 	}
 }
 
-// runScenario measures all peers one after the other, in an order of each round's
-// own: who comes after a peer that leaves much garbage is slower.
+// runScenario measures all peers one after the other, in another order each time: who
+// comes after a peer that leaves much garbage is slower.
 func (b *bench) runScenario(round int, s scenario) {
 	names := s.allPeers()
 	fmt.Fprintf(b.progress, "round %d/%d %s:", round+1, b.rounds, s.name)
-	for _, i := range rand.New(rand.NewPCG(uint64(round), 0)).Perm(len(names)) {
+	b.orders++
+	for _, i := range rand.New(rand.NewPCG(b.orders, 0)).Perm(len(names)) {
 		name := names[i]
 		if !b.peers.MatchString(name) || b.ctx.Err() != nil {
 			continue

@@ -22,6 +22,7 @@ type scenario struct {
 	limit string   // the raw peer that is the limit
 	peers []string // the others
 	most  int      // rounds that suffice, 0 for all
+	times int      // how often in each round, 0 for once: more where figures vary most
 }
 
 // The peers' names, as goals and scenarios use them.
@@ -59,18 +60,18 @@ const (
 // vsockrpc-nospin does all that vsockrpc does: a process that has had large messages is
 // some percent slower with small calls ever after, and they are compared with each other.
 var scenarios = []scenario{
-	{oneSame, same, load{unary, 1, 64}, limitOne, stacks(oursNoSpin), 0},
-	{largeSame, same, load{unary, 1, 64 << 10}, limitOne, stacks(oursPooled, oursNoSpin), 0},
-	{oneSplit, split, load{unary, 1, 64}, limitOne, stacks(oursNoSpin), 0},
-	{many16, free, load{unary, 16, 64}, limitMany, stacks(oursNoSpin), 0},
-	{many128, free, load{unary, 128, 64}, limitMany, stacks(oursNoSpin), 0},
-	{down64K, free, load{Kind: down, Size: 64 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0},
-	{up64K, free, load{Kind: up, Size: 64 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0},
-	{down4K, free, load{Kind: down, Size: 4 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0},
-	{up4K, free, load{Kind: up, Size: 4 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0},
-	{besideLarge, free, load{Kind: mixed, Size: 64}, limitMany, stacks(oursPooled, oursNoSpin), 0},
-	{dialFirst, free, load{Kind: dial, Size: 64}, limitOne, stacks(oursNoSpin), 0},
-	{idleConns, free, load{Kind: idle, Size: 64}, limitOne, stacks(), 2},
+	{oneSame, same, load{unary, 1, 64}, limitOne, stacks(oursNoSpin), 0, 0},
+	{largeSame, same, load{unary, 1, 64 << 10}, limitOne, stacks(oursPooled, oursNoSpin), 0, 0},
+	{oneSplit, split, load{unary, 1, 64}, limitOne, stacks(oursNoSpin), 0, 0},
+	{many16, free, load{unary, 16, 64}, limitMany, stacks(oursNoSpin), 0, 3},
+	{many128, free, load{unary, 128, 64}, limitMany, stacks(oursNoSpin), 0, 3},
+	{down64K, free, load{Kind: down, Size: 64 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 0},
+	{up64K, free, load{Kind: up, Size: 64 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 0},
+	{down4K, free, load{Kind: down, Size: 4 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 0},
+	{up4K, free, load{Kind: up, Size: 4 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 0},
+	{besideLarge, free, load{Kind: mixed, Size: 64}, limitMany, stacks(oursPooled, oursNoSpin), 0, 0},
+	{dialFirst, free, load{Kind: dial, Size: 64}, limitOne, stacks(oursNoSpin), 0, 3},
+	{idleConns, free, load{Kind: idle, Size: 64}, limitOne, stacks(), 2, 0},
 }
 
 // idleConnections is how many idle connections are held at once.
