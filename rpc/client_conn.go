@@ -63,11 +63,10 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	cc.methods = make(map[string]*methodNumber)
 	cc.spins = c.cfg.Spin > 0
 	cc.canLead, cc.patient = nc.SetReadDeadline(time.Time{}) == nil, handBack
-	preface := appendPreface(make([]byte, 0, keepPending), hello{
+	cc.w.greet(hello{
 		info: c.cfg.Hello, streamWindow: c.cfg.StreamWindow, connWindow: c.cfg.ConnWindow,
 		maxHeader: c.cfg.MaxHeaderBytes, authority: c.cfg.Authority, userAgent: c.cfg.UserAgent,
 	})
-	cc.w.pieces, cc.w.bytes = []piece{{b: preface}}, len(preface)
 	return cc
 }
 

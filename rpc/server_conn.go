@@ -89,11 +89,10 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a arrival) *serverCon
 	sc.streams = make(map[uint32]*stream)
 	sc.base = srv.stats.connBegin(peer.NewContext(srv.ctx, p), nc, false)
 	sc.spins = srv.cfg.Spin > 0
-	preface := appendPreface(make([]byte, 0, keepPending), hello{
+	sc.w.greet(hello{
 		info: cfg.Hello, streamWindow: streamWin, connWindow: connWin,
 		maxStreams: uint32(sc.maxStreams), maxHeader: cfg.MaxHeaderBytes,
 	})
-	sc.w.pieces, sc.w.bytes = []piece{{b: preface}}, len(preface)
 	return sc
 }
 

@@ -19,8 +19,6 @@ const (
 	fullBatch = 64 << 10
 	// byReference is from when on a payload is not copied to be sent.
 	byReference = 12 << 10
-	// keepPending is how much memory an idle connection keeps for sending.
-	keepPending = 1 << 10
 	// maxRounds is how many batches one sender writes for others.
 	maxRounds = 8
 )
@@ -35,7 +33,6 @@ type writer struct {
 	state  writeRole
 	pieces []piece // what waits
 	bytes  int     // of it
-	keep   []byte  // memory for the next piece, if a little is enough
 	err    error   // why nothing can be sent any more
 	room   bool    // somebody waits until less is pending
 	// control counts the bytes that wait because the peer asked for them.
@@ -159,15 +156,6 @@ func (w *writer) grow(n int) *piece {
 		if p := &w.pieces[k-1]; p.ref == nil && cap(p.b)-len(p.b) >= n {
 			return p
 		}
-	} else if n <= keepPending {
-		if w.keep == nil && len(w.batch.pieces) == 0 {
-			w.keep = make([]byte, 0, keepPending)
-		}
-		if w.keep != nil {
-			w.pieces = append(w.pieces, piece{b: w.keep})
-			w.keep = nil
-			return &w.pieces[0]
-		}
 	}
 	if len(w.pieces) > 0 || w.state != writeIdle {
 		n = max(n, fullBatch) // more will come before this is written
@@ -177,18 +165,14 @@ func (w *writer) grow(n int) *piece {
 	return &w.pieces[len(w.pieces)-1]
 }
 
-// recycle gives back the memory of p. mu is held.
-func (w *writer) recycle(p *piece) {
-	switch {
-	case p.own != nil:
-		buffers.Put(p.own)
-	case p.ref == nil && cap(p.b) == keepPending:
-		w.keep = p.b[:0]
-	}
-	*p = piece{}
+// greet begins with what is sent first. Nobody else uses w yet.
+func (w *writer) greet(h hello) {
+	p := w.grow(0)
+	p.b = appendPreface(p.b, h)
+	w.bytes = len(p.b)
 }
 
-// control appends a frame that the peer's own frames have called for, to be
+// appendControl appends a frame that the peer's own frames have called for, to be
 // written later. It reports false if the peer makes more of them than it reads.
 func (w *writer) appendControl(fn func(b []byte) []byte) bool {
 	w.mu.Lock()
@@ -433,12 +417,11 @@ func (w *writer) detach() {
 // release lets go of the payloads and the memory of b.
 func (w *writer) release(b *batch) {
 	w.c.refsDone(b.pieces)
-	w.mu.Lock()
 	for i := range b.pieces {
-		w.recycle(&b.pieces[i])
+		buffers.Put(b.pieces[i].own)
 	}
+	clear(b.pieces)
 	b.pieces = b.pieces[:0]
-	w.mu.Unlock()
 }
 
 // finish ends a batch.
