@@ -157,3 +157,18 @@ func TestConnectionsRecycleTheirBuffers(t *testing.T) {
 		t.Errorf("%d bytes for each connection", per)
 	}
 }
+
+// TestBuffers: what the pool makes has the size of its class, or it could not be put
+// back.
+func TestBuffers(t *testing.T) {
+	for i := range buffers.classes {
+		for _, n := range []int{classSize(i)/2 + classExtra, classSize(i) - 1, classSize(i)} {
+			b := buffers.Get(n)
+			if len(*b) != n || cap(*b) != classSize(classOf(n)) {
+				t.Errorf("%d bytes of %d, want %d of %d", len(*b), cap(*b), n, classSize(classOf(n)))
+			}
+			(*b)[0], (*b)[n-1] = 1, 1
+			buffers.Put(b)
+		}
+	}
+}
