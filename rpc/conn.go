@@ -15,13 +15,14 @@ import (
 //
 // Locks are taken in the order conn.mu, then writer.mu or Client.mu.
 type conn struct {
-	nc      net.Conn
-	raw     *rawConn // nil: nc is read and written as it is
-	w       writer
-	rd      *reader   // of the goroutine that reads
-	greeted bool      // what the peer sends first has come; of the same
-	wakes   []*stream // to be woken at the end of the batch; of the same
-	role    role
+	nc       net.Conn
+	raw      *rawConn // nil: nc is read and written as it is
+	w        writer
+	rd       *reader   // of the goroutine that reads
+	greeted  bool      // what the peer sends first has come; of the same
+	wakes    []*stream // to be woken at the end of the batch; of the same
+	borrower *stream   // has messages in the read buffer; of the same
+	role     role
 
 	received   atomic.Uint64 // reads that brought something
 	inFlight   atomic.Int32  // calls
@@ -186,16 +187,17 @@ func (c *conn) process() error {
 	}
 	for {
 		h, p, own, ok, err := rd.next()
-		if err != nil || !ok {
+		if err == nil && ok {
+			err = c.handle(h, p, own)
+		}
+		if err == nil && ok {
+			continue
+		}
+		if !errors.Is(err, errTurnOver) { // else these are another goroutine's
+			c.keepBorrowed()
 			c.wakeNow()
-			return err
 		}
-		if err := c.handle(h, p, own); err != nil {
-			if !errors.Is(err, errTurnOver) { // else wakes are another goroutine's
-				c.wakeNow()
-			}
-			return err
-		}
+		return err
 	}
 }
 

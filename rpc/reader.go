@@ -27,7 +27,8 @@ type reader struct {
 	bigHdr header
 	bigN   int // bytes of it that are there
 
-	last int // bytes of the last read
+	last     int // bytes of the last read
+	borrowed int // bytes in buf that next has returned and that must stay
 }
 
 // acquire makes sure that there is a buffer.
@@ -113,7 +114,7 @@ func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
 	n := int(h.length)
 	if have >= headerLen+n {
 		r.r += headerLen + n
-		if r.r == r.w && n > len(*r.buf)/2 {
+		if r.r == r.w && n > len(*r.buf)/2 && r.borrowed == 0 {
 			own, r.buf, r.r, r.w = r.buf, nil, 0, 0
 		}
 		return h, b[headerLen : headerLen+n], own, true, nil
@@ -130,6 +131,18 @@ func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
 // left returns how many times as much there is in the buffer as next has returned of
 // it.
 func (r *reader) left() int { return (r.w - r.r) / max(r.r, 1) }
+
+// handOver gives the buffer away, for what next has returned of it, and goes on with
+// another.
+func (r *reader) handOver() *[]byte {
+	b, rest := r.buf, (*r.buf)[r.r:r.w]
+	r.buf, r.r, r.w = nil, 0, 0
+	if len(rest) > 0 {
+		r.buf = buffers.Get(readBuffer)
+		r.w = copy(*r.buf, rest)
+	}
+	return b
+}
 
 // split returns a reader that goes on after the frames that r has returned, while
 // the memory of the last of them stays with r.

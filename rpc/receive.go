@@ -12,7 +12,7 @@ import (
 // message is a received message. It is freed once.
 type message struct {
 	data []byte
-	own  *[]byte
+	own  *[]byte // where data lies; nil: nowhere, or in a read buffer that is not its own
 }
 
 // A run is whole messages that were taken off the queue together, to be consumed
@@ -35,6 +35,7 @@ func (s *stream) next(limit int) (message, error) {
 	c := s.c
 	c.mu.Lock()
 	s.settle()
+	s.repay()
 	var as assembling
 	for {
 		switch {
@@ -277,7 +278,7 @@ func (m *message) decode(cd *callCodec, v any) error {
 		}
 		return err
 	}
-	if len(m.data) > 0 && &m.data[0] != &(*m.own)[0] {
+	if m.own == nil || len(m.data) > 0 && &m.data[0] != &(*m.own)[0] {
 		// The pool could not use what begins within a buffer again.
 		own := buffers.Get(len(m.data))
 		copy(*own, m.data)

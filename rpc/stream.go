@@ -21,6 +21,7 @@ type stream struct {
 	recv     recvWindow
 	send     sendWindow
 	queue    []segment // received, not consumed
+	loan     *[]byte   // the read buffer in which some of queue and run lie
 	complete int       // whole messages in queue
 	want     int64     // bytes that the message at the end of queue still lacks
 	inMsg    bool      // there is such a message
@@ -48,8 +49,8 @@ type stream struct {
 // segment is a message, or a piece of one, that was received.
 type segment struct {
 	msg   []byte
-	own   *[]byte
-	total int64 // of the first piece of a message: its whole length
+	own   *[]byte // nil: msg lies in the read buffer
+	total int64   // of the first piece of a message: its whole length
 	more  bool
 }
 
@@ -78,7 +79,7 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 		if s.cl != nil {
 			s.cl.setHeader(nil) // a message means that there is none
 		}
-		if seg.own = own; own == nil {
+		if seg.own = own; own == nil && !c.borrow(s, &seg) {
 			seg.own = buffers.Get(len(msg))
 			seg.msg = (*seg.own)[:copy(*seg.own, msg)]
 		}
@@ -190,6 +191,7 @@ func (s *stream) dropTail() {
 // discard throws away what was received, and what still comes. mu is held.
 func (s *stream) discard() {
 	s.discards = true
+	s.loan = nil // who receives may be decoding what lies in it
 	n := s.run.cost
 	s.run.cost = 0
 	s.c.unhold(n)
