@@ -245,8 +245,8 @@ func (c *Client) connect(ctx context.Context) {
 	c.trying = false
 	if c.closed {
 		c.mu.Unlock()
-		a.timer.Stop()
 		if err == nil {
+			a.timer.Stop()
 			_ = cc.nc.Close()
 		}
 		return

@@ -21,8 +21,8 @@ func (c *conn) borrow(s *stream, seg *segment) bool {
 	return true
 }
 
-// keepBorrowed sees to it, at the end of a batch, that what was left in the read buffer stays
-// as it is. It is called by the goroutine that reads.
+// keepBorrowed sees to it, at the end of a batch, that what was left in the read buffer
+// stays as it is. It is called by the goroutine that reads.
 func (c *conn) keepBorrowed() {
 	s := c.borrower
 	if s == nil {
@@ -38,8 +38,8 @@ func (c *conn) keepBorrowed() {
 	}
 	for i := range s.queue {
 		if seg := &s.queue[i]; seg.borrowed() {
-			seg.own = buffers.Get(len(seg.msg))
-			seg.msg = (*seg.own)[:copy(*seg.own, seg.msg)]
+			seg.own = buffers.copyOf(seg.msg)
+			seg.msg = *seg.own
 		}
 	}
 }

@@ -42,7 +42,7 @@ func classOf(n int) int {
 func (p *bufferPool) Get(n int) *[]byte {
 	i := classOf(n)
 	if i < 0 {
-		b := make([]byte, n)
+		b := newBuffer(n)
 		return &b
 	}
 	if i >= lentFrom {
@@ -72,6 +72,13 @@ func newBuffer(n int) []byte {
 	b.WriteByte(0)
 	// Nobody else ever sees the string.
 	return unsafe.Slice(unsafe.StringData(b.String()), n)
+}
+
+// copyOf returns a copy of b.
+func (p *bufferPool) copyOf(b []byte) *[]byte {
+	own := p.Get(len(b))
+	copy(*own, b)
+	return own
 }
 
 // Put implements mem.BufferPool.

@@ -135,11 +135,11 @@ func (r *reader) left() int { return (r.w - r.r) / max(r.r, 1) }
 // handOver gives the buffer away, for what next has returned of it, and goes on with
 // another.
 func (r *reader) handOver() *[]byte {
-	b, rest := r.buf, (*r.buf)[r.r:r.w]
+	b, at, end := r.buf, r.r, r.w
 	r.buf, r.r, r.w = nil, 0, 0
-	if len(rest) > 0 {
+	if at < end {
 		r.buf = buffers.Get(readBuffer)
-		r.w = copy(*r.buf, rest)
+		r.w = copy(*r.buf, (*b)[at:end])
 	}
 	return b
 }
@@ -147,14 +147,9 @@ func (r *reader) handOver() *[]byte {
 // split returns a reader that goes on after the frames that r has returned, while
 // the memory of the last of them stays with r.
 func (r *reader) split() *reader {
-	n := &reader{nc: r.nc, raw: r.raw, last: r.last, big: r.big, bigHdr: r.bigHdr, bigN: r.bigN}
-	r.big = nil
-	if r.r < r.w {
-		n.buf = buffers.Get(readBuffer)
-		n.w = copy(*n.buf, (*r.buf)[r.r:r.w])
-		r.r = r.w
-	}
-	return n
+	n := *r
+	*r = reader{nc: r.nc, raw: r.raw, buf: n.handOver()}
+	return &n
 }
 
 // close gives back all memory.

@@ -12,7 +12,7 @@ import (
 // message is a received message. It is freed once.
 type message struct {
 	data []byte
-	own  *[]byte // where data lies; nil: nowhere, or in a read buffer that is not its own
+	own  *[]byte // where data lies; nil: nowhere, or in a read buffer, until it is decoded
 }
 
 // A run is whole messages that were taken off the queue together, to be consumed
@@ -280,8 +280,7 @@ func (m *message) decode(cd *callCodec, v any) error {
 	}
 	if m.own == nil || len(m.data) > 0 && &m.data[0] != &(*m.own)[0] {
 		// The pool could not use what begins within a buffer again.
-		own := buffers.Get(len(m.data))
-		copy(*own, m.data)
+		own := buffers.copyOf(m.data)
 		buffers.Put(m.own)
 		m.own = own
 	} else {

@@ -183,7 +183,7 @@ func (sc *serverConn) lead() bool {
 		return false
 	}
 	if err := sc.readBatch(0); err != nil {
-		sc.stopReading(sc.rd, err)
+		sc.fail(err)
 		return false
 	}
 	sc.w.flush()
@@ -438,7 +438,7 @@ func (sc *serverConn) acceptNow(ss *serverStream, h header, msg []byte, own *[]b
 	sc.credit(cost(len(msg)))
 	ss.started = true
 	ss.remoteClosed = true
-	ss.now, ss.hasNow, ss.borrows = message{data: msg, own: own}, true, own == nil
+	ss.now, ss.hasNow = message{data: msg, own: own}, true
 	return nil
 }
 

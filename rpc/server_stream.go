@@ -29,7 +29,6 @@ type serverStream struct {
 	// goroutine that reads; it may lie in the read buffer.
 	now     message
 	hasNow  bool
-	borrows bool   // now lies in the read buffer
 	started bool   // given to the handler; guarded by conn.mu
 	inline  uint64 // the turn in which the handler runs on the goroutine that reads
 
@@ -222,15 +221,6 @@ func (ss *serverStream) decode(v any) error {
 		}
 	}
 	size := len(msg.data)
-	if ss.borrows {
-		// The payload lies in the read buffer, which stays as it is while the
-		// handler runs: only a message that keeps it needs memory of its own.
-		ss.borrows = false
-		if _, ok := v.(BytesMessage); ok || ss.codec.v2 != nil {
-			msg.own = buffers.Get(size)
-			msg.data = (*msg.own)[:copy(*msg.own, msg.data)]
-		}
-	}
 	if err := msg.decode(&ss.codec, v); err != nil {
 		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 	}

@@ -80,8 +80,8 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 			s.cl.setHeader(nil) // a message means that there is none
 		}
 		if seg.own = own; own == nil && !c.borrow(s, &seg) {
-			seg.own = buffers.Get(len(msg))
-			seg.msg = (*seg.own)[:copy(*seg.own, msg)]
+			seg.own = buffers.copyOf(msg)
+			seg.msg = *seg.own
 		}
 		if b := c.budget; b != nil && b.held.Add(cost(len(msg))) > b.limit {
 			c.unhold(cost(len(msg)))

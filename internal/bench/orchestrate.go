@@ -109,11 +109,11 @@ func (b *bench) runPlacement() {
 			if s.place != b.place || !b.only.MatchString(s.name) || s.most > 0 && round >= s.most {
 				continue
 			}
-			times := s.times
+			times := max(s.times, 1)
 			if b.quick {
 				times = 1
 			}
-			for range max(times, 1) {
+			for range times {
 				b.runScenario(round, s)
 			}
 		}
