@@ -7,10 +7,13 @@ import (
 )
 
 const (
-	// aliasFrom is how long a message must be for its bytes field to be left where
-	// it was received. Shorter ones come in one frame, whose memory is better
-	// recycled: who reads the connection would have to get new memory each time.
+	// aliasFrom is how long a message of a stream must be for its bytes field to be
+	// left where it was received. Shorter ones come in one frame, whose memory is
+	// better recycled: who reads the connection would have to get other memory each
+	// time. They share slabs.
 	aliasFrom = 96 << 10
+	// aliasCall is the same for the one message of a call, which has no slab.
+	aliasCall = 32 << 10
 	// aliasFields is how many fields are looked at to find it.
 	aliasFields = 16
 	// refFrom is how long a message must be for its bytes field to be sent from where
@@ -58,44 +61,46 @@ func marshalAround(b []byte, m proto.Message, size int) (head, bulk []byte, err 
 	return protowire.AppendVarint(b, uint64(len(bulk))), bulk, nil
 }
 
-// unmarshalKeeping is proto.Unmarshal for a message that was received into memory
-// of its own, b of the capacity size. If the message is mostly one bytes field,
-// that becomes a slice of b instead of a copy, and kept is true: then b is the
-// message's, for as long as the program can reach it (lent.go). A field that is kept
-// alone keeps no more than half as much again as it has.
-func unmarshalKeeping(b []byte, size int, m proto.Message) (kept bool, err error) {
-	num, start, value, end := bulkField(b)
-	if num == 0 || (end-value)*3 < size*2 {
-		return false, proto.Unmarshal(b, m)
+// A bytesField is the bytes field that most of an encoding consists of.
+type bytesField struct {
+	fd         protoreflect.FieldDescriptor
+	start      int // of the field in the encoding
+	value, end int // of its contents
+}
+
+// mostlyBytes finds the field that is more than half of the encoding b of an m.
+func mostlyBytes(b []byte, m protoreflect.Message) (f bytesField, ok bool) {
+	num, start, value, end := longField(b)
+	if num == 0 {
+		return bytesField{}, false
 	}
-	r := m.ProtoReflect()
-	fd := r.Descriptor().Fields().ByNumber(num)
-	if fd == nil || fd.Kind() != protoreflect.BytesKind || fd.IsList() {
-		return false, proto.Unmarshal(b, m)
-	}
+	fd := m.Descriptor().Fields().ByNumber(num)
+	return bytesField{fd, start, value, end}, fd != nil && fd.Kind() == protoreflect.BytesKind && !fd.IsList()
+}
+
+// unmarshal is proto.Unmarshal of b, but for the contents of f, which v stands for: that
+// becomes m's without a copy.
+func (f *bytesField) unmarshal(b []byte, m protoreflect.Message, v []byte) error {
 	// What comes before the field and after it is decoded as ever: parts of an
 	// encoding are merged in their order, and the last value of a field counts.
 	opts := proto.UnmarshalOptions{AllowPartial: true}
-	if err := opts.Unmarshal(b[:start], m); err != nil {
-		return false, err
+	if err := opts.Unmarshal(b[:f.start], m.Interface()); err != nil {
+		return err
 	}
-	r.Set(fd, protoreflect.ValueOfBytes(b[value:end:end]))
-	if end < len(b) {
+	m.Set(f.fd, protoreflect.ValueOfBytes(v[:len(v):len(v)]))
+	if f.end < len(b) {
 		opts.Merge = true
-		if err := opts.Unmarshal(b[end:], m); err != nil {
-			return true, err
+		if err := opts.Unmarshal(b[f.end:], m.Interface()); err != nil {
+			return err
 		}
 	}
-	return true, proto.CheckInitialized(m)
+	return proto.CheckInitialized(m.Interface())
 }
 
-// bulkField finds the field that is more than half of the encoding b. It begins at
+// longField finds the field that is more than half of the encoding b. It begins at
 // start and is b[value:end]; the number is 0 if there is none that has a length
 // among the first fields.
-func bulkField(b []byte) (num protowire.Number, start, value, end int) {
-	if len(b) < aliasFrom {
-		return 0, 0, 0, 0
-	}
+func longField(b []byte) (num protowire.Number, start, value, end int) {
 	at := 0
 	for range aliasFields {
 		num, typ, n := protowire.ConsumeTag(b[at:])

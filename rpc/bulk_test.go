@@ -89,7 +89,9 @@ func TestLongBytesAreKept(t *testing.T) {
 				return l
 			}())
 			wantErr := proto.Unmarshal(tt.data, want)
-			kept, err := unmarshalKeeping(mem, cap(mem), got)
+			msg := message{data: mem, own: &mem}
+			err := msg.unmarshal(got, nil)
+			kept := msg.own == nil
 			if kept != tt.kept || (err == nil) != (wantErr == nil) {
 				t.Fatalf("kept %v, error %v; want %v, %v", kept, err, tt.kept, wantErr)
 			}
@@ -119,7 +121,7 @@ func within(v, mem []byte) bool {
 	return false
 }
 
-func FuzzUnmarshalKeeping(f *testing.F) {
+func FuzzUnmarshalBulk(f *testing.F) {
 	desc := bulkDesc(f)
 	f.Add([]byte("\n\x01n"), []byte("\x12\x02xy"), true)
 	f.Add([]byte("\n\x01n"), []byte("*\x01x"), false)
@@ -128,20 +130,23 @@ func FuzzUnmarshalKeeping(f *testing.F) {
 		if data {
 			num = 2
 		}
-		b := append([]byte(nil), before...)
-		b = protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), make([]byte, aliasFrom))
-		b = append(b, after...)
-		want, got := dynamicpb.NewMessage(desc), dynamicpb.NewMessage(desc)
-		wantErr := proto.Unmarshal(b, want)
-		_, err := unmarshalKeeping(b, cap(b), got)
-		if (err == nil) != (wantErr == nil) {
-			t.Fatalf("error %v, package proto's %v", err, wantErr)
-		}
-		if err == nil && !proto.Equal(want, got) {
-			t.Fatal("another message than package proto's")
-		}
-		if err == nil {
-			checkMarshalAround(t, got)
+		for n, sl := range map[int]*slab{aliasFrom: nil, slabLeast: {past: slabSize}} {
+			b := append([]byte(nil), before...)
+			b = protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), make([]byte, n))
+			b = append(b, after...)
+			want, got := dynamicpb.NewMessage(desc), dynamicpb.NewMessage(desc)
+			wantErr := proto.Unmarshal(b, want)
+			msg := message{data: b, own: &b}
+			err := msg.unmarshal(got, sl)
+			if (err == nil) != (wantErr == nil) {
+				t.Fatalf("error %v, package proto's %v", err, wantErr)
+			}
+			if err == nil && !proto.Equal(want, got) {
+				t.Fatal("another message than package proto's")
+			}
+			if err == nil {
+				checkMarshalAround(t, got)
+			}
 		}
 	})
 }

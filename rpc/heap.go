@@ -24,9 +24,9 @@ const (
 )
 
 // A heapFloor keeps the garbage collector from running too often. The messages of
-// streams that are received in bulk are garbage soon, and with a heap of a few
-// megabytes, as programs have that do little else, Go collects for every 4 MiB of
-// them: that takes longer than to receive them, and the memory it gives to the
+// streams that are received in bulk, and that are not in slabs, are garbage soon,
+// and with a heap of a few megabytes, as programs have that do little else, Go
+// collects for every 4 MiB of them: that takes longer than to receive them, and the memory it gives to the
 // system each time has to be had back. So that the next collection is further away,
 // a heapFloor holds a piece of the heap while messages are coming in bulk. A
 // program with a memory limit is left alone: it has less memory than that to give.
@@ -43,13 +43,10 @@ type heapFloor struct {
 // floor is that of the process, which has one heap.
 var floor heapFloor
 
-// received counts a message of a stream, of n bytes, that was decoded into v.
-func (f *heapFloor) received(v any, n int) {
+// received counts a message of a stream, of n bytes, that has memory of its own.
+func (f *heapFloor) received(n int) {
 	if n < heapFloorLeast {
 		return
-	}
-	if _, ok := v.(BytesMessage); ok {
-		return // its memory is recycled
 	}
 	if f.bytes.Add(int64(n)) >= heapFloorRate {
 		f.full()

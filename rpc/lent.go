@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 )
@@ -12,24 +13,32 @@ import (
 const (
 	// lentMost is how many bytes are with the application, or wait to be used again.
 	lentMost = 8 << 20
+	// lentCalls is how many of them there may be for the messages of calls to be
+	// lent more, but for long ones: what goes round then stays in the CPU's cache.
+	lentCalls = 3 << 20
 	// lentTime is how long what came back waits to be used again.
 	lentTime = time.Second
 )
 
 // lentFrom is the first class of buffers that are lent.
-var lentFrom = classOf(aliasFrom)
+var lentFrom = classOf(aliasCall)
+
+// slabs is the class of slabs, which are not received into.
+const slabs = len(bufferPool{}.classes)
 
 // lentMemory recycles the memory that messages of the application's keep a slice of
-// (unmarshalKeeping). Once the garbage collector finds that the program cannot reach
+// (message.unmarshal). Once the garbage collector finds that the program cannot reach
 // it any more, it comes back to be received into again, instead of going to the
 // heap: there it would be cleared, and be given to the system and had back page by
 // page, which in a virtual machine takes longer than to receive the message. What
 // is more than lentMost goes to the heap. A program with a memory limit is left
 // alone, as by heapFloor.
 type lentMemory struct {
+	waiting atomic.Int32 // how many are in free
+
 	mu    sync.Mutex
 	bytes int64
-	free  [len(bufferPool{}.classes)][]*[]byte
+	free  [slabs + 1][]*[]byte
 	armed bool // look is going to be called
 	used  bool // something was taken since it was called
 }
@@ -37,29 +46,62 @@ type lentMemory struct {
 // lent is that of the process.
 var lent lentMemory
 
-// lend says that b belongs to the application now.
-func (l *lentMemory) lend(b *[]byte) {
+// lend says that b belongs to the application now, as the memory of a message that is
+// long or not.
+func (l *lentMemory) lend(b *[]byte, long bool) {
 	n := cap(*b)
 	i := classOf(n)
-	if i < lentFrom || n != classSize(i) || debug.SetMemoryLimit(-1) != math.MaxInt64 {
-		return
+	most := int64(lentCalls)
+	if long {
+		most = lentMost
+	}
+	if i >= lentFrom && n == classSize(i) && l.reserve(n, most) {
+		l.watch(i, *b)
+	}
+}
+
+// slab returns a slab that is lent already, or nil if too much is.
+func (l *lentMemory) slab() *[]byte {
+	b := l.take(slabs)
+	if !l.reserve(slabSize, lentMost) {
+		return nil
+	}
+	if b == nil {
+		mem := newBuffer(slabSize)
+		b = &mem
+	}
+	l.watch(slabs, *b)
+	return b
+}
+
+// reserve counts n bytes more, unless that makes more than most.
+func (l *lentMemory) reserve(n int, most int64) bool {
+	if debug.SetMemoryLimit(-1) != math.MaxInt64 {
+		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bytes+int64(n) > lentMost {
-		return
+	if l.bytes+int64(n) > most {
+		return false
 	}
 	l.bytes += int64(n)
+	return true
+}
+
+// watch sees to it that b comes back.
+func (l *lentMemory) watch(class int, b []byte) {
+	n := cap(b)
 	// A finalizer may bring its object back to life. It is set for the beginning of
 	// an allocation, which is what the runtime asks for; the collector knows slices
 	// of any part of it as references to the whole.
-	runtime.SetFinalizer(unsafe.SliceData(*b), func(p *byte) { l.comeBack(i, unsafe.Slice(p, n)) })
+	runtime.SetFinalizer(unsafe.SliceData(b), func(p *byte) { l.comeBack(class, unsafe.Slice(p, n)) })
 }
 
 func (l *lentMemory) comeBack(class int, b []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.free[class] = append(l.free[class], &b)
+	l.waiting.Add(1)
 	if !l.armed {
 		l.armed = true
 		time.AfterFunc(lentTime, l.look)
@@ -68,6 +110,9 @@ func (l *lentMemory) comeBack(class int, b []byte) {
 
 // take returns a buffer of the class that has come back, or nil.
 func (l *lentMemory) take(class int) *[]byte {
+	if l.waiting.Load() == 0 {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := l.free[class]
@@ -78,6 +123,7 @@ func (l *lentMemory) take(class int) *[]byte {
 	b := f[k]
 	f[k] = nil
 	l.free[class] = f[:k]
+	l.waiting.Add(-1)
 	l.bytes -= int64(cap(*b))
 	l.used = true
 	return b
@@ -94,7 +140,10 @@ func (l *lentMemory) look() {
 	}
 	l.armed = false
 	for i, f := range l.free {
-		l.bytes -= int64(len(f) * classSize(i))
+		for _, b := range f {
+			l.bytes -= int64(cap(*b))
+		}
 		l.free[i] = nil
+		l.waiting.Add(-int32(len(f)))
 	}
 }

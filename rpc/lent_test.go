@@ -19,8 +19,10 @@ func waiting(l *lentMemory) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
-	for i, f := range l.free {
-		n += len(f) * classSize(i)
+	for _, f := range l.free {
+		for _, b := range f {
+			n += cap(*b)
+		}
 	}
 	return n
 }
@@ -45,7 +47,7 @@ func TestLentMemoryComesBack(t *testing.T) {
 	b := make([]byte, size)
 	at := uintptr(unsafe.Pointer(&b[0]))
 	tail := b[size-10:] // as a program that keeps a part
-	l.lend(&b)
+	l.lend(&b, true)
 	b = nil
 	if collect(func() bool { return waiting(&l) > 0 }) {
 		t.Fatal("came back while a part could be reached")
@@ -71,7 +73,7 @@ func TestLentMemoryIsBounded(t *testing.T) {
 	for i := range all {
 		all[i] = make([]byte, size)
 		b := all[i]
-		l.lend(&b)
+		l.lend(&b, true)
 	}
 	if l.bytes > lentMost || l.bytes <= lentMost-int64(size) {
 		t.Errorf("%d bytes are lent, want up to %d", l.bytes, lentMost)
@@ -79,7 +81,7 @@ func TestLentMemoryIsBounded(t *testing.T) {
 	odd := make([]byte, size+1)
 	before := l.bytes
 	l.bytes = 0
-	l.lend(&odd)
+	l.lend(&odd, true)
 	if l.bytes != 0 {
 		t.Error("memory of no class was lent")
 	}
@@ -95,7 +97,7 @@ func TestLentMemoryMemoryLimit(t *testing.T) {
 	defer debug.SetMemoryLimit(before)
 	var l lentMemory
 	b := make([]byte, classSize(lentFrom))
-	l.lend(&b)
+	l.lend(&b, true)
 	if l.bytes != 0 {
 		t.Error("lent, where the program has a memory limit")
 	}
@@ -146,7 +148,7 @@ func TestKeptMessagesStay(t *testing.T) {
 		copy(*own, enc)
 		m := message{data: *own, own: own}
 		var got wrapperspb.BytesValue
-		if err := m.decode(&callCodec{}, &got); err != nil || !bytes.Equal(got.Value, data) {
+		if err := m.decode(&callCodec{}, &got, nil); err != nil || !bytes.Equal(got.Value, data) {
 			t.Fatalf("message %d is not what was sent: %v", i, err)
 		}
 		if i%5 == 0 {

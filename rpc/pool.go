@@ -45,18 +45,16 @@ func (p *bufferPool) Get(n int) *[]byte {
 		b := newBuffer(n)
 		return &b
 	}
-	if i >= lentFrom {
-		if b := lent.take(i); b != nil {
-			*b = (*b)[:n]
-			return b
-		}
+	b, _ := p.classes[i].Get().(*[]byte)
+	if b == nil && i >= lentFrom {
+		b = lent.take(i)
 	}
-	if b, ok := p.classes[i].Get().(*[]byte); ok {
+	if b != nil {
 		*b = (*b)[:n]
 		return b
 	}
-	b := newBuffer(classSize(i))[:n]
-	return &b
+	mem := newBuffer(classSize(i))[:n]
+	return &mem
 }
 
 // notCleared is from what length on it takes too long to clear what is overwritten.

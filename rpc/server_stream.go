@@ -221,11 +221,12 @@ func (ss *serverStream) decode(v any) error {
 		}
 	}
 	size := len(msg.data)
-	if err := msg.decode(&ss.codec, v); err != nil {
-		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
+	sl := &ss.slab
+	if ss.m.unary != nil {
+		sl = nil
 	}
-	if ss.m.unary == nil {
-		floor.received(v, size)
+	if err := msg.decode(&ss.codec, v, sl); err != nil {
+		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 	}
 	ss.sc.srv.stats.inPayload(ss.Context(), v, size, false)
 	return nil

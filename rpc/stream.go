@@ -17,6 +17,7 @@ type stream struct {
 	id uint32
 
 	run      run
+	slab     slab        // of the goroutine that receives
 	stopped  atomic.Bool // err is set
 	recv     recvWindow
 	send     sendWindow
