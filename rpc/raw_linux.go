@@ -207,21 +207,28 @@ func (r *rawConn) onWrite(fd uintptr) bool {
 	return true
 }
 
-// writeNow is one non-blocking write of the first k pieces. It does not tell the
-// scheduler about the system call if that takes no longer than copying 64 KiB does.
+// rawMost is how many bytes a write may be of that the scheduler is not told about: it
+// takes no longer than to copy them. If it is told, and the write takes longer than
+// 20 µs, the scheduler wakes another thread to do what else there is.
+const rawMost = 2 * maxPending
+
+// writeNow is one non-blocking write of the first k pieces.
 func (w *writeState) writeNow(fd uintptr, k int) (n uintptr, errno unix.Errno) {
 	raceWrite()
-	v := &w.iov[0]
-	if k == 1 {
-		if v.Len > fullBatch {
-			n, _, errno = unix.Syscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(v.Base)), uintptr(v.Len))
-		} else {
-			n, _, errno = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(v.Base)), uintptr(v.Len))
-		}
-		runtime.KeepAlive(w)
-		return n, errno
+	size := uint64(0)
+	for i := range w.iov[:k] {
+		size += uint64(w.iov[i].Len)
 	}
-	n, _, errno = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(v)), uintptr(k))
+	v := &w.iov[0]
+	switch {
+	case size > rawMost:
+		n, _, errno = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(v)), uintptr(k))
+	case k > 1:
+		n, _, errno = unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(v)), uintptr(k))
+	default:
+		n, _, errno = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(v.Base)), uintptr(v.Len))
+	}
+	runtime.KeepAlive(w)
 	return n, errno
 }
 
