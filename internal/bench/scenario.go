@@ -60,15 +60,15 @@ const (
 // vsockrpc-nospin does all that vsockrpc does: a process that has had large messages is
 // some percent slower with small calls ever after, and they are compared with each other.
 var scenarios = []scenario{
-	{oneSame, same, load{unary, 1, 64}, limitOne, stacks(oursNoSpin), 0, 0},
-	{largeSame, same, load{unary, 1, 64 << 10}, limitOne, stacks(oursPooled, oursNoSpin), 0, 0},
+	{oneSame, same, load{unary, 1, 64}, limitOne, stacks(oursNoSpin), 0, 3},
+	{largeSame, same, load{unary, 1, 64 << 10}, limitOne, stacks(oursPooled, oursNoSpin), 0, 3},
 	{oneSplit, split, load{unary, 1, 64}, limitOne, stacks(oursNoSpin), 0, 0},
 	{many16, free, load{unary, 16, 64}, limitMany, stacks(oursNoSpin), 0, 3},
 	{many128, free, load{unary, 128, 64}, limitMany, stacks(oursNoSpin), 0, 3},
 	{down64K, free, load{Kind: down, Size: 64 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 0},
 	{up64K, free, load{Kind: up, Size: 64 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 0},
-	{down4K, free, load{Kind: down, Size: 4 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 0},
-	{up4K, free, load{Kind: up, Size: 4 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 0},
+	{down4K, free, load{Kind: down, Size: 4 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 3},
+	{up4K, free, load{Kind: up, Size: 4 << 10}, limitStream, stacks(oursPooled, oursNoSpin), 0, 3},
 	{besideLarge, free, load{Kind: mixed, Size: 64}, limitMany, stacks(oursPooled, oursNoSpin), 0, 0},
 	{dialFirst, free, load{Kind: dial, Size: 64}, limitOne, stacks(oursNoSpin), 0, 3},
 	{idleConns, free, load{Kind: idle, Size: 64}, limitOne, stacks(), 2, 0},
