@@ -13,8 +13,8 @@ import (
 const (
 	// lentMost is how many bytes are with the application, or wait to be used again.
 	lentMost = 8 << 20
-	// lentCalls is how many of them there may be for the messages of calls to be
-	// lent more, but for long ones: what goes round then stays in the CPU's cache.
+	// lentCalls is how many of them there may be for calls' messages of less than
+	// aliasFrom to be lent more: what goes round then stays in the CPU's cache.
 	lentCalls = 3 << 20
 	// lentTime is how long what came back waits to be used again.
 	lentTime = time.Second
@@ -46,14 +46,13 @@ type lentMemory struct {
 // lent is that of the process.
 var lent lentMemory
 
-// lend says that b belongs to the application now, as the memory of a message that is
-// long or not.
-func (l *lentMemory) lend(b *[]byte, long bool) {
+// lend says that b belongs to the application now.
+func (l *lentMemory) lend(b *[]byte) {
 	n := cap(*b)
 	i := classOf(n)
-	most := int64(lentCalls)
-	if long {
-		most = lentMost
+	most := int64(lentMost)
+	if n < aliasFrom {
+		most = lentCalls
 	}
 	if i >= lentFrom && n == classSize(i) && l.reserve(n, most) {
 		l.watch(i, *b)

@@ -47,7 +47,7 @@ func TestLentMemoryComesBack(t *testing.T) {
 	b := make([]byte, size)
 	at := uintptr(unsafe.Pointer(&b[0]))
 	tail := b[size-10:] // as a program that keeps a part
-	l.lend(&b, true)
+	l.lend(&b)
 	b = nil
 	if collect(func() bool { return waiting(&l) > 0 }) {
 		t.Fatal("came back while a part could be reached")
@@ -68,12 +68,12 @@ func TestLentMemoryComesBack(t *testing.T) {
 
 func TestLentMemoryIsBounded(t *testing.T) {
 	var l lentMemory
-	size := classSize(lentFrom)
+	size := classSize(classOf(aliasFrom))
 	all := make([][]byte, 2*lentMost/size)
 	for i := range all {
 		all[i] = make([]byte, size)
 		b := all[i]
-		l.lend(&b, true)
+		l.lend(&b)
 	}
 	if l.bytes > lentMost || l.bytes <= lentMost-int64(size) {
 		t.Errorf("%d bytes are lent, want up to %d", l.bytes, lentMost)
@@ -81,7 +81,7 @@ func TestLentMemoryIsBounded(t *testing.T) {
 	odd := make([]byte, size+1)
 	before := l.bytes
 	l.bytes = 0
-	l.lend(&odd, true)
+	l.lend(&odd)
 	if l.bytes != 0 {
 		t.Error("memory of no class was lent")
 	}
@@ -97,7 +97,7 @@ func TestLentMemoryMemoryLimit(t *testing.T) {
 	defer debug.SetMemoryLimit(before)
 	var l lentMemory
 	b := make([]byte, classSize(lentFrom))
-	l.lend(&b, true)
+	l.lend(&b)
 	if l.bytes != 0 {
 		t.Error("lent, where the program has a memory limit")
 	}

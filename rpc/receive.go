@@ -310,7 +310,7 @@ func (m *message) unmarshal(pm proto.Message, sl *slab) error {
 		floor.received(n)
 	}
 	if ok && m.own != nil && (f.end-f.value)*3 >= cap(*m.own)*2 {
-		lent.lend(m.own, n >= aliasFrom)
+		lent.lend(m.own)
 		m.own = nil
 		return f.unmarshal(m.data, r, m.data[f.value:f.end])
 	}

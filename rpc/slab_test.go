@@ -164,7 +164,7 @@ func TestCallsAreLentLess(t *testing.T) {
 	for i := range all {
 		all[i] = make([]byte, size)
 		b := all[i]
-		l.lend(&b, false)
+		l.lend(&b)
 	}
 	if l.bytes > lentCalls || l.bytes <= lentCalls-int64(size) {
 		t.Errorf("%d bytes are lent to calls, want up to %d", l.bytes, lentCalls)
