@@ -246,9 +246,9 @@ func writeFailed(path string, written uint64, err error) *Failure {
 // createTemp makes the new file that name is written to first.
 func (r *receiver) createTemp(t *target, name string) (*os.File, error) {
 	temp := tempName(r.cfg.Transfer, name)
-	// A file that is new is no FIFO to wait for, and no link to follow: without
-	// openFlags os need not find out what it is, which is two system calls.
-	const flags = os.O_RDWR | os.O_CREATE | os.O_EXCL
+	// With openFlags os finds the file in non-blocking mode, and need not set that and,
+	// since a file cannot be polled, take it back: four system calls.
+	const flags = os.O_RDWR | os.O_CREATE | os.O_EXCL | openFlags
 	f, err := t.root.OpenFile(temp, flags, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		if old, openErr := t.root.OpenFile(temp, os.O_RDWR|openFlags, 0); openErr == nil {
