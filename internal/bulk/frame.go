@@ -3,6 +3,7 @@ package bulk
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -43,7 +44,8 @@ type Frame struct {
 	Varints [maxField + 1]uint64
 	Data    []byte
 
-	buf mem.Buffer // what Data is a part of, if it was received
+	buf  mem.Buffer // what Data is a part of, if it was received
+	long []byte     // a Control that was sent and was too long for the head; used again
 }
 
 // Free gives the buffer back that Data is in. It may be called again.
@@ -58,8 +60,13 @@ func (f *Frame) Free() {
 // MarshalBytes is for package rpc.
 func (f *Frame) MarshalBytes(head []byte) (_, payload []byte, err error) {
 	if f.Control != nil {
-		head, err = proto.MarshalOptions{}.MarshalAppend(head, f.Control)
-		return head, nil, err
+		size, opts := proto.Size(f.Control), proto.MarshalOptions{UseCachedSize: true}
+		if size <= cap(head)-len(head) {
+			head, err = opts.MarshalAppend(head, f.Control)
+			return head, nil, err
+		}
+		f.long, err = opts.MarshalAppend(slices.Grow(f.long[:0], size), f.Control)
+		return head, f.long, err
 	}
 	size := 0
 	for n, v := range f.Varints {

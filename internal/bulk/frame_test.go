@@ -121,3 +121,28 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+// TestLongControl encodes messages that are no data and too long for the head: all of
+// them into the same memory.
+func TestLongControl(t *testing.T) {
+	f := Frame{Layout: FilePiece}
+	var first *byte
+	for n := 2000; n > 0; n -= 600 {
+		m := &guestv1.UploadRequest{Message: &guestv1.UploadRequest_File{File: &guestv1.FileStart{
+			Entry: &guestv1.Entry{Contents: make([]byte, n)}}}}
+		want, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Control = m
+		head, payload, err := f.MarshalBytes(make([]byte, 0, 64))
+		if err != nil || len(head) > 0 || !bytes.Equal(payload, want) {
+			t.Fatalf("%d bytes before %d, %v: not the message of %d", len(head), len(payload), err, len(want))
+		}
+		if first == nil {
+			first = &payload[0]
+		} else if first != &payload[0] {
+			t.Error("not the same memory")
+		}
+	}
+}
