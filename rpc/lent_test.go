@@ -66,15 +66,21 @@ func TestLentMemoryComesBack(t *testing.T) {
 	}
 }
 
-func TestLentMemoryIsBounded(t *testing.T) {
-	var l lentMemory
-	size := classSize(classOf(aliasFrom))
-	all := make([][]byte, 2*lentMost/size)
+// lendMany lends n pieces, and returns them.
+func lendMany(l *lentMemory, size, n int) [][]byte {
+	all := make([][]byte, n)
 	for i := range all {
 		all[i] = make([]byte, size)
 		b := all[i]
 		l.lend(&b)
 	}
+	return all
+}
+
+func TestLentMemoryIsBounded(t *testing.T) {
+	var l lentMemory
+	size := classSize(classOf(aliasFrom))
+	all := lendMany(&l, size, 2*lentMost/size)
 	if l.bytes > lentMost || l.bytes <= lentMost-int64(size) {
 		t.Errorf("%d bytes are lent, want up to %d", l.bytes, lentMost)
 	}

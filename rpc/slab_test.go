@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 	"unsafe"
@@ -12,23 +13,19 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// decoded returns what m is received as. It lies in memory that is used again at once.
+// decoded returns what m is received as, once the memory it came in is used again.
 func decoded[M proto.Message](t *testing.T, m, into M, sl *slab) M {
 	t.Helper()
 	enc, err := proto.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := buffers.copyOf(enc)
-	msg := message{data: *own, own: own}
-	err = msg.decode(&callCodec{}, into, sl)
-	if msg.own != nil {
-		clear(enc)
-		copy(*own, enc)
-	}
-	if err != nil {
+	own := slices.Clip(bytes.Clone(enc)) // of no class, so that it stays here
+	msg := message{data: own, own: &own}
+	if err := msg.decode(&callCodec{}, into, sl); err != nil {
 		t.Fatal(err)
 	}
+	clear(own)
 	return into
 }
 
@@ -160,12 +157,7 @@ func TestCallKeepsItsMemory(t *testing.T) {
 func TestCallsAreLentLess(t *testing.T) {
 	var l lentMemory
 	size := classSize(lentFrom)
-	all := make([][]byte, 2*lentCalls/size)
-	for i := range all {
-		all[i] = make([]byte, size)
-		b := all[i]
-		l.lend(&b)
-	}
+	all := lendMany(&l, size, 2*lentCalls/size)
 	if l.bytes > lentCalls || l.bytes <= lentCalls-int64(size) {
 		t.Errorf("%d bytes are lent to calls, want up to %d", l.bytes, lentCalls)
 	}
