@@ -24,13 +24,13 @@ const (
 )
 
 // A heapFloor keeps the garbage collector from running too often. The messages of
-// streams that are received in bulk, and that are not in slabs, are garbage soon,
-// and with a heap of a few megabytes, as programs have that do little else, Go
-// collects for every 4 MiB of them: that takes longer than to receive them, and the memory it gives to the
-// system each time has to be had back. So that the next collection is further away,
-// a heapFloor holds a piece of the heap while messages are coming in bulk. A
-// program with a memory limit is left alone: it has less memory than that to give.
-// (GOGC would do the same, but is the whole program's.)
+// streams that are received in bulk, and that are not in slabs, are garbage soon, and
+// with a heap of a few megabytes, as programs have that do little else, Go collects
+// for every 4 MiB of them: that takes longer than to receive them, and the memory it
+// gives to the system each time has to be had back. So that the next collection is
+// further away, a heapFloor holds a piece of the heap while messages are coming in
+// bulk. A program with a memory limit is left alone: it has less memory than that to
+// give. (GOGC would do the same, but is the whole program's.)
 type heapFloor struct {
 	bytes atomic.Int64 // received since begun, when that was last set
 
@@ -42,6 +42,9 @@ type heapFloor struct {
 
 // floor is that of the process, which has one heap.
 var floor heapFloor
+
+// memoryIsLimited reports whether the program has a memory limit (GOMEMLIMIT).
+func memoryIsLimited() bool { return debug.SetMemoryLimit(-1) != math.MaxInt64 }
 
 // received counts a message of a stream, of n bytes, that has memory of its own.
 func (f *heapFloor) received(n int) {
@@ -64,7 +67,7 @@ func (f *heapFloor) full() {
 	now := time.Now()
 	bulk := now.Sub(f.begun) < time.Second
 	f.begun = now
-	if bulk && !f.held && debug.SetMemoryLimit(-1) == math.MaxInt64 {
+	if bulk && !f.held && !memoryIsLimited() {
 		f.held = true
 		f.mem.Grow(heapFloorSize)
 		time.AfterFunc(heapFloorTime, f.look)

@@ -1,9 +1,7 @@
 package rpc
 
 import (
-	"math"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,7 +73,7 @@ func (l *lentMemory) slab() *[]byte {
 
 // reserve counts n bytes more, unless that makes more than most.
 func (l *lentMemory) reserve(n int, most int64) bool {
-	if debug.SetMemoryLimit(-1) != math.MaxInt64 {
+	if memoryIsLimited() {
 		return false
 	}
 	l.mu.Lock()
