@@ -60,40 +60,23 @@ func nextData(f *os.File, offset, size int64) (from, to int64) {
 // listXattrs returns the extended attributes of a file that is open; none where
 // there can be none.
 func listXattrs(f *os.File) (names []string, values [][]byte, err error) {
-	fd := int(f.Fd())
-	list, err := sized(func(b []byte) (int, error) { return unix.Flistxattr(fd, b) })
+	buf := make([]byte, 64<<10) // XATTR_LIST_MAX
+	n, err := unix.Flistxattr(int(f.Fd()), buf)
 	if err != nil {
 		if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
 			err = nil
 		}
 		return nil, nil, err
 	}
-	for _, name := range splitZero(list) {
-		value, err := sized(func(b []byte) (int, error) { return unix.Fgetxattr(fd, name, b) })
+	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
+	for _, name := range splitZero(buf[:n]) {
+		n, err := unix.Fgetxattr(int(f.Fd()), name, value)
 		if err != nil {
 			continue // gone, or not for us
 		}
-		names, values = append(names, name), append(values, value)
+		names, values = append(names, name), append(values, append([]byte(nil), value[:n]...))
 	}
 	return names, values, nil
-}
-
-// sized returns what read puts into a buffer of the length that it asks for when it has
-// none. It is asked again if that has grown meanwhile, but not for ever.
-func sized(read func([]byte) (int, error)) ([]byte, error) {
-	for range 8 {
-		n, err := read(nil)
-		if err != nil || n == 0 {
-			return nil, err
-		}
-		b := make([]byte, n)
-		if n, err = read(b); err == nil {
-			return b[:n], nil
-		} else if !errors.Is(err, unix.ERANGE) {
-			return nil, err
-		}
-	}
-	return nil, unix.ERANGE
 }
 
 func setXattr(f *os.File, name string, value []byte) error {

@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestListXattrs reads the attributes of a file that has none, an empty one, and
@@ -42,27 +40,5 @@ func TestListXattrs(t *testing.T) {
 		if value, ok := want[name]; !ok || value != string(values[i]) {
 			t.Errorf("%s is %q", name, values[i])
 		}
-	}
-}
-
-// TestSizedGrows reads what grows each time, and what grows once.
-func TestSizedGrows(t *testing.T) {
-	calls := 0
-	grows := func(until int) func([]byte) (int, error) {
-		calls = 0
-		return func(b []byte) (int, error) {
-			if calls++; b == nil {
-				return 5, nil
-			} else if calls < until {
-				return -1, unix.ERANGE
-			}
-			return copy(b, "abc"), nil
-		}
-	}
-	if b, err := sized(grows(4)); err != nil || string(b) != "abc" || calls != 4 {
-		t.Errorf("%q, %v after %d calls", b, err, calls)
-	}
-	if _, err := sized(grows(1 << 20)); !errors.Is(err, unix.ERANGE) || calls > 20 {
-		t.Errorf("%v after %d calls, want ERANGE soon", err, calls)
 	}
 }
