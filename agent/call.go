@@ -20,10 +20,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
-	"github.com/vsockrpc/vsockrpc/agent/account"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
-	"github.com/vsockrpc/vsockrpc/agent/fault"
 	"github.com/vsockrpc/vsockrpc/agent/file"
+	"github.com/vsockrpc/vsockrpc/agent/internal/account"
+	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )

@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
-	"github.com/vsockrpc/vsockrpc/agent/fault"
+	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 

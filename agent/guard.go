@@ -18,8 +18,8 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
-	"github.com/vsockrpc/vsockrpc/agent/fault"
 	"github.com/vsockrpc/vsockrpc/agent/file"
+	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	"github.com/vsockrpc/vsockrpc/transport"

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/internal/system"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/transport"
 )

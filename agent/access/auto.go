@@ -1,6 +1,6 @@
 package access
 
-import "github.com/vsockrpc/vsockrpc/agent/system"
+import "github.com/vsockrpc/vsockrpc/internal/system"
 
 // Resolve turns ModeAuto into the mode that is right for guests of vmm, and
 // says why, for a log. Other modes stay as they are.

@@ -3,7 +3,7 @@ package access
 import (
 	"testing"
 
-	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/internal/system"
 )
 
 func TestResolve(t *testing.T) {

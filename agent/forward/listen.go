@@ -11,7 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/vsockrpc/vsockrpc/agent/fault"
+	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 

@@ -12,7 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/vsockrpc/vsockrpc/agent/account"
+	"github.com/vsockrpc/vsockrpc/agent/internal/account"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 

@@ -3,7 +3,7 @@ package process
 import (
 	"google.golang.org/grpc/codes"
 
-	agentfault "github.com/vsockrpc/vsockrpc/agent/fault"
+	agentfault "github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 

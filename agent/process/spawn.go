@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
-	"github.com/vsockrpc/vsockrpc/agent/reap"
+	"github.com/vsockrpc/vsockrpc/internal/reap"
 )
 
 // child is a process that was started and is not waited for.

@@ -10,7 +10,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
-	"github.com/vsockrpc/vsockrpc/agent/account"
+	"github.com/vsockrpc/vsockrpc/agent/internal/account"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 

@@ -17,8 +17,8 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/process"
-	"github.com/vsockrpc/vsockrpc/agent/reap"
-	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/internal/reap"
+	"github.com/vsockrpc/vsockrpc/internal/system"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 

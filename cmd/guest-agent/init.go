@@ -13,9 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vsockrpc/vsockrpc/agent/pid1"
-	"github.com/vsockrpc/vsockrpc/agent/reap"
-	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/internal/pid1"
+	"github.com/vsockrpc/vsockrpc/internal/reap"
+	"github.com/vsockrpc/vsockrpc/internal/system"
 )
 
 // endGrace is how long processes may take to end after SIGTERM, before the

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vsockrpc/vsockrpc/agent/pid1"
+	"github.com/vsockrpc/vsockrpc/internal/pid1"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 

@@ -12,9 +12,9 @@ import (
 	"strings"
 
 	"github.com/vsockrpc/vsockrpc/agent"
-	"github.com/vsockrpc/vsockrpc/agent/pid1"
 	"github.com/vsockrpc/vsockrpc/agent/process"
-	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/internal/pid1"
+	"github.com/vsockrpc/vsockrpc/internal/system"
 )
 
 // Exit codes.

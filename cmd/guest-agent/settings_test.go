@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
-	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/internal/system"
 )
 
 // view is what can be compared of settings.

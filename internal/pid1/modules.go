@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vsockrpc/vsockrpc/agent/system"
+	"github.com/vsockrpc/vsockrpc/internal/system"
 )
 
 // vsockModules are what a guest of a virtio VMM needs for vsock. Which of them
