@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/internal/archive"
+	"github.com/vsockrpc/vsockrpc/internal/declare"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
@@ -219,9 +220,9 @@ func (e *Error) fromTransport(te *transport.Error) *Error {
 
 // tooOld fills e in for an agent that lacks method.
 func (e *Error) tooOld(method string, info *guestv1.InfoResponse) {
-	f, known := features[method]
-	if !known {
-		f.name, f.since = strings.TrimPrefix(method, "/"), 1
+	name, since := strings.TrimPrefix(method, "/"), uint32(1)
+	if d := declare.Method(method); d != nil {
+		name, since = d.GetFeature(), d.GetSince()
 	}
 	if method == guestv1.AgentService_Info_FullMethodName {
 		e.Reason = ReasonNotAnAgent
@@ -234,9 +235,9 @@ func (e *Error) tooOld(method string, info *guestv1.InfoResponse) {
 	if version == "" {
 		version = "unknown"
 	}
-	e.message = fmt.Sprintf("agent too old for %s (agent version %s, protocol %d", f.name, version, info.GetProtocolVersion())
-	if info.GetProtocolVersion() < f.since {
-		e.message += fmt.Sprintf("; needs protocol %d", f.since)
+	e.message = fmt.Sprintf("agent too old for %s (agent version %s, protocol %d", name, version, info.GetProtocolVersion())
+	if info.GetProtocolVersion() < since {
+		e.message += fmt.Sprintf("; needs protocol %d", since)
 	}
 	e.message += ")"
 	e.Remedy = "update guest-agent in the guest"

@@ -4,39 +4,33 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
-
+	"github.com/vsockrpc/vsockrpc/internal/declare"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
-// TestEveryMethodHasAName goes through the descriptors: of a method that is new,
-// somebody has to say how an agent that lacks it is told of.
+// TestEveryMethodHasAName goes through the descriptors: the .proto file of a new
+// method has to say what an agent that lacks it cannot do.
 func TestEveryMethodHasAName(t *testing.T) {
-	described := make(map[string]bool)
-	protoregistry.GlobalFiles.RangeFilesByPackage("guest.v1", func(f protoreflect.FileDescriptor) bool {
-		for i := range f.Services().Len() {
-			service := f.Services().Get(i)
-			for j := range service.Methods().Len() {
-				method := "/" + string(service.FullName()) + "/" + string(service.Methods().Get(j).Name())
-				described[method] = true
-				f, ok := features[method]
-				if !ok || f.name == "" || f.since == 0 {
-					t.Errorf("features lacks %s", method)
-					continue
-				}
-				var e Error
-				e.tooOld(method, &guestv1.InfoResponse{Version: "v0", ProtocolVersion: f.since - 1})
-				if method != guestv1.AgentService_Info_FullMethodName && (e.Reason != ReasonAgentTooOld || !strings.Contains(e.message, f.name) || !strings.Contains(e.message, "needs protocol")) {
-					t.Errorf("%s: %q, %s", method, e.message, e.Reason)
-				}
-			}
+	n := 0
+	for method, desc := range declare.Methods() {
+		n++
+		d := declare.Of(desc)
+		if d.GetFeature() == "" || d.GetSince() == 0 {
+			t.Errorf("%s declares no feature, or not since when", method)
+			continue
 		}
-		return true
-	})
-	for method := range features {
-		if !described[method] {
-			t.Errorf("there is no method %s", method)
+		var e Error
+		e.tooOld(method, &guestv1.InfoResponse{Version: "v0", ProtocolVersion: d.GetSince() - 1})
+		if method != guestv1.AgentService_Info_FullMethodName && (e.Reason != ReasonAgentTooOld || !strings.Contains(e.message, d.GetFeature()) || !strings.Contains(e.message, "needs protocol")) {
+			t.Errorf("%s: %q, %s", method, e.message, e.Reason)
 		}
+	}
+	if n < 30 {
+		t.Errorf("%d methods", n)
+	}
+	var e Error
+	e.tooOld("/other.Service/Method", &guestv1.InfoResponse{})
+	if !strings.Contains(e.message, "other.Service/Method") {
+		t.Errorf("another program's method: %q", e.message)
 	}
 }

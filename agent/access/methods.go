@@ -3,6 +3,10 @@ package access
 import (
 	"maps"
 	"slices"
+	"sync"
+
+	"github.com/vsockrpc/vsockrpc/internal/declare"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
 // Class says what a method asks of its caller. Beyond Open and Reduced, only
@@ -84,73 +88,44 @@ func (p Profile) Has(c Class) bool {
 
 // ClassOf returns the class of a method, named as gRPC does:
 // "/package.Service/Method".
-func ClassOf(fullMethod string) Class { return methods[fullMethod] }
+func ClassOf(fullMethod string) Class { return methods()[fullMethod] }
 
-// methods holds the decision on each method of the services that the agent
-// has. A test over the descriptors fails for a method that is missing here.
-var methods = map[string]Class{
-	// Whether the agent is there and well is no secret from those who can
-	// connect: doctor and wait need it.
-	"/grpc.health.v1.Health/Check": Open,
-	"/grpc.health.v1.Health/List":  Open,
-	"/grpc.health.v1.Health/Watch": Open,
+// methods holds the class of each method of the services that the agent has:
+// of ours, as its .proto file declares it. It is made when it is first needed.
+var methods = sync.OnceValue(func() map[string]Class {
+	classes := map[string]Class{
+		// Whether the agent is there and well is no secret from those who can
+		// connect: doctor and wait need it.
+		"/grpc.health.v1.Health/Check": Open,
+		"/grpc.health.v1.Health/List":  Open,
+		"/grpc.health.v1.Health/Watch": Open,
 
-	// Versions, and why the caller is refused.
-	"/guest.v1.AgentService/Info": Reduced,
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      Facts,
+		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Facts,
+	}
+	for name, m := range declare.Methods() {
+		classes[name] = declared[declare.Of(m).GetClass()]
+	}
+	return classes
+})
 
-	// What the caller itself may do.
-	"/guest.v1.AccessService/Explain": Facts,
-
-	// Who gives rights away may not be one who was given but a few.
-	"/guest.v1.ControlService/AddHostKey":    Control,
-	"/guest.v1.ControlService/RemoveHostKey": Control,
-	"/guest.v1.ControlService/ListHostKeys":  Control,
-	"/guest.v1.ControlService/GetPolicy":     Control,
-
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      Facts,
-	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Facts,
-
-	"/guest.v1.ProcessService/Exec":          Use,
-	"/guest.v1.ProcessService/Attach":        Use,
-	"/guest.v1.ProcessService/Start":         Use,
-	"/guest.v1.ProcessService/Signal":        Use,
-	"/guest.v1.ProcessService/Wait":          Read,
-	"/guest.v1.ProcessService/Remove":        Use,
-	"/guest.v1.ProcessService/ListSessions":  Facts,
-	"/guest.v1.ProcessService/ListProcesses": Facts,
-	"/guest.v1.ProcessService/WatchSessions": Facts,
-
-	"/guest.v1.ForwardService/Dial":   Use,
-	"/guest.v1.ForwardService/Listen": Use,
-	"/guest.v1.ForwardService/Accept": Use,
-
-	"/guest.v1.FileService/Stat":          Read,
-	"/guest.v1.FileService/ReadLink":      Read,
-	"/guest.v1.FileService/List":          Read,
-	"/guest.v1.FileService/MakeDirectory": Use,
-	"/guest.v1.FileService/RemoveFile":    Use,
-	"/guest.v1.FileService/Rename":        Use,
-	"/guest.v1.FileService/SetAttributes": Use,
-	"/guest.v1.FileService/MakeLink":      Use,
-	"/guest.v1.FileService/MakeTemporary": Use,
-	"/guest.v1.FileService/DiskFree":      Facts,
-	"/guest.v1.FileService/DiskUsage":     Read,
-	"/guest.v1.FileService/ListXattrs":    Read,
-	"/guest.v1.FileService/SetXattr":      Use,
-	"/guest.v1.FileService/Hash":          Read,
-	"/guest.v1.FileService/Read":          Read,
-	"/guest.v1.FileService/Watch":         Read,
-	"/guest.v1.FileService/Open":          Use,
-	"/guest.v1.FileService/Upload":        Use,
-	"/guest.v1.FileService/Download":      Read,
+// declared translates the classes of the .proto files. What is not in it is
+// Trusted.
+var declared = map[guestv1.MethodClass]Class{
+	guestv1.MethodClass_METHOD_CLASS_REDUCED: Reduced,
+	guestv1.MethodClass_METHOD_CLASS_OPEN:    Open,
+	guestv1.MethodClass_METHOD_CLASS_FACTS:   Facts,
+	guestv1.MethodClass_METHOD_CLASS_READ:    Read,
+	guestv1.MethodClass_METHOD_CLASS_USE:     Use,
+	guestv1.MethodClass_METHOD_CLASS_CONTROL: Control,
 }
 
 // Methods returns the methods that the agent's own services have, in no order,
 // named as gRPC does.
-func Methods() []string { return slices.Collect(maps.Keys(methods)) }
+func Methods() []string { return slices.Collect(maps.Keys(methods())) }
 
 // Decided reports whether the class of a method is a decision, not the default.
 func Decided(fullMethod string) bool {
-	_, ok := methods[fullMethod]
+	_, ok := methods()[fullMethod]
 	return ok
 }

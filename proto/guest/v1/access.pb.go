@@ -228,28 +228,28 @@ var File_guest_v1_access_proto protoreflect.FileDescriptor
 
 const file_guest_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x15guest/v1/access.proto\x12\bguest.v1\"\xfb\x01\n" +
-	"\x0eExplainRequest\x12\x16\n" +
-	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
-	"\x04args\x18\x02 \x03(\fR\x04args\x12\x10\n" +
-	"\x03env\x18\x03 \x03(\tR\x03env\x12\x1f\n" +
-	"\vlogin_shell\x18\x04 \x01(\bR\n" +
-	"loginShell\x12\x12\n" +
-	"\x04user\x18\x05 \x01(\fR\x04user\x12\x14\n" +
-	"\x05group\x18\x06 \x01(\fR\x05group\x12\x14\n" +
-	"\x05reads\x18\a \x03(\fR\x05reads\x12\x16\n" +
-	"\x06writes\x18\b \x03(\fR\x06writes\x12\x18\n" +
-	"\anetwork\x18\t \x01(\tR\anetwork\x12\x18\n" +
+	"\x15guest/v1/access.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\xcb\x02\n" +
+	"\x0eExplainRequest\x12\x1e\n" +
+	"\x06method\x18\x01 \x01(\tB\x06\xa2\xbb\x18\x02\b\"R\x06method\x12\x1a\n" +
+	"\x04args\x18\x02 \x03(\fB\x06\xa2\xbb\x18\x02\b\"R\x04args\x12\x18\n" +
+	"\x03env\x18\x03 \x03(\tB\x06\xa2\xbb\x18\x02\b\"R\x03env\x12'\n" +
+	"\vlogin_shell\x18\x04 \x01(\bB\x06\xa2\xbb\x18\x02\b\"R\n" +
+	"loginShell\x12\x1a\n" +
+	"\x04user\x18\x05 \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\x04user\x12\x1c\n" +
+	"\x05group\x18\x06 \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\x05group\x12\x1c\n" +
+	"\x05reads\x18\a \x03(\fB\x06\xa2\xbb\x18\x02\b\"R\x05reads\x12\x1e\n" +
+	"\x06writes\x18\b \x03(\fB\x06\xa2\xbb\x18\x02\b\"R\x06writes\x12 \n" +
+	"\anetwork\x18\t \x01(\tB\x06\xa2\xbb\x18\x02\b\"R\anetwork\x12 \n" +
 	"\aaddress\x18\n" +
-	" \x01(\fR\aaddress\"\x81\x01\n" +
+	" \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\aaddress\"\x81\x01\n" +
 	"\x0fExplainResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x16\n" +
 	"\x06remedy\x18\x04 \x01(\tR\x06remedy\x12\x14\n" +
-	"\x05roles\x18\x05 \x03(\tR\x05roles2O\n" +
-	"\rAccessService\x12>\n" +
-	"\aExplain\x12\x18.guest.v1.ExplainRequest\x1a\x19.guest.v1.ExplainResponseB5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
+	"\x05roles\x18\x05 \x03(\tR\x05roles2q\n" +
+	"\rAccessService\x12`\n" +
+	"\aExplain\x12\x18.guest.v1.ExplainRequest\x1a\x19.guest.v1.ExplainResponse\" \xa2\xbb\x18\x1c\b\x03\x12\x16asking what is allowed\x18\x01B5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_v1_access_proto_rawDescOnce sync.Once
@@ -283,6 +283,7 @@ func file_guest_v1_access_proto_init() {
 	if File_guest_v1_access_proto != nil {
 		return
 	}
+	file_guest_v1_options_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -574,7 +574,7 @@ var File_guest_v1_agent_proto protoreflect.FileDescriptor
 
 const file_guest_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14guest/v1/agent.proto\x12\bguest.v1\"\r\n" +
+	"\x14guest/v1/agent.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\r\n" +
 	"\vInfoRequest\"\xd6\x03\n" +
 	"\fInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12)\n" +
@@ -625,9 +625,10 @@ const file_guest_v1_agent_proto_rawDesc = "" +
 	"\fmax_sessions\x18\x01 \x01(\rR\vmaxSessions\x12$\n" +
 	"\x0emax_ring_bytes\x18\x02 \x01(\x04R\fmaxRingBytes\x121\n" +
 	"\x15max_rings_total_bytes\x18\x03 \x01(\x04R\x12maxRingsTotalBytes\x12$\n" +
-	"\x0emax_args_bytes\x18\x04 \x01(\x04R\fmaxArgsBytes2E\n" +
-	"\fAgentService\x125\n" +
-	"\x04Info\x12\x15.guest.v1.InfoRequest\x1a\x16.guest.v1.InfoResponseB5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
+	"\x0emax_args_bytes\x18\x04 \x01(\x04R\fmaxArgsBytes2U\n" +
+	"\fAgentService\x12E\n" +
+	"\x04Info\x12\x15.guest.v1.InfoRequest\x1a\x16.guest.v1.InfoResponse\"\x0e\xa2\xbb\x18\n" +
+	"\b\x01\x12\x04info\x18\x01B5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_v1_agent_proto_rawDescOnce sync.Once
@@ -669,6 +670,7 @@ func file_guest_v1_agent_proto_init() {
 	if File_guest_v1_agent_proto != nil {
 		return
 	}
+	file_guest_v1_options_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

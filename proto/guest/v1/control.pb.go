@@ -521,7 +521,7 @@ var File_guest_v1_control_proto protoreflect.FileDescriptor
 
 const file_guest_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x16guest/v1/control.proto\x12\bguest.v1\"\xa6\x01\n" +
+	"\x16guest/v1/control.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\xa6\x01\n" +
 	"\aHostKey\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\tR\tpublicKey\x12\x12\n" +
@@ -529,17 +529,17 @@ const file_guest_v1_control_proto_rawDesc = "" +
 	"\x05roles\x18\x03 \x03(\tR\x05roles\x12 \n" +
 	"\vfingerprint\x18\x04 \x01(\tR\vfingerprint\x12\x18\n" +
 	"\arevoked\x18\x05 \x01(\bR\arevoked\x12\x16\n" +
-	"\x06source\x18\x06 \x01(\tR\x06source\"8\n" +
-	"\x11AddHostKeyRequest\x12#\n" +
-	"\x03key\x18\x01 \x01(\v2\x11.guest.v1.HostKeyR\x03key\"\x9e\x01\n" +
+	"\x06source\x18\x06 \x01(\tR\x06source\"@\n" +
+	"\x11AddHostKeyRequest\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x11.guest.v1.HostKeyB\x06\xa2\xbb\x18\x02\b%R\x03key\"\x9e\x01\n" +
 	"\x12AddHostKeyResponse\x12#\n" +
 	"\x03key\x18\x01 \x01(\v2\x11.guest.v1.HostKeyR\x03key\x12(\n" +
 	"\x10agent_public_key\x18\x02 \x01(\tR\x0eagentPublicKey\x12\x18\n" +
 	"\adurable\x18\x03 \x01(\bR\adurable\x12\x1f\n" +
 	"\vnot_durable\x18\x04 \x01(\tR\n" +
-	"notDurable\"8\n" +
-	"\x14RemoveHostKeyRequest\x12 \n" +
-	"\vfingerprint\x18\x01 \x01(\tR\vfingerprint\"R\n" +
+	"notDurable\"@\n" +
+	"\x14RemoveHostKeyRequest\x12(\n" +
+	"\vfingerprint\x18\x01 \x01(\tB\x06\xa2\xbb\x18\x02\b%R\vfingerprint\"R\n" +
 	"\x15RemoveHostKeyResponse\x12\x18\n" +
 	"\adurable\x18\x01 \x01(\bR\adurable\x12\x1f\n" +
 	"\vnot_durable\x18\x02 \x01(\tR\n" +
@@ -553,13 +553,13 @@ const file_guest_v1_control_proto_rawDesc = "" +
 	"\x04text\x18\x02 \x01(\fR\x04text\x12\x14\n" +
 	"\x05error\x18\x03 \x01(\tR\x05error\x12(\n" +
 	"\x10agent_public_key\x18\x04 \x01(\tR\x0eagentPublicKey\x12+\n" +
-	"\x11agent_fingerprint\x18\x05 \x01(\tR\x10agentFingerprint2\xc0\x02\n" +
-	"\x0eControlService\x12G\n" +
+	"\x11agent_fingerprint\x18\x05 \x01(\tR\x10agentFingerprint2\xa4\x03\n" +
+	"\x0eControlService\x12\\\n" +
 	"\n" +
-	"AddHostKey\x12\x1b.guest.v1.AddHostKeyRequest\x1a\x1c.guest.v1.AddHostKeyResponse\x12P\n" +
-	"\rRemoveHostKey\x12\x1e.guest.v1.RemoveHostKeyRequest\x1a\x1f.guest.v1.RemoveHostKeyResponse\x12M\n" +
-	"\fListHostKeys\x12\x1d.guest.v1.ListHostKeysRequest\x1a\x1e.guest.v1.ListHostKeysResponse\x12D\n" +
-	"\tGetPolicy\x12\x1a.guest.v1.GetPolicyRequest\x1a\x1b.guest.v1.GetPolicyResponseB5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
+	"AddHostKey\x12\x1b.guest.v1.AddHostKeyRequest\x1a\x1c.guest.v1.AddHostKeyResponse\"\x13\xa2\xbb\x18\x0f\b\x06\x12\tenrolling\x18\x01\x12i\n" +
+	"\rRemoveHostKey\x12\x1e.guest.v1.RemoveHostKeyRequest\x1a\x1f.guest.v1.RemoveHostKeyResponse\"\x17\xa2\xbb\x18\x13\b\x06\x12\rrevoking keys\x18\x01\x12e\n" +
+	"\fListHostKeys\x12\x1d.guest.v1.ListHostKeysRequest\x1a\x1e.guest.v1.ListHostKeysResponse\"\x16\xa2\xbb\x18\x12\b\x06\x12\flisting keys\x18\x01\x12b\n" +
+	"\tGetPolicy\x12\x1a.guest.v1.GetPolicyRequest\x1a\x1b.guest.v1.GetPolicyResponse\"\x1c\xa2\xbb\x18\x18\b\x06\x12\x12showing the policy\x18\x01B5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_v1_control_proto_rawDescOnce sync.Once
@@ -609,6 +609,7 @@ func file_guest_v1_control_proto_init() {
 	if File_guest_v1_control_proto != nil {
 		return
 	}
+	file_guest_v1_options_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

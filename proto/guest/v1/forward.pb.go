@@ -699,48 +699,48 @@ var File_guest_v1_forward_proto protoreflect.FileDescriptor
 
 const file_guest_v1_forward_proto_rawDesc = "" +
 	"\n" +
-	"\x16guest/v1/forward.proto\x12\bguest.v1\"q\n" +
-	"\vDialRequest\x12(\n" +
-	"\x04open\x18\x01 \x01(\v2\x12.guest.v1.DialOpenH\x00R\x04open\x12-\n" +
-	"\asegment\x18\x02 \x01(\v2\x11.guest.v1.SegmentH\x00R\asegmentB\t\n" +
+	"\x16guest/v1/forward.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\x81\x01\n" +
+	"\vDialRequest\x120\n" +
+	"\x04open\x18\x01 \x01(\v2\x12.guest.v1.DialOpenB\x06\xa2\xbb\x18\x02\b\x01H\x00R\x04open\x125\n" +
+	"\asegment\x18\x02 \x01(\v2\x11.guest.v1.SegmentB\x06\xa2\xbb\x18\x02\b H\x00R\asegmentB\t\n" +
 	"\amessage\"z\n" +
 	"\fDialResponse\x120\n" +
 	"\x06opened\x18\x01 \x01(\v2\x16.guest.v1.TunnelOpenedH\x00R\x06opened\x12-\n" +
 	"\asegment\x18\x02 \x01(\v2\x11.guest.v1.SegmentH\x00R\asegmentB\t\n" +
-	"\amessage\"u\n" +
-	"\rAcceptRequest\x12*\n" +
-	"\x04open\x18\x01 \x01(\v2\x14.guest.v1.AcceptOpenH\x00R\x04open\x12-\n" +
-	"\asegment\x18\x02 \x01(\v2\x11.guest.v1.SegmentH\x00R\asegmentB\t\n" +
+	"\amessage\"\x85\x01\n" +
+	"\rAcceptRequest\x122\n" +
+	"\x04open\x18\x01 \x01(\v2\x14.guest.v1.AcceptOpenB\x06\xa2\xbb\x18\x02\b\x01H\x00R\x04open\x125\n" +
+	"\asegment\x18\x02 \x01(\v2\x11.guest.v1.SegmentB\x06\xa2\xbb\x18\x02\b H\x00R\asegmentB\t\n" +
 	"\amessage\"|\n" +
 	"\x0eAcceptResponse\x120\n" +
 	"\x06opened\x18\x01 \x01(\v2\x16.guest.v1.TunnelOpenedH\x00R\x06opened\x12-\n" +
 	"\asegment\x18\x02 \x01(\v2\x11.guest.v1.SegmentH\x00R\asegmentB\t\n" +
-	"\amessage\"e\n" +
-	"\bDialOpen\x12\x18\n" +
-	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\fR\aaddress\x12%\n" +
-	"\x0etimeout_millis\x18\x03 \x01(\x04R\rtimeoutMillis\"1\n" +
+	"\amessage\"}\n" +
+	"\bDialOpen\x12 \n" +
+	"\anetwork\x18\x01 \x01(\tB\x06\xa2\xbb\x18\x02\b\x1cR\anetwork\x12 \n" +
+	"\aaddress\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\x1dR\aaddress\x12-\n" +
+	"\x0etimeout_millis\x18\x03 \x01(\x04B\x06\xa2\xbb\x18\x02\b!R\rtimeoutMillis\"9\n" +
 	"\n" +
-	"AcceptOpen\x12#\n" +
-	"\rconnection_id\x18\x01 \x01(\fR\fconnectionId\"Z\n" +
+	"AcceptOpen\x12+\n" +
+	"\rconnection_id\x18\x01 \x01(\fB\x06\xa2\xbb\x18\x02\b\x1fR\fconnectionId\"Z\n" +
 	"\fTunnelOpened\x12#\n" +
 	"\rlocal_address\x18\x01 \x01(\fR\flocalAddress\x12%\n" +
 	"\x0eremote_address\x18\x02 \x01(\fR\rremoteAddress\"/\n" +
 	"\aSegment\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\bR\x03end\"]\n" +
-	"\rListenRequest\x12\x18\n" +
-	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x18\n" +
-	"\abacklog\x18\x03 \x01(\rR\abacklog\"v\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end\"u\n" +
+	"\rListenRequest\x12 \n" +
+	"\anetwork\x18\x01 \x01(\tB\x06\xa2\xbb\x18\x02\b\x1cR\anetwork\x12 \n" +
+	"\aaddress\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\x1eR\aaddress\x12 \n" +
+	"\abacklog\x18\x03 \x01(\rB\x06\xa2\xbb\x18\x02\b!R\abacklog\"v\n" +
 	"\x0eListenResponse\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12#\n" +
 	"\rconnection_id\x18\x02 \x01(\fR\fconnectionId\x12%\n" +
-	"\x0eremote_address\x18\x03 \x01(\fR\rremoteAddress2\xcb\x01\n" +
-	"\x0eForwardService\x129\n" +
-	"\x04Dial\x12\x15.guest.v1.DialRequest\x1a\x16.guest.v1.DialResponse(\x010\x01\x12=\n" +
-	"\x06Listen\x12\x17.guest.v1.ListenRequest\x1a\x18.guest.v1.ListenResponse0\x01\x12?\n" +
-	"\x06Accept\x12\x17.guest.v1.AcceptRequest\x1a\x18.guest.v1.AcceptResponse(\x010\x01B5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
+	"\x0eremote_address\x18\x03 \x01(\fR\rremoteAddress2\xb8\x02\n" +
+	"\x0eForwardService\x12b\n" +
+	"\x04Dial\x12\x15.guest.v1.DialRequest\x1a\x16.guest.v1.DialResponse\"'\xa2\xbb\x18#\b\x05\x12\x1dconnections made in the guest\x18\x01(\x010\x01\x12_\n" +
+	"\x06Listen\x12\x17.guest.v1.ListenRequest\x1a\x18.guest.v1.ListenResponse\" \xa2\xbb\x18\x1c\b\x05\x12\x16listening in the guest\x18\x010\x01\x12a\n" +
+	"\x06Accept\x12\x17.guest.v1.AcceptRequest\x1a\x18.guest.v1.AcceptResponse\" \xa2\xbb\x18\x1c\b\x05\x12\x16listening in the guest\x18\x01(\x010\x01B5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_v1_forward_proto_rawDescOnce sync.Once
@@ -794,6 +794,7 @@ func file_guest_v1_forward_proto_init() {
 	if File_guest_v1_forward_proto != nil {
 		return
 	}
+	file_guest_v1_options_proto_init()
 	file_guest_v1_forward_proto_msgTypes[0].OneofWrappers = []any{
 		(*DialRequest_Open)(nil),
 		(*DialRequest_Segment)(nil),

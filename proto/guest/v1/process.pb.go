@@ -1496,65 +1496,65 @@ var File_guest_v1_process_proto protoreflect.FileDescriptor
 
 const file_guest_v1_process_proto_rawDesc = "" +
 	"\n" +
-	"\x16guest/v1/process.proto\x12\bguest.v1\x1a\x16guest/v1/session.proto\"\xf1\x02\n" +
-	"\vExecRequest\x12$\n" +
-	"\x04open\x18\x01 \x01(\v2\x0e.guest.v1.OpenH\x00R\x04open\x12'\n" +
-	"\x05input\x18\x02 \x01(\v2\x0f.guest.v1.InputH\x00R\x05input\x12:\n" +
-	"\fflow_control\x18\x03 \x01(\v2\x15.guest.v1.FlowControlH\x00R\vflowControl\x12.\n" +
-	"\x06signal\x18\x04 \x01(\v2\x14.guest.v1.SendSignalH\x00R\x06signal\x127\n" +
-	"\vwindow_size\x18\x05 \x01(\v2\x14.guest.v1.WindowSizeH\x00R\n" +
-	"windowSize\x12'\n" +
-	"\x05leave\x18\x06 \x01(\v2\x0f.guest.v1.LeaveH\x00R\x05leave\x12:\n" +
-	"\fclose_output\x18\a \x01(\v2\x15.guest.v1.CloseOutputH\x00R\vcloseOutputB\t\n" +
+	"\x16guest/v1/process.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\x1a\x16guest/v1/session.proto\"\xa9\x03\n" +
+	"\vExecRequest\x12,\n" +
+	"\x04open\x18\x01 \x01(\v2\x0e.guest.v1.OpenB\x06\xa2\xbb\x18\x02\b\x01H\x00R\x04open\x12/\n" +
+	"\x05input\x18\x02 \x01(\v2\x0f.guest.v1.InputB\x06\xa2\xbb\x18\x02\b H\x00R\x05input\x12B\n" +
+	"\fflow_control\x18\x03 \x01(\v2\x15.guest.v1.FlowControlB\x06\xa2\xbb\x18\x02\b!H\x00R\vflowControl\x126\n" +
+	"\x06signal\x18\x04 \x01(\v2\x14.guest.v1.SendSignalB\x06\xa2\xbb\x18\x02\b$H\x00R\x06signal\x12?\n" +
+	"\vwindow_size\x18\x05 \x01(\v2\x14.guest.v1.WindowSizeB\x06\xa2\xbb\x18\x02\b#H\x00R\n" +
+	"windowSize\x12/\n" +
+	"\x05leave\x18\x06 \x01(\v2\x0f.guest.v1.LeaveB\x06\xa2\xbb\x18\x02\b$H\x00R\x05leave\x12B\n" +
+	"\fclose_output\x18\a \x01(\v2\x15.guest.v1.CloseOutputB\x06\xa2\xbb\x18\x02\b!H\x00R\vcloseOutputB\t\n" +
 	"\amessage\"\xd3\x01\n" +
 	"\fExecResponse\x12*\n" +
 	"\x06opened\x18\x01 \x01(\v2\x10.guest.v1.OpenedH\x00R\x06opened\x12*\n" +
 	"\x06output\x18\x02 \x01(\v2\x10.guest.v1.OutputH\x00R\x06output\x12:\n" +
 	"\fflow_control\x18\x03 \x01(\v2\x15.guest.v1.FlowControlH\x00R\vflowControl\x12$\n" +
 	"\x04exit\x18\x04 \x01(\v2\x0e.guest.v1.ExitH\x00R\x04exitB\t\n" +
-	"\amessage\"\xf3\x02\n" +
-	"\rAttachRequest\x12$\n" +
-	"\x04open\x18\x01 \x01(\v2\x0e.guest.v1.OpenH\x00R\x04open\x12'\n" +
-	"\x05input\x18\x02 \x01(\v2\x0f.guest.v1.InputH\x00R\x05input\x12:\n" +
-	"\fflow_control\x18\x03 \x01(\v2\x15.guest.v1.FlowControlH\x00R\vflowControl\x12.\n" +
-	"\x06signal\x18\x04 \x01(\v2\x14.guest.v1.SendSignalH\x00R\x06signal\x127\n" +
-	"\vwindow_size\x18\x05 \x01(\v2\x14.guest.v1.WindowSizeH\x00R\n" +
-	"windowSize\x12'\n" +
-	"\x05leave\x18\x06 \x01(\v2\x0f.guest.v1.LeaveH\x00R\x05leave\x12:\n" +
-	"\fclose_output\x18\a \x01(\v2\x15.guest.v1.CloseOutputH\x00R\vcloseOutputB\t\n" +
+	"\amessage\"\xab\x03\n" +
+	"\rAttachRequest\x12,\n" +
+	"\x04open\x18\x01 \x01(\v2\x0e.guest.v1.OpenB\x06\xa2\xbb\x18\x02\b\x01H\x00R\x04open\x12/\n" +
+	"\x05input\x18\x02 \x01(\v2\x0f.guest.v1.InputB\x06\xa2\xbb\x18\x02\b H\x00R\x05input\x12B\n" +
+	"\fflow_control\x18\x03 \x01(\v2\x15.guest.v1.FlowControlB\x06\xa2\xbb\x18\x02\b!H\x00R\vflowControl\x126\n" +
+	"\x06signal\x18\x04 \x01(\v2\x14.guest.v1.SendSignalB\x06\xa2\xbb\x18\x02\b$H\x00R\x06signal\x12?\n" +
+	"\vwindow_size\x18\x05 \x01(\v2\x14.guest.v1.WindowSizeB\x06\xa2\xbb\x18\x02\b#H\x00R\n" +
+	"windowSize\x12/\n" +
+	"\x05leave\x18\x06 \x01(\v2\x0f.guest.v1.LeaveB\x06\xa2\xbb\x18\x02\b$H\x00R\x05leave\x12B\n" +
+	"\fclose_output\x18\a \x01(\v2\x15.guest.v1.CloseOutputB\x06\xa2\xbb\x18\x02\b!H\x00R\vcloseOutputB\t\n" +
 	"\amessage\"\xd5\x01\n" +
 	"\x0eAttachResponse\x12*\n" +
 	"\x06opened\x18\x01 \x01(\v2\x10.guest.v1.OpenedH\x00R\x06opened\x12*\n" +
 	"\x06output\x18\x02 \x01(\v2\x10.guest.v1.OutputH\x00R\x06output\x12:\n" +
 	"\fflow_control\x18\x03 \x01(\v2\x15.guest.v1.FlowControlH\x00R\vflowControl\x12$\n" +
 	"\x04exit\x18\x04 \x01(\v2\x0e.guest.v1.ExitH\x00R\x04exitB\t\n" +
-	"\amessage\"s\n" +
-	"\fStartRequest\x12\x1d\n" +
+	"\amessage\"\x8b\x01\n" +
+	"\fStartRequest\x12%\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\fR\tsessionId\x12)\n" +
-	"\x04spec\x18\x02 \x01(\v2\x15.guest.v1.SessionSpecR\x04spec\x12\x19\n" +
-	"\bagent_id\x18\x03 \x01(\tR\aagentId\"@\n" +
+	"session_id\x18\x01 \x01(\fB\x06\xa2\xbb\x18\x02\b\x19R\tsessionId\x121\n" +
+	"\x04spec\x18\x02 \x01(\v2\x15.guest.v1.SessionSpecB\x06\xa2\xbb\x18\x02\b\x01R\x04spec\x12!\n" +
+	"\bagent_id\x18\x03 \x01(\tB\x06\xa2\xbb\x18\x02\b\"R\aagentId\"@\n" +
 	"\rStartResponse\x12/\n" +
-	"\asession\x18\x01 \x01(\v2\x15.guest.v1.SessionInfoR\asession\"\x9d\x01\n" +
-	"\rSignalRequest\x12\x1f\n" +
+	"\asession\x18\x01 \x01(\v2\x15.guest.v1.SessionInfoR\asession\"\xc5\x01\n" +
+	"\rSignalRequest\x12'\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\fH\x00R\tsessionId\x12\x12\n" +
-	"\x03pid\x18\x02 \x01(\rH\x00R\x03pid\x12\x16\n" +
-	"\x06signal\x18\x03 \x01(\rR\x06signal\x12\x14\n" +
-	"\x05group\x18\x04 \x01(\bR\x05group\x12\x1f\n" +
-	"\vstart_ticks\x18\x05 \x01(\x04R\n" +
+	"session_id\x18\x01 \x01(\fB\x06\xa2\xbb\x18\x02\b\x19H\x00R\tsessionId\x12\x1a\n" +
+	"\x03pid\x18\x02 \x01(\rB\x06\xa2\xbb\x18\x02\b%H\x00R\x03pid\x12\x1e\n" +
+	"\x06signal\x18\x03 \x01(\rB\x06\xa2\xbb\x18\x02\b%R\x06signal\x12\x1c\n" +
+	"\x05group\x18\x04 \x01(\bB\x06\xa2\xbb\x18\x02\b%R\x05group\x12'\n" +
+	"\vstart_ticks\x18\x05 \x01(\x04B\x06\xa2\xbb\x18\x02\b$R\n" +
 	"startTicksB\b\n" +
 	"\x06target\"\x10\n" +
-	"\x0eSignalResponse\",\n" +
-	"\vWaitRequest\x12\x1d\n" +
+	"\x0eSignalResponse\"4\n" +
+	"\vWaitRequest\x12%\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\fR\tsessionId\"2\n" +
+	"session_id\x18\x01 \x01(\fB\x06\xa2\xbb\x18\x02\b\x19R\tsessionId\"2\n" +
 	"\fWaitResponse\x12\"\n" +
-	"\x04exit\x18\x01 \x01(\v2\x0e.guest.v1.ExitR\x04exit\"D\n" +
-	"\rRemoveRequest\x12\x1d\n" +
+	"\x04exit\x18\x01 \x01(\v2\x0e.guest.v1.ExitR\x04exit\"T\n" +
+	"\rRemoveRequest\x12%\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
+	"session_id\x18\x01 \x01(\fB\x06\xa2\xbb\x18\x02\b\x19R\tsessionId\x12\x1c\n" +
+	"\x05force\x18\x02 \x01(\bB\x06\xa2\xbb\x18\x02\b%R\x05force\"\x10\n" +
 	"\x0eRemoveResponse\"\x15\n" +
 	"\x13ListSessionsRequest\"I\n" +
 	"\x14ListSessionsResponse\x121\n" +
@@ -1591,17 +1591,18 @@ const file_guest_v1_process_proto_rawDesc = "" +
 	"oom_killed\x18\x03 \x01(\v2\x15.guest.v1.SessionInfoH\x00R\toomKilled\x12\x14\n" +
 	"\x04lost\x18\x04 \x01(\x04H\x00R\x04lost\x12&\n" +
 	"\x0ftime_unix_nanos\x18\x05 \x01(\x03R\rtimeUnixNanosB\a\n" +
-	"\x05event2\xee\x04\n" +
-	"\x0eProcessService\x129\n" +
-	"\x04Exec\x12\x15.guest.v1.ExecRequest\x1a\x16.guest.v1.ExecResponse(\x010\x01\x12?\n" +
-	"\x06Attach\x12\x17.guest.v1.AttachRequest\x1a\x18.guest.v1.AttachResponse(\x010\x01\x128\n" +
-	"\x05Start\x12\x16.guest.v1.StartRequest\x1a\x17.guest.v1.StartResponse\x12;\n" +
-	"\x06Signal\x12\x17.guest.v1.SignalRequest\x1a\x18.guest.v1.SignalResponse\x125\n" +
-	"\x04Wait\x12\x15.guest.v1.WaitRequest\x1a\x16.guest.v1.WaitResponse\x12;\n" +
-	"\x06Remove\x12\x17.guest.v1.RemoveRequest\x1a\x18.guest.v1.RemoveResponse\x12M\n" +
-	"\fListSessions\x12\x1d.guest.v1.ListSessionsRequest\x1a\x1e.guest.v1.ListSessionsResponse\x12R\n" +
-	"\rListProcesses\x12\x1e.guest.v1.ListProcessesRequest\x1a\x1f.guest.v1.ListProcessesResponse0\x01\x12R\n" +
-	"\rWatchSessions\x12\x1e.guest.v1.WatchSessionsRequest\x1a\x1f.guest.v1.WatchSessionsResponse0\x01B5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
+	"\x05event2\xd4\x06\n" +
+	"\x0eProcessService\x12I\n" +
+	"\x04Exec\x12\x15.guest.v1.ExecRequest\x1a\x16.guest.v1.ExecResponse\"\x0e\xa2\xbb\x18\n" +
+	"\b\x05\x12\x04exec\x18\x01(\x010\x01\x12Q\n" +
+	"\x06Attach\x12\x17.guest.v1.AttachRequest\x1a\x18.guest.v1.AttachResponse\"\x10\xa2\xbb\x18\f\b\x05\x12\x06attach\x18\x01(\x010\x01\x12U\n" +
+	"\x05Start\x12\x16.guest.v1.StartRequest\x1a\x17.guest.v1.StartResponse\"\x1b\xa2\xbb\x18\x17\b\x05\x12\x11detached sessions\x18\x01\x12N\n" +
+	"\x06Signal\x12\x17.guest.v1.SignalRequest\x1a\x18.guest.v1.SignalResponse\"\x11\xa2\xbb\x18\r\b\x05\x12\asignals\x18\x01\x12V\n" +
+	"\x04Wait\x12\x15.guest.v1.WaitRequest\x1a\x16.guest.v1.WaitResponse\"\x1f\xa2\xbb\x18\x1b\b\x04\x12\x15waiting for a session\x18\x01\x12X\n" +
+	"\x06Remove\x12\x17.guest.v1.RemoveRequest\x1a\x18.guest.v1.RemoveResponse\"\x1b\xa2\xbb\x18\x17\b\x05\x12\x11removing sessions\x18\x01\x12i\n" +
+	"\fListSessions\x12\x1d.guest.v1.ListSessionsRequest\x1a\x1e.guest.v1.ListSessionsResponse\"\x1a\xa2\xbb\x18\x16\b\x03\x12\x10listing sessions\x18\x01\x12o\n" +
+	"\rListProcesses\x12\x1e.guest.v1.ListProcessesRequest\x1a\x1f.guest.v1.ListProcessesResponse\"\x1b\xa2\xbb\x18\x17\b\x03\x12\x11listing processes\x18\x010\x01\x12o\n" +
+	"\rWatchSessions\x12\x1e.guest.v1.WatchSessionsRequest\x1a\x1f.guest.v1.WatchSessionsResponse\"\x1b\xa2\xbb\x18\x17\b\x03\x12\x11watching sessions\x18\x010\x01B5Z3github.com/vsockrpc/vsockrpc/proto/guest/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_v1_process_proto_rawDescOnce sync.Once
@@ -1710,6 +1711,7 @@ func file_guest_v1_process_proto_init() {
 	if File_guest_v1_process_proto != nil {
 		return
 	}
+	file_guest_v1_options_proto_init()
 	file_guest_v1_session_proto_init()
 	file_guest_v1_process_proto_msgTypes[0].OneofWrappers = []any{
 		(*ExecRequest_Open)(nil),

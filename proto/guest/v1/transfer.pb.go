@@ -2077,66 +2077,66 @@ var File_guest_v1_transfer_proto protoreflect.FileDescriptor
 
 const file_guest_v1_transfer_proto_rawDesc = "" +
 	"\n" +
-	"\x17guest/v1/transfer.proto\x12\bguest.v1\"3\n" +
-	"\aSubject\x12\x12\n" +
-	"\x04user\x18\x01 \x01(\fR\x04user\x12\x14\n" +
-	"\x05group\x18\x02 \x01(\fR\x05group\"\xf8\x02\n" +
-	"\rUploadRequest\x12*\n" +
-	"\x04open\x18\x01 \x01(\v2\x14.guest.v1.UploadOpenH\x00R\x04open\x12'\n" +
-	"\x05piece\x18\x02 \x01(\v2\x0f.guest.v1.PieceH\x00R\x05piece\x12-\n" +
-	"\aentries\x18\x03 \x01(\v2\x11.guest.v1.EntriesH\x00R\aentries\x12)\n" +
-	"\x04file\x18\x04 \x01(\v2\x13.guest.v1.FileStartH\x00R\x04file\x12%\n" +
-	"\x03end\x18\x05 \x01(\v2\x11.guest.v1.FileEndH\x00R\x03end\x12'\n" +
-	"\x05offer\x18\x06 \x01(\v2\x0f.guest.v1.OfferH\x00R\x05offer\x121\n" +
-	"\afailure\x18\a \x01(\v2\x15.guest.v1.FileFailureH\x00R\afailure\x12*\n" +
-	"\x06finish\x18\b \x01(\v2\x10.guest.v1.FinishH\x00R\x06finishB\t\n" +
-	"\amessage\"\xc4\x02\n" +
-	"\x0eUploadResponse\x12'\n" +
-	"\x05ready\x18\x01 \x01(\v2\x0f.guest.v1.ReadyH\x00R\x05ready\x129\n" +
-	"\vacknowledge\x18\x02 \x01(\v2\x15.guest.v1.AcknowledgeH\x00R\vacknowledge\x120\n" +
-	"\bdecision\x18\x03 \x01(\v2\x12.guest.v1.DecisionH\x00R\bdecision\x121\n" +
-	"\afailure\x18\x04 \x01(\v2\x15.guest.v1.FileFailureH\x00R\afailure\x120\n" +
-	"\bfinished\x18\x05 \x01(\v2\x12.guest.v1.FinishedH\x00R\bfinished\x12,\n" +
-	"\x04open\x18\x06 \x01(\v2\x16.guest.v1.DownloadOpenH\x00R\x04openB\t\n" +
-	"\amessage\"\xc5\x02\n" +
-	"\x0fDownloadRequest\x12'\n" +
-	"\x05ready\x18\x01 \x01(\v2\x0f.guest.v1.ReadyH\x00R\x05ready\x129\n" +
-	"\vacknowledge\x18\x02 \x01(\v2\x15.guest.v1.AcknowledgeH\x00R\vacknowledge\x120\n" +
-	"\bdecision\x18\x03 \x01(\v2\x12.guest.v1.DecisionH\x00R\bdecision\x121\n" +
-	"\afailure\x18\x04 \x01(\v2\x15.guest.v1.FileFailureH\x00R\afailure\x120\n" +
-	"\bfinished\x18\x05 \x01(\v2\x12.guest.v1.FinishedH\x00R\bfinished\x12,\n" +
-	"\x04open\x18\x06 \x01(\v2\x16.guest.v1.DownloadOpenH\x00R\x04openB\t\n" +
-	"\amessage\"\xfb\x02\n" +
-	"\x10DownloadResponse\x12*\n" +
-	"\x04open\x18\x01 \x01(\v2\x14.guest.v1.UploadOpenH\x00R\x04open\x12'\n" +
-	"\x05piece\x18\x02 \x01(\v2\x0f.guest.v1.PieceH\x00R\x05piece\x12-\n" +
-	"\aentries\x18\x03 \x01(\v2\x11.guest.v1.EntriesH\x00R\aentries\x12)\n" +
-	"\x04file\x18\x04 \x01(\v2\x13.guest.v1.FileStartH\x00R\x04file\x12%\n" +
-	"\x03end\x18\x05 \x01(\v2\x11.guest.v1.FileEndH\x00R\x03end\x12'\n" +
-	"\x05offer\x18\x06 \x01(\v2\x0f.guest.v1.OfferH\x00R\x05offer\x121\n" +
-	"\afailure\x18\a \x01(\v2\x15.guest.v1.FileFailureH\x00R\afailure\x12*\n" +
-	"\x06finish\x18\b \x01(\v2\x10.guest.v1.FinishH\x00R\x06finishB\t\n" +
-	"\amessage\"\xdf\x01\n" +
+	"\x17guest/v1/transfer.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"C\n" +
+	"\aSubject\x12\x1a\n" +
+	"\x04user\x18\x01 \x01(\fB\x06\xa2\xbb\x18\x02\b\x02R\x04user\x12\x1c\n" +
+	"\x05group\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\x03R\x05group\"\xb8\x03\n" +
+	"\rUploadRequest\x122\n" +
+	"\x04open\x18\x01 \x01(\v2\x14.guest.v1.UploadOpenB\x06\xa2\xbb\x18\x02\b\x01H\x00R\x04open\x12/\n" +
+	"\x05piece\x18\x02 \x01(\v2\x0f.guest.v1.PieceB\x06\xa2\xbb\x18\x02\b H\x00R\x05piece\x125\n" +
+	"\aentries\x18\x03 \x01(\v2\x11.guest.v1.EntriesB\x06\xa2\xbb\x18\x02\b&H\x00R\aentries\x121\n" +
+	"\x04file\x18\x04 \x01(\v2\x13.guest.v1.FileStartB\x06\xa2\xbb\x18\x02\b&H\x00R\x04file\x12-\n" +
+	"\x03end\x18\x05 \x01(\v2\x11.guest.v1.FileEndB\x06\xa2\xbb\x18\x02\b H\x00R\x03end\x12/\n" +
+	"\x05offer\x18\x06 \x01(\v2\x0f.guest.v1.OfferB\x06\xa2\xbb\x18\x02\b&H\x00R\x05offer\x129\n" +
+	"\afailure\x18\a \x01(\v2\x15.guest.v1.FileFailureB\x06\xa2\xbb\x18\x02\b!H\x00R\afailure\x122\n" +
+	"\x06finish\x18\b \x01(\v2\x10.guest.v1.FinishB\x06\xa2\xbb\x18\x02\b!H\x00R\x06finishB\t\n" +
+	"\amessage\"\xf4\x02\n" +
+	"\x0eUploadResponse\x12/\n" +
+	"\x05ready\x18\x01 \x01(\v2\x0f.guest.v1.ReadyB\x06\xa2\xbb\x18\x02\b!H\x00R\x05ready\x12A\n" +
+	"\vacknowledge\x18\x02 \x01(\v2\x15.guest.v1.AcknowledgeB\x06\xa2\xbb\x18\x02\b!H\x00R\vacknowledge\x128\n" +
+	"\bdecision\x18\x03 \x01(\v2\x12.guest.v1.DecisionB\x06\xa2\xbb\x18\x02\b!H\x00R\bdecision\x129\n" +
+	"\afailure\x18\x04 \x01(\v2\x15.guest.v1.FileFailureB\x06\xa2\xbb\x18\x02\b!H\x00R\afailure\x128\n" +
+	"\bfinished\x18\x05 \x01(\v2\x12.guest.v1.FinishedB\x06\xa2\xbb\x18\x02\b!H\x00R\bfinished\x124\n" +
+	"\x04open\x18\x06 \x01(\v2\x16.guest.v1.DownloadOpenB\x06\xa2\xbb\x18\x02\b\x01H\x00R\x04openB\t\n" +
+	"\amessage\"\xf5\x02\n" +
+	"\x0fDownloadRequest\x12/\n" +
+	"\x05ready\x18\x01 \x01(\v2\x0f.guest.v1.ReadyB\x06\xa2\xbb\x18\x02\b!H\x00R\x05ready\x12A\n" +
+	"\vacknowledge\x18\x02 \x01(\v2\x15.guest.v1.AcknowledgeB\x06\xa2\xbb\x18\x02\b!H\x00R\vacknowledge\x128\n" +
+	"\bdecision\x18\x03 \x01(\v2\x12.guest.v1.DecisionB\x06\xa2\xbb\x18\x02\b!H\x00R\bdecision\x129\n" +
+	"\afailure\x18\x04 \x01(\v2\x15.guest.v1.FileFailureB\x06\xa2\xbb\x18\x02\b!H\x00R\afailure\x128\n" +
+	"\bfinished\x18\x05 \x01(\v2\x12.guest.v1.FinishedB\x06\xa2\xbb\x18\x02\b!H\x00R\bfinished\x124\n" +
+	"\x04open\x18\x06 \x01(\v2\x16.guest.v1.DownloadOpenB\x06\xa2\xbb\x18\x02\b\x01H\x00R\x04openB\t\n" +
+	"\amessage\"\xbb\x03\n" +
+	"\x10DownloadResponse\x122\n" +
+	"\x04open\x18\x01 \x01(\v2\x14.guest.v1.UploadOpenB\x06\xa2\xbb\x18\x02\b\x01H\x00R\x04open\x12/\n" +
+	"\x05piece\x18\x02 \x01(\v2\x0f.guest.v1.PieceB\x06\xa2\xbb\x18\x02\b H\x00R\x05piece\x125\n" +
+	"\aentries\x18\x03 \x01(\v2\x11.guest.v1.EntriesB\x06\xa2\xbb\x18\x02\b&H\x00R\aentries\x121\n" +
+	"\x04file\x18\x04 \x01(\v2\x13.guest.v1.FileStartB\x06\xa2\xbb\x18\x02\b&H\x00R\x04file\x12-\n" +
+	"\x03end\x18\x05 \x01(\v2\x11.guest.v1.FileEndB\x06\xa2\xbb\x18\x02\b H\x00R\x03end\x12/\n" +
+	"\x05offer\x18\x06 \x01(\v2\x0f.guest.v1.OfferB\x06\xa2\xbb\x18\x02\b&H\x00R\x05offer\x129\n" +
+	"\afailure\x18\a \x01(\v2\x15.guest.v1.FileFailureB\x06\xa2\xbb\x18\x02\b!H\x00R\afailure\x122\n" +
+	"\x06finish\x18\b \x01(\v2\x10.guest.v1.FinishB\x06\xa2\xbb\x18\x02\b!H\x00R\x06finishB\t\n" +
+	"\amessage\"\x8f\x02\n" +
 	"\n" +
-	"UploadOpen\x12+\n" +
-	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectR\asubject\x12\x1f\n" +
-	"\vtransfer_id\x18\x02 \x01(\fR\n" +
-	"transferId\x12 \n" +
-	"\vdestination\x18\x03 \x01(\fR\vdestination\x12\x14\n" +
-	"\x05names\x18\x04 \x03(\fR\x05names\x123\n" +
-	"\aoptions\x18\x05 \x01(\v2\x19.guest.v1.TransferOptionsR\aoptions\x12\x16\n" +
-	"\x06resume\x18\x06 \x01(\bR\x06resume\"\xff\x01\n" +
-	"\fDownloadOpen\x12+\n" +
-	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectR\asubject\x12\x1f\n" +
-	"\vtransfer_id\x18\x02 \x01(\fR\n" +
-	"transferId\x12*\n" +
-	"\asources\x18\x03 \x03(\v2\x10.guest.v1.SourceR\asources\x123\n" +
-	"\aoptions\x18\x04 \x01(\v2\x19.guest.v1.TransferOptionsR\aoptions\x12\x16\n" +
-	"\x06resume\x18\x05 \x01(\bR\x06resume\x12(\n" +
-	"\x05after\x18\x06 \x01(\v2\x12.guest.v1.PositionR\x05after\"8\n" +
-	"\x06Source\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\fR\x04path\x12\x1a\n" +
-	"\bcontents\x18\x02 \x01(\bR\bcontents\"6\n" +
+	"UploadOpen\x123\n" +
+	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectB\x06\xa2\xbb\x18\x02\b\x01R\asubject\x12'\n" +
+	"\vtransfer_id\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\n" +
+	"transferId\x12(\n" +
+	"\vdestination\x18\x03 \x01(\fB\x06\xa2\xbb\x18\x02\b\x05R\vdestination\x12\x1c\n" +
+	"\x05names\x18\x04 \x03(\fB\x06\xa2\xbb\x18\x02\b\fR\x05names\x12;\n" +
+	"\aoptions\x18\x05 \x01(\v2\x19.guest.v1.TransferOptionsB\x06\xa2\xbb\x18\x02\b#R\aoptions\x12\x1e\n" +
+	"\x06resume\x18\x06 \x01(\bB\x06\xa2\xbb\x18\x02\b!R\x06resume\"\xaf\x02\n" +
+	"\fDownloadOpen\x123\n" +
+	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectB\x06\xa2\xbb\x18\x02\b\x01R\asubject\x12'\n" +
+	"\vtransfer_id\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\n" +
+	"transferId\x122\n" +
+	"\asources\x18\x03 \x03(\v2\x10.guest.v1.SourceB\x06\xa2\xbb\x18\x02\b\x01R\asources\x12;\n" +
+	"\aoptions\x18\x04 \x01(\v2\x19.guest.v1.TransferOptionsB\x06\xa2\xbb\x18\x02\b#R\aoptions\x12\x1e\n" +
+	"\x06resume\x18\x05 \x01(\bB\x06\xa2\xbb\x18\x02\b!R\x06resume\x120\n" +
+	"\x05after\x18\x06 \x01(\v2\x12.guest.v1.PositionB\x06\xa2\xbb\x18\x02\b!R\x05after\"H\n" +
+	"\x06Source\x12\x1a\n" +
+	"\x04path\x18\x01 \x01(\fB\x06\xa2\xbb\x18\x02\b\x06R\x04path\x12\"\n" +
+	"\bcontents\x18\x02 \x01(\bB\x06\xa2\xbb\x18\x02\b#R\bcontents\"6\n" +
 	"\bPosition\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\rR\x06source\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\"\xaa\x01\n" +
@@ -2312,6 +2312,7 @@ func file_guest_v1_transfer_proto_init() {
 	if File_guest_v1_transfer_proto != nil {
 		return
 	}
+	file_guest_v1_options_proto_init()
 	file_guest_v1_transfer_proto_msgTypes[1].OneofWrappers = []any{
 		(*UploadRequest_Open)(nil),
 		(*UploadRequest_Piece)(nil),
