@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
+	"github.com/vsockrpc/vsockrpc/internal/localhost"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -42,8 +43,7 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 		return err
 	}
 	defer s.give()
-	var lc net.ListenConfig
-	l, err := lc.Listen(stream.Context(), network, address)
+	l, err := localhost.Listen(stream.Context(), new(net.ListenConfig), network, address)
 	if err != nil {
 		return listenFault(network, address, err)
 	}

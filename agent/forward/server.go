@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
+	"github.com/vsockrpc/vsockrpc/internal/localhost"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -122,7 +123,7 @@ func dial(ctx context.Context, open *guestv1.DialOpen) (net.Conn, error) {
 		// Without an address of its own the socket gets no answers.
 		d.LocalAddr = &net.UnixAddr{Net: network, Name: ""}
 	}
-	conn, err := d.DialContext(ctx, network, address)
+	conn, err := localhost.Dial(ctx, &d, network, address)
 	if err != nil {
 		return nil, dialFault(network, address, err)
 	}

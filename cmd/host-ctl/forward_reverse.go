@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/localhost"
 )
 
 // Times between the tries to listen again.
@@ -22,8 +23,8 @@ func (f *forwarder) serveReverse(ctx context.Context, l net.Listener, s forwardS
 	if s.listen.network != "unix" {
 		s.listen.addr = l.Addr().String() // with the port that was chosen
 	}
-	dial := func(ctx context.Context) (net.Conn, error) {
-		return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, s.target.network, s.target.addr)
+	dial := func(ctx context.Context, _ net.Conn) (net.Conn, error) {
+		return localhost.Dial(ctx, &net.Dialer{Timeout: dialTimeout}, s.target.network, s.target.addr)
 	}
 	for {
 		err := f.serveOnce(ctx, l, n, dial)
@@ -54,7 +55,7 @@ func (f *forwarder) serveReverse(ctx context.Context, l net.Listener, s forwardS
 }
 
 // serveOnce serves until l fails or ctx ends, and closes l.
-func (f *forwarder) serveOnce(ctx context.Context, l net.Listener, n *notices, dial func(context.Context) (net.Conn, error)) error {
+func (f *forwarder) serveOnce(ctx context.Context, l net.Listener, n *notices, dial dialFor) error {
 	defer l.Close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	return f.serve(ctx, l, n, dial)

@@ -6,6 +6,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+
+	"github.com/vsockrpc/vsockrpc/internal/localhost"
 )
 
 // forwardSpec is one argument of port-forward: where to listen, and where to
@@ -15,6 +17,10 @@ type forwardSpec struct {
 	network string // "tcp" or "udp" of the ends that are not paths
 	listen  endpoint
 	target  endpoint
+	reverse bool // listen in the guest, connect from here
+	// optional marks the second address of localhost: a machine without IPv6 has
+	// the first alone.
+	optional bool
 }
 
 // endpoint is a socket.
@@ -23,9 +29,11 @@ type endpoint struct {
 	addr    string // host:port, or a path; when listening, the host may be empty and the port 0
 }
 
-// agentItself is the agent's own port, which is no socket that the agent could
-// connect to.
-var agentItself = endpoint{"agent", "agent"}
+// Targets that are no sockets.
+var (
+	agentItself = endpoint{"agent", "agent"}   // the agent's own port, to which it could not connect
+	socksTarget = endpoint{"socks5", "SOCKS5"} // whatever each client asks for
+)
 
 // String returns the endpoint as output has it.
 func (e endpoint) String() string { return e.addr }
@@ -34,16 +42,31 @@ func (e endpoint) String() string { return e.addr }
 // no ADDR and several are usual. LOCAL is a port, or the path of a
 // Unix socket; if it is empty, or missing before a path, any free port. REMOTE
 // is a port, HOST:PORT, or the path of a Unix socket; /udp behind its port makes
-// it datagrams. A path has no colon in it and begins with / or ., or on Linux
-// with @.
+// it datagrams. LOCAL and REMOTE may be ranges of ports. A path has no colon in it
+// and begins with / or ., or on Linux with @.
 func parseForward(arg string, usual []string) ([]forwardSpec, error) {
-	fail := func(text string) ([]forwardSpec, error) {
-		return nil, usageError{fmt.Errorf("%q: %s; want [[ADDR:]LOCAL:]REMOTE", arg, text)}
-	}
 	fields, err := splitColons(arg)
-	if err != nil {
-		return fail(err.Error())
+	var forwards [][]string
+	if err == nil {
+		forwards, err = expandRanges(fields)
 	}
+	var specs []forwardSpec
+	for _, fields := range forwards {
+		var of []forwardSpec
+		if of, err = parseFields(fields, usual); err != nil {
+			break
+		}
+		specs = append(specs, of...)
+	}
+	if err != nil {
+		return nil, usageError{fmt.Errorf("%q: %w; want [[ADDR:]LOCAL:]REMOTE", arg, err)}
+	}
+	return specs, nil
+}
+
+// parseFields makes forwards of the fields between the colons of one.
+func parseFields(fields, usual []string) ([]forwardSpec, error) {
+	fail := func(text string) ([]forwardSpec, error) { return nil, errors.New(text) }
 	pop := func() string {
 		last := fields[len(fields)-1]
 		fields = fields[:len(fields)-1]
@@ -92,16 +115,50 @@ func parseForward(arg string, usual []string) ([]forwardSpec, error) {
 	case len(fields) == 1:
 		usual = fields
 	}
+	return s.on(usual, local)
+}
+
+// on returns the forward for each of the addresses to listen on.
+func (s forwardSpec) on(addresses []string, port string) ([]forwardSpec, error) {
 	var specs []forwardSpec
-	for _, addr := range usual {
-		if addr == "" {
-			return fail("an empty ADDR")
+	for _, addr := range addresses {
+		each := []string{addr}
+		switch {
+		case addr == "":
+			return nil, errors.New("an empty ADDR")
+		case addr == "*":
+			each[0] = "" // as package net has it
+		case localhost.Is(addr) && port == "0":
+			each[0] = "127.0.0.1" // on the other one it would be another port
+		case localhost.Is(addr):
+			each = []string{"127.0.0.1", "::1"}
 		}
-		if addr == "*" {
-			addr = "" // as package net has it
+		for i, a := range each {
+			s.listen, s.optional = endpoint{s.network, net.JoinHostPort(a, port)}, i > 0
+			specs = append(specs, s)
 		}
-		s.listen = endpoint{s.network, net.JoinHostPort(addr, local)}
-		specs = append(specs, s)
+	}
+	return specs, nil
+}
+
+// parseDynamic parses the [ADDR:]PORT of a SOCKS server.
+func parseDynamic(arg string, usual []string) ([]forwardSpec, error) {
+	fail := usageError{fmt.Errorf("%q: want [ADDR:]PORT, or the path of a Unix socket", arg)}
+	s := forwardSpec{network: "tcp", target: socksTarget}
+	if isPath(arg) {
+		s.listen = endpoint{"unix", arg}
+		return []forwardSpec{s}, nil
+	}
+	fields, err := splitColons(arg)
+	if err != nil || len(fields) > 2 || !isPort(fields[len(fields)-1]) {
+		return nil, fail
+	}
+	if len(fields) == 2 {
+		usual = fields[:1]
+	}
+	specs, err := s.on(usual, fields[len(fields)-1])
+	if err != nil {
+		return nil, fail
 	}
 	return specs, nil
 }

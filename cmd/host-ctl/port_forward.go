@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -22,7 +24,6 @@ const maxForwarded = 1024
 
 func (c *cli) portForwardCommand() *cobra.Command {
 	f := &forwarder{cli: c}
-	var addresses []string
 	cmd := &cobra.Command{
 		Use:   "port-forward [flags] GUEST [[ADDR:]LOCAL:]REMOTE...",
 		Short: "Make sockets of a guest reachable here, or the reverse",
@@ -34,6 +35,7 @@ interrupted.
   :80                 any free port here, which is printed
   5432:db:5432        a host and a port as the guest sees them
   0.0.0.0:8080:80     listen on this address rather than that of --address
+  8000-8009:9000-9009 ranges of ports, equally long
   5353:53/udp         datagrams, for each sender a socket in the guest
   8080:/run/app.sock  a Unix socket of the guest
   /tmp/app.sock:80    a Unix socket here, for this user alone
@@ -41,22 +43,33 @@ interrupted.
 With --reverse the guest listens on [ADDR:]LOCAL, and this machine connects to
 REMOTE, and to nothing else, for each connection that is made there.
 
+As with ssh, -L and -R each name one forward, from here and from the guest, and -D
+makes a SOCKS 5 proxy whose connections are made by the guest, which looks up the
+names too. "localhost" is 127.0.0.1 and ::1, on either side.
+
 If one of them cannot be listened on, none is forwarded. When the connection to
 the guest is lost, those it carried break, and new ones are carried as soon as
 the guest can be reached again.`,
+		Example: `  host-ctl port-forward web 8080:80
+  host-ctl port-forward web :5432 -R 9000:localhost:3000
+  host-ctl port-forward web -D 1080 & curl -x socks5h://localhost:1080 http://intranet/`,
 		ValidArgsFunction: c.completeGuest,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkFormat(f.format); err != nil {
 				return err
 			}
-			target, rest, err := guestArg(args, 1, -1)
+			min := 1
+			if len(f.local)+len(f.remote)+len(f.dynamic) > 0 {
+				min = 0
+			}
+			target, rest, err := guestArg(args, min, -1)
 			if err != nil {
 				return err
 			}
 			if f.limit < 1 {
 				return usageError{fmt.Errorf("--max-connections %d: want 1 or more", f.limit)}
 			}
-			specs, err := f.parse(rest, addresses)
+			specs, err := f.parse(rest)
 			if err != nil {
 				return err
 			}
@@ -68,7 +81,10 @@ the guest can be reached again.`,
 	}
 	outputFlag(cmd, &f.format)
 	flags := cmd.Flags()
-	flags.StringSliceVar(&addresses, "address", []string{"127.0.0.1"}, "addresses to listen on; * for all")
+	flags.StringArrayVarP(&f.local, "local", "L", nil, "forward [[ADDR:]LOCAL:]REMOTE from here to the guest")
+	flags.StringArrayVarP(&f.remote, "remote", "R", nil, "forward [[ADDR:]LOCAL:]REMOTE from the guest to here")
+	flags.StringArrayVarP(&f.dynamic, "dynamic", "D", nil, "a SOCKS 5 proxy on [ADDR:]PORT here that connects from the guest")
+	flags.StringSliceVar(&f.addresses, "address", []string{"127.0.0.1"}, "addresses to listen on; * for all")
 	flags.BoolVar(&f.reverse, "reverse", false, "listen in the guest, and connect to REMOTE from here")
 	flags.IntVar(&f.limit, "max-connections", maxForwarded, "how many connections to carry at most")
 	return cmd
@@ -77,30 +93,62 @@ the guest can be reached again.`,
 // forwarder carries connections between listeners and targets, one side of which
 // is a guest's.
 type forwarder struct {
-	cli     *cli
-	guest   *guest.Guest
-	format  string
-	reverse bool
-	limit   int
+	cli       *cli
+	guest     *guest.Guest
+	format    string
+	reverse   bool
+	limit     int
+	addresses []string
+
+	local, remote, dynamic []string // -L, -R, -D
 
 	slots   chan struct{} // one held for each connection
 	running sync.WaitGroup
 	print   sync.Mutex
 }
 
-func (f *forwarder) parse(args, addresses []string) ([]forwardSpec, error) {
+// parse parses the arguments after GUEST and the forwards that flags name.
+func (f *forwarder) parse(args []string) ([]forwardSpec, error) {
 	var specs []forwardSpec
-	for _, arg := range args {
-		of, err := parseForward(arg, addresses)
-		if err != nil {
-			return nil, err
+	add := func(args []string, reverse bool, parse func(arg string, usual []string) ([]forwardSpec, error)) error {
+		for _, arg := range args {
+			of, err := parse(arg, f.addresses)
+			if err != nil {
+				return err
+			}
+			if reverse && of[0].network == "udp" {
+				return usageError{fmt.Errorf("%q: datagrams do not go with --reverse", arg)}
+			}
+			for _, s := range of {
+				s.reverse = reverse
+				specs = append(specs, s)
+			}
 		}
-		if f.reverse && len(of) > 0 && of[0].network == "udp" {
-			return nil, usageError{fmt.Errorf("%q: datagrams do not go with --reverse", arg)}
-		}
-		specs = append(specs, of...)
+		return nil
 	}
-	return specs, nil
+	err := cmp.Or(add(args, f.reverse, parseForward), add(f.local, false, parseForward),
+		add(f.remote, true, parseForward), add(f.dynamic, false, parseDynamic))
+	if err != nil {
+		return nil, err
+	}
+	return specs, distinct(specs)
+}
+
+// distinct says which address more than one forward would listen on.
+func distinct(specs []forwardSpec) error {
+	type place struct {
+		reverse bool
+		endpoint
+	}
+	taken := make(map[place]bool)
+	for _, s := range specs {
+		p := place{s.reverse, s.listen}
+		if taken[p] && !strings.HasSuffix(s.listen.addr, ":0") {
+			return usageError{fmt.Errorf("two forwards would listen on %s", s.listen)}
+		}
+		taken[p] = true
+	}
+	return nil
 }
 
 // run forwards until ctx is done, whose error it returns.
@@ -109,27 +157,33 @@ func (f *forwarder) run(ctx context.Context, specs []forwardSpec) error {
 	defer f.running.Wait()
 	defer cancel()
 	f.slots = make(chan struct{}, f.limit)
-	var opened []io.Closer
+	type forward struct {
+		spec  forwardSpec
+		at    io.Closer
+		serve func() error
+	}
+	var forwards []forward
 	defer func() {
-		for _, l := range opened {
-			l.Close()
+		for _, fw := range forwards {
+			fw.at.Close()
 		}
 	}()
-	var starts []func() error
 	for _, s := range specs {
-		l, start, err := f.open(ctx, s)
+		l, serve, err := f.open(ctx, s)
+		if s.optional && isAbsent(err) {
+			continue
+		}
 		if err != nil {
 			return socketError{fmt.Errorf("nothing is forwarded: %w", err)}
 		}
-		opened = append(opened, l)
-		starts = append(starts, start)
+		forwards = append(forwards, forward{s, l, serve})
 	}
-	failed := make(chan error, len(specs))
-	for i, start := range starts {
-		if err := f.announce(specs[i], opened[i]); err != nil {
+	failed := make(chan error, len(forwards))
+	for _, fw := range forwards {
+		if err := f.announce(fw.spec, fw.at); err != nil {
 			return err
 		}
-		f.running.Go(func() { failed <- start() })
+		f.running.Go(func() { failed <- fw.serve() })
 	}
 	select {
 	case <-ctx.Done():
@@ -137,6 +191,15 @@ func (f *forwarder) run(ctx context.Context, specs []forwardSpec) error {
 	case err := <-failed:
 		return err
 	}
+}
+
+// isAbsent reports whether err says that there is no such address here, or in the
+// guest.
+func isAbsent(err error) bool {
+	if e, ok := errors.AsType[*guest.Error](err); ok {
+		return e.Reason == "bad-address"
+	}
+	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
 // socketError is about a socket, not about a command, the absence of which has
@@ -149,7 +212,7 @@ func (e socketError) Unwrap() error { return e.error }
 // run closes, or ctx ends.
 func (f *forwarder) open(ctx context.Context, s forwardSpec) (io.Closer, func() error, error) {
 	n := &notices{w: f.cli.stderr, about: s.listen.String()}
-	if f.reverse {
+	if s.reverse {
 		l, err := f.guest.Listen(ctx, s.listen.network, s.listen.addr)
 		if err != nil {
 			return nil, nil, err
@@ -179,7 +242,12 @@ func (f *forwarder) open(ctx context.Context, s forwardSpec) (io.Closer, func() 
 		return nil, nil, err
 	}
 	return l, func() error {
-		return f.serve(ctx, l, n, func(ctx context.Context) (net.Conn, error) { return f.dialGuest(ctx, s.target) })
+		return f.serve(ctx, l, n, func(ctx context.Context, conn net.Conn) (net.Conn, error) {
+			if s.target == socksTarget {
+				return f.dialSocks(ctx, conn)
+			}
+			return f.dialGuest(ctx, s.target)
+		})
 	}, nil
 }
 
@@ -195,9 +263,12 @@ func (f *forwarder) dialGuest(ctx context.Context, e endpoint) (net.Conn, error)
 	return f.guest.DialContext(ctx, e.network, e.addr)
 }
 
+// dialFor makes the connection that conn, which was accepted, is relayed to.
+type dialFor func(ctx context.Context, conn net.Conn) (net.Conn, error)
+
 // serve accepts connections of l until it fails or ctx ends, and relays each to
 // one of dial.
-func (f *forwarder) serve(ctx context.Context, l net.Listener, n *notices, dial func(context.Context) (net.Conn, error)) error {
+func (f *forwarder) serve(ctx context.Context, l net.Listener, n *notices, dial dialFor) error {
 	for {
 		conn, err := l.Accept()
 		if ctx.Err() != nil {
@@ -231,8 +302,9 @@ func (f *forwarder) serve(ctx context.Context, l net.Listener, n *notices, dial 
 }
 
 // carry relays one connection.
-func (f *forwarder) carry(ctx context.Context, conn net.Conn, n *notices, dial func(context.Context) (net.Conn, error)) {
-	other, err := dial(ctx)
+func (f *forwarder) carry(ctx context.Context, conn net.Conn, n *notices, dial dialFor) {
+	defer context.AfterFunc(ctx, func() { breakOff(conn) })()
+	other, err := dial(ctx, conn)
 	if err != nil {
 		if ctx.Err() == nil {
 			n.say(err)
@@ -240,10 +312,7 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn, n *notices, dial f
 		breakOff(conn)
 		return
 	}
-	defer context.AfterFunc(ctx, func() {
-		breakOff(conn)
-		breakOff(other)
-	})()
+	defer context.AfterFunc(ctx, func() { breakOff(other) })()
 	err = guest.Relay(conn, other)
 	if log := f.cli.logger(); log != nil {
 		log.Debug("connection ended", "to", other.RemoteAddr(), "error", err)
@@ -273,7 +342,7 @@ type forwarded struct {
 
 // announce prints what is forwarded.
 func (f *forwarder) announce(s forwardSpec, l io.Closer) error {
-	fw := forwarded{Network: s.network, Guest: f.guest.Target(), Target: s.target.String(), Reverse: f.reverse}
+	fw := forwarded{Network: s.network, Guest: f.guest.Target(), Target: s.target.String(), Reverse: s.reverse}
 	switch l := l.(type) {
 	case interface{ Addr() net.Addr }:
 		fw.Listen = l.Addr().String()
@@ -293,7 +362,7 @@ func (f *forwarder) write(fw forwarded) error {
 		return writeJSON(f.cli.stdout, fw)
 	}
 	from, to := fw.Listen, fw.Guest+" "+fw.Target
-	if f.reverse {
+	if fw.Reverse {
 		from, to = fw.Guest+" "+fw.Listen, fw.Target
 	}
 	if fw.Network == "udp" {
