@@ -6,11 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +38,7 @@ type call struct {
 
 // decide asks the policy about the call with its first message, which is nil if
 // there is none yet.
-func (c *call) decide(req any) error {
+func (c *call) decide(ctx context.Context, req any) error {
 	g := c.guard
 	p, _ := g.policy.Get()
 	ruled := p != nil || len(c.who.roles) > 0
@@ -50,12 +46,20 @@ func (c *call) decide(req any) error {
 		return nil
 	}
 	c.what = policy.CallOf(c.method, req)
+	if err := c.what.Check(); err != nil {
+		c.what = policy.Call{Method: c.method}
+		return err
+	}
 	if !ruled {
 		return nil
 	}
 	who := c.who.policyCaller()
 	c.own()
-	c.verdict = p.Decide(who, c.what, g.world)
+	c.verdict = p.Decide(who, c.what, g.worldOf(ctx))
+	if err := ctx.Err(); err != nil {
+		// What was not looked at in the end counts for nothing.
+		return status.FromContextError(err).Err()
+	}
 	if !c.verdict.Allowed {
 		return denial(c.method, c.verdict)
 	}
@@ -286,23 +290,5 @@ func guestWorld() policy.World {
 		},
 		GroupID: files.GroupID,
 		Resolve: resolve,
-	}
-}
-
-// resolve follows the symbolic links of a path, as far as it exists.
-func resolve(path string) (string, error) {
-	rest := ""
-	for dir := path; ; {
-		real, err := filepath.EvalSymlinks(dir)
-		if err == nil {
-			return filepath.Join(real, rest), nil
-		}
-		if _, lerr := os.Lstat(dir); lerr == nil || dir == "/" || !errors.Is(err, fs.ErrNotExist) {
-			// There is something, such as a link to nowhere: whatever is made
-			// through it is not where it seems to be.
-			return "", err
-		}
-		rest = filepath.Join(filepath.Base(dir), rest)
-		dir = dir[:max(strings.LastIndexByte(dir, '/'), 1)]
 	}
 }

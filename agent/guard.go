@@ -106,7 +106,7 @@ func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 }
 
 func (c *call) unary(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
-	if err := c.decide(req); err != nil {
+	if err := c.decide(ctx, req); err != nil {
 		return nil, err
 	}
 	if err := c.count(&c.in, req); err != nil {
@@ -215,7 +215,7 @@ func (s *guardedStream) pass(counter *atomic.Uint64, m any) error {
 		if counter != &s.call.in {
 			req = nil
 		}
-		if err := s.call.decide(req); err != nil {
+		if err := s.call.decide(s.ctx, req); err != nil {
 			s.refuse(err)
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
@@ -102,7 +103,13 @@ type accessService struct {
 func (s *accessService) Explain(ctx context.Context, req *guestv1.ExplainRequest) (*guestv1.ExplainResponse, error) {
 	p, _ := s.guard.policy.Get()
 	who, c := callerIn(ctx), policy.FromRequest(req)
-	d := p.Decide(who.policyCaller(), c, s.guard.world)
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	d := p.Decide(who.policyCaller(), c, s.guard.worldOf(ctx))
+	if err := ctx.Err(); err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
 	if !who.face.Has(access.ClassOf(c.Method)) {
 		d.Allowed, d.Rule, d.Text, d.Remedy = false, "face "+string(who.face), otherFace(c.Method, who.face).Error(), otherFaceRemedy
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,8 +28,13 @@ func TestRedact(t *testing.T) {
 		{[]string{"env", "AWS_SECRET_ACCESS_KEY=x", "MY_API_KEY=y"}, []string{"env", "AWS_SECRET_ACCESS_KEY=[redacted]", "MY_API_KEY=[redacted]"}},
 		{[]string{"git", "clone", "https://bob:hunter2@example.org/x"}, []string{"git", "clone", "https://bob:[redacted]@example.org/x"}},
 		{[]string{"curl", "-H", "Authorization: Bearer abc.def.ghi"}, []string{"curl", "-H", "Authorization: [redacted]"}},
-		{[]string{"sh", "-c", "cd /; PGPASSWORD=x psql -c 'select 1'"}, []string{"sh", "-c", "cd /; PGPASSWORD=[redacted]"}},
+		{[]string{"sh", "-c", "cd /; PGPASSWORD=x psql -c 'select 1'"}, []string{"sh", "-c", "cd /; PGPASSWORD=[redacted] psql -c 'select 1'"}},
 		{[]string{"sh", "-c", "login --password 'a' --user b"}, []string{"sh", "-c", "login --password [redacted] --user b"}},
+		{[]string{"sh", "-c", "TOKEN=x; rm -rf /srv"}, []string{"sh", "-c", "TOKEN=[redacted]; rm -rf /srv"}},
+		{[]string{"bash", "-lc", `TOKEN="a \"b" DB_PASSWORD='c d'e\ f cmd`}, []string{"bash", "-lc", "TOKEN=[redacted] DB_PASSWORD=[redacted] cmd"}},
+		{[]string{"sh", "-ec", "TOKEN=x;cmd&&PASSWD=y|cat"}, []string{"sh", "-ec", "TOKEN=[redacted];cmd&&PASSWD=[redacted]|cat"}},
+		{[]string{"sh", "-c", `TOKEN="cut off here`}, []string{"sh", "-c", "TOKEN=[redacted]"}},
+		{[]string{"env", "DB_PASSWORD=x y"}, []string{"env", "DB_PASSWORD=[redacted]"}},
 		{[]string{"--password"}, []string{"--password"}},
 	}
 	for _, tt := range tests {
@@ -55,7 +61,7 @@ func TestRecord(t *testing.T) {
 		t.Errorf("record: %q", out.String())
 	}
 	var back Record
-	if err := json.Unmarshal(out.Bytes(), &back); err != nil || len(back.Args) != maxWords+1 {
+	if err := json.Unmarshal(out.Bytes(), &back); err != nil || len(back.Args) != bounds[0].words+1 {
 		t.Errorf("%v, %d arguments", err, len(back.Args))
 	}
 	var none *Log
@@ -128,5 +134,32 @@ func TestLost(t *testing.T) {
 	}
 	if _, err := New(Config{Path: filepath.Join(dir, "no", "a")}); err == nil {
 		t.Error("a log that cannot be opened was")
+	}
+}
+
+// TestLongestRecord: no request makes a line of more than 64 KiB, nor one that shows
+// a part of a secret; what is looked at does not grow with the request.
+func TestLongestRecord(t *testing.T) {
+	evil := strings.Repeat("\x01\xff<", 4<<20)
+	many := func(n int, word string) []string { return slices.Repeat([]string{word}, n) }
+	records := map[string]Record{
+		"every text":     {Key: evil, Name: evil, Rule: evil, Policy: evil, Method: evil, User: evil, Address: evil, Session: evil, SessionName: evil, Reason: evil, Call: evil},
+		"lists":          {Args: many(200_000, evil), Env: many(200_000, evil), Paths: many(200_000, evil)},
+		"all of it":      {Args: many(100, evil), Env: many(100, evil), Paths: many(100, evil), Key: evil, Name: evil, Method: evil, User: evil, Address: evil},
+		"a cut password": {Args: []string{"sh", "-c", "TOKEN=" + strings.Repeat("s", 900) + "; curl https://u:" + strings.Repeat("hunter2", 1000) + "@h"}},
+	}
+	for name, r := range records {
+		allocated := testing.AllocsPerRun(1, func() {
+			line, err := r.line()
+			if err != nil || len(line) > MaxLine || line[len(line)-1] != '\n' || !json.Valid(line) {
+				t.Errorf("%s: %d bytes, %v", name, len(line), err)
+			}
+			if strings.Contains(string(line), "hunter2") {
+				t.Errorf("%s: it shows a part of a password: %s", name, line)
+			}
+		})
+		if allocated > 10_000 {
+			t.Errorf("%s: %v allocations", name, allocated)
+		}
 	}
 }

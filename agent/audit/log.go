@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -76,18 +75,17 @@ func (l *Log) open() error {
 	return nil
 }
 
-// Write writes a record, which it redacts and bounds. A record that cannot be
-// written is counted, and the log told.
+// Write writes a record, which it redacts, as a line of at most MaxLine bytes. A
+// record that cannot be written is counted, and the log told.
 func (l *Log) Write(r Record) {
 	if l == nil {
 		return
 	}
-	r.clean()
-	line, err := json.Marshal(r)
+	line, err := r.line()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
-		err = l.write(append(line, '\n'))
+		err = l.write(line)
 	}
 	if err != nil {
 		l.lost++

@@ -1,17 +1,26 @@
 package audit
 
-import (
-	"time"
+import "time"
+
+// The values of Record.Event.
+const (
+	Begin   = "begin"    // the call is about to change something
+	End     = ""         // the call has ended
+	LeftOut = "left-out" // of this caller LeftOut records were not written
 )
 
-// Record is one call. Fields are only ever added.
+// Record is the beginning or the end of a call. Fields are only ever added.
 type Record struct {
-	Time   time.Time `json:"time"`          // when it ended
-	Peer   Peer      `json:"peer"`          // who called, by the connection
-	Key    string    `json:"key,omitempty"` // fingerprint of the key that was shown
-	Name   string    `json:"name,omitempty"`
-	Rule   string    `json:"rule,omitempty"`   // why the caller is trusted, or not
-	Policy string    `json:"policy,omitempty"` // the rule of the policy that decided
+	Time  time.Time `json:"time"` // when it ended, or began
+	Event string    `json:"event,omitempty"`
+	// Call is the same in the records of one call, and of no other of this agent.
+	Call string `json:"call,omitempty"`
+
+	Peer   Peer   `json:"peer"`          // who called, by the connection
+	Key    string `json:"key,omitempty"` // fingerprint of the key that was shown
+	Name   string `json:"name,omitempty"`
+	Rule   string `json:"rule,omitempty"`   // why the caller is trusted, or not
+	Policy string `json:"policy,omitempty"` // the rule of the policy that decided
 	// WouldRefuse is set if only audit_only let the call through.
 	WouldRefuse bool `json:"would_refuse,omitempty"`
 
@@ -22,6 +31,13 @@ type Record struct {
 	Paths   []string `json:"paths,omitempty"`
 	Address string   `json:"address,omitempty"` // "tcp:127.0.0.1:80"
 	Session string   `json:"session,omitempty"`
+	// SessionName is the name by which the caller has asked for the session.
+	SessionName string `json:"session_name,omitempty"`
+	// PID and Signal are those of a signal.
+	PID    uint32  `json:"pid,omitempty"`
+	Signal *uint32 `json:"signal,omitempty"`
+	// LeftOut is how many records the event stands for.
+	LeftOut uint64 `json:"left_out,omitempty"`
 
 	BytesIn  uint64  `json:"bytes_in"`
 	BytesOut uint64  `json:"bytes_out"`
@@ -37,39 +53,4 @@ type Peer struct {
 	Port    uint32  `json:"port,omitempty"`
 	UID     *uint32 `json:"uid,omitempty"`
 	PID     int32   `json:"pid,omitempty"`
-}
-
-// Bounds of what a record takes over of a request.
-const (
-	maxWords = 64
-	maxWord  = 512
-)
-
-// clip bounds a list of words and their lengths, and says that it did.
-func clip(words []string) []string {
-	if words == nil {
-		return nil
-	}
-	out := make([]string, 0, min(len(words), maxWords+1))
-	for i, w := range words {
-		if i == maxWords {
-			out = append(out, "...")
-			break
-		}
-		out = append(out, clipWord(w))
-	}
-	return out
-}
-
-func clipWord(w string) string {
-	if len(w) > maxWord {
-		return w[:maxWord] + "..."
-	}
-	return w
-}
-
-// clean bounds and redacts what came from the caller.
-func (r *Record) clean() {
-	r.Args, r.Env, r.Paths = clip(Redact(r.Args)), clip(r.Env), clip(r.Paths)
-	r.User, r.Address, r.Method, r.Name = clipWord(r.User), clipWord(r.Address), clipWord(r.Method), clipWord(r.Name)
 }

@@ -39,7 +39,7 @@ func Redact(args []string) []string {
 		}
 		name, _, assigned := strings.Cut(a, "=")
 		switch {
-		case assigned && secretName.MatchString(lastWord(name)):
+		case assigned && !strings.ContainsAny(name, " \t\n;&|") && !(i > 0 && script.MatchString(args[i-1])) && secretName.MatchString(name):
 			// Rather too much than too little: a value may have spaces in it.
 			out[i] = name + "=" + hidden
 		case strings.HasPrefix(a, "-") && !assigned && (secretName.MatchString(a) || a == "-p"):
@@ -54,16 +54,22 @@ func Redact(args []string) []string {
 	return out
 }
 
+// script is the option of a shell whose value is a command line.
+var script = regexp.MustCompile(`^-[A-Za-z]*c$`)
+
+// value is a word of a shell, with quotes; one that is cut off ends with the text.
+const value = `(?:\\.|"(?:\\.|[^"\\])*(?:"|$)|'[^']*(?:'|$)|[^\s"'\\;&|])+`
+
 // assignment finds NAME=VALUE, and option --NAME VALUE, inside of an argument,
 // as in sh -c.
 var (
-	assignment = regexp.MustCompile(`([A-Za-z0-9_-]+)(=)("[^"]*"|'[^']*'|[^\s"']+)`)
-	option     = regexp.MustCompile(`(--?[A-Za-z0-9_-]+)(\s+)("[^"]*"|'[^']*'|[^\s"']+)`)
+	assignment = regexp.MustCompile(`([A-Za-z0-9_-]+)(=)` + value)
+	option     = regexp.MustCompile(`(--?[A-Za-z0-9_-]+)(\s+)` + value)
 )
 
 // inner redacts the command lines in an argument that is one.
 func inner(a string) string {
-	if !strings.ContainsAny(a, " \t\n") {
+	if !strings.ContainsAny(a, " \t\n;&|=") {
 		return a
 	}
 	for _, re := range []*regexp.Regexp{option, assignment} {
@@ -77,6 +83,3 @@ func inner(a string) string {
 	}
 	return a
 }
-
-// lastWord returns what stands after the last space.
-func lastWord(s string) string { return s[strings.LastIndexAny(s, " \t\n;&|")+1:] }

@@ -44,6 +44,8 @@ type Call struct {
 
 	// Reading is set for a call that only reads, of a method that may do more.
 	Reading bool
+
+	tooLong bool // its paths are more than Check allows
 }
 
 // CallOf returns the call of a method with a request, which is its message or,
@@ -177,13 +179,7 @@ func (c *Call) fileRequest(m proto.Message) {
 		c.Reading = o != nil && !writes
 	case *guestv1.UploadRequest:
 		o := m.GetOpen()
-		w := one(o.GetDestination())
-		for _, name := range o.GetNames() {
-			if len(name) > 0 {
-				w = append(w, []byte(string(o.GetDestination())+"/"+string(name)))
-			}
-		}
-		c.file(o.GetSubject(), nil, w)
+		c.file(o.GetSubject(), nil, c.within(o.GetDestination(), o.GetNames()))
 	case *guestv1.DownloadRequest:
 		c.download(m.GetOpen())
 	case *guestv1.UploadResponse: // the same message

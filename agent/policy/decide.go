@@ -250,7 +250,7 @@ func (r *Rule) args(c Call, _ World, deny bool) string {
 		return "it is about starting programs"
 	}
 	if !slices.ContainsFunc(r.Args, func(p []string) bool { return matchArgs(p, c.Args) }) {
-		return fmt.Sprintf("the arguments %.200q are of none of its patterns", c.Args)
+		return "the arguments " + quote(c.Args) + " are of none of its patterns"
 	}
 	if deny {
 		return ""

@@ -16,15 +16,15 @@ func suggest(c Call, w World) []string {
 	switch {
 	case c.Program && len(c.Args) > 0 && !c.LoginShell && !c.OwnName && !c.Relative:
 		lines = append(lines, fmt.Sprintf("args = [%s]", quote(c.Args)))
-		if env := slices.DeleteFunc(slices.Clone(c.Env), func(name string) bool { return matchAny(harmlessEnv, name) }); len(env) > 0 {
+		if env := needsLeave(c.Env); len(env) > 0 {
 			list("env", env...)
 		}
 	case c.Files && len(c.Reads)+len(c.Writes) > 0:
 		list("methods", short(c.Method))
 		if len(c.Writes) > 0 {
-			list("write", directories(c, w, slices.Concat(c.Reads, c.Writes))...)
+			list("write", directories(c, w, slices.Concat(head(c.Reads), head(c.Writes)))...)
 		} else {
-			list("read", directories(c, w, c.Reads)...)
+			list("read", directories(c, w, head(c.Reads))...)
 		}
 	case c.Dial:
 		list("dial", destination(c.Network, c.Address))
@@ -50,6 +50,25 @@ func suggest(c Call, w World) []string {
 		list("groups", c.Group)
 	}
 	return lines
+}
+
+// maxNamed bounds the paths, and the variables, that a remedy is made of.
+const maxNamed = 8
+
+func head(words []string) []string { return words[:min(len(words), maxNamed)] }
+
+// needsLeave returns the first variables of a call that are not harmless.
+func needsLeave(env []string) []string {
+	var names []string
+	for _, name := range env {
+		if len(names) == maxNamed {
+			break
+		}
+		if !matchAny(harmlessEnv, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // directories returns the directories in which a call works, as rules name them.
@@ -87,14 +106,13 @@ const maxQuoted = 300
 
 // quote returns words as a list in TOML.
 func quote(words []string) string {
-	quoted := make([]string, len(words))
+	var quoted []string
 	n := 0
-	for i, word := range words {
-		quoted[i] = fmt.Sprintf("%q", word)
-		n += len(quoted[i])
-	}
-	if n > maxQuoted {
-		return "[ what the call names ]"
+	for _, word := range words {
+		if n += len(word) + 2; n > maxQuoted {
+			return "[ what the call names ]"
+		}
+		quoted = append(quoted, fmt.Sprintf("%q", word))
 	}
 	return "[" + strings.Join(quoted, ", ") + "]"
 }

@@ -1,0 +1,81 @@
+package policy
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
+)
+
+// Bounds on what a call may name. They hold before a rule looks at the call, so
+// that a refused call costs no more than reading it.
+const (
+	MaxPath      = 4096    // bytes of a path: PATH_MAX
+	maxPathBytes = 8 << 20 // of all paths of a call
+	maxPaths     = 1<<16 + 1
+	maxArgs      = 1 << 16
+	maxText      = 1024 // bytes of a user, group, address, session name or method
+)
+
+// Check returns the fault of a call that names more, or something longer, than
+// any rule or service has use for; nil if it does not.
+func (c *Call) Check() *fault.Error {
+	long := func(what string, n, limit int) *fault.Error {
+		return fault.New(codes.InvalidArgument, "request-too-long", "%s of the request: %d, and %d is the most", what, n, limit).
+			On(clip(c.Method), "", nil)
+	}
+	for _, t := range []struct{ what, text string }{
+		{"bytes of the method", c.Method}, {"bytes of the user", c.User}, {"bytes of the group", c.Group},
+		{"bytes of the network", c.Network}, {"bytes of the address", c.Address},
+		{"bytes of the session's name", c.SessionName}, {"bytes of the session's id", c.SessionID},
+	} {
+		if len(t.text) > maxText {
+			return long(t.what, len(t.text), maxText)
+		}
+	}
+	if n := max(len(c.Args), len(c.Env)); n > maxArgs {
+		return long("words", n, maxArgs)
+	}
+	if n := len(c.Reads) + len(c.Writes); n > maxPaths {
+		return long("paths", n, maxPaths)
+	}
+	total := 0
+	for _, paths := range [][]string{c.Reads, c.Writes} {
+		for _, p := range paths {
+			if len(p) > MaxPath {
+				return long("bytes of a path", len(p), MaxPath)
+			}
+			total += len(p)
+		}
+	}
+	if c.tooLong || total > maxPathBytes {
+		return long("bytes of all paths", max(total, maxPathBytes+1), maxPathBytes)
+	}
+	return nil
+}
+
+// within returns a directory and names in it as paths. If they would take more
+// memory than a call may name, it returns the directory alone and Check fails.
+func (c *Call) within(dir []byte, names [][]byte) [][]byte {
+	paths, total := [][]byte{dir}, 0
+	for _, name := range names {
+		if len(name) == 0 {
+			continue
+		}
+		if total += len(dir) + 1 + len(name); total > maxPathBytes {
+			c.tooLong = true
+			return paths[:1]
+		}
+		paths = append(paths, fmt.Appendf(nil, "%s/%s", dir, name))
+	}
+	return paths
+}
+
+// clip bounds text that is repeated to the caller.
+func clip(s string) string {
+	if len(s) > maxQuoted {
+		return s[:maxQuoted] + "..."
+	}
+	return s
+}

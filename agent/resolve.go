@@ -1,0 +1,119 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vsockrpc/vsockrpc/agent/policy"
+)
+
+// maxLinks is how many symbolic links a path may lead through: Linux's own.
+const maxLinks = 40
+
+// resolve follows the symbolic links of a clean, absolute path, as far as it
+// exists: each name is looked up once, in the directory before it. A path that
+// ends in a link to nowhere is an error: what is made through it is not where it
+// seems to be.
+func resolve(path string) (string, error) {
+	if len(path) > policy.MaxPath {
+		return "", unix.ENAMETOOLONG
+	}
+	const flags = unix.O_PATH | unix.O_NOFOLLOW
+	dir, err := unix.Open("/", flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer func() { unix.Close(dir) }()
+	var real []string // the names up to dir
+	links := 0
+	// While more than own bytes are left, names come from a link.
+	own := len(path)
+	for rest := path; rest != ""; {
+		linked := len(rest) > own
+		var name string
+		name, rest, _ = strings.Cut(rest, "/")
+		if name == "" || name == "." {
+			continue
+		}
+		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
+		if err == unix.ENOENT && !linked {
+			return "/" + filepath.Join(append(real, name, rest)...), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			unix.Close(fd)
+			return "", err
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			unix.Close(dir)
+			dir = fd
+			if name != ".." {
+				real = append(real, name)
+			} else if len(real) > 0 {
+				real = real[:len(real)-1]
+			}
+			continue
+		}
+		target, err := readLink(fd)
+		unix.Close(fd)
+		if links++; err == nil && links > maxLinks {
+			err = unix.ELOOP
+		}
+		if err != nil {
+			return "", err
+		}
+		if !linked {
+			own = len(rest)
+		}
+		if strings.HasPrefix(target, "/") {
+			unix.Close(dir)
+			if dir, err = unix.Open("/", flags|unix.O_CLOEXEC, 0); err != nil {
+				return "", err
+			}
+			real = nil
+		}
+		rest = target + "/" + rest
+	}
+	return "/" + filepath.Join(real...), nil
+}
+
+// readLink returns where the symbolic link that is open as fd leads.
+func readLink(fd int) (string, error) {
+	buf := make([]byte, policy.MaxPath)
+	n, err := unix.Readlinkat(fd, "", buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// worldOf is the guest as the decision about one call sees it: a path is resolved
+// once, and none after the call's context has ended.
+func (g *guard) worldOf(ctx context.Context) policy.World {
+	w := g.world
+	type answer struct {
+		real string
+		err  error
+	}
+	known := make(map[string]answer)
+	w.Resolve = func(path string) (string, error) {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		a, ok := known[path]
+		if !ok {
+			a.real, a.err = g.world.Resolve(path)
+			known[path] = a
+		}
+		return a.real, a.err
+	}
+	return w
+}
