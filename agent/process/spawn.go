@@ -4,7 +4,6 @@ package process
 
 import (
 	"bytes"
-	"debug/elf"
 	"errors"
 	"io"
 	"os"
@@ -215,17 +214,8 @@ func interpreter(file string) string {
 			return string(words[0])
 		}
 	}
-	if bin, err := elf.Open(file); err == nil {
-		defer bin.Close()
-		for _, p := range bin.Progs {
-			if p.Type != elf.PT_INTERP || p.Filesz > unix.PathMax {
-				continue
-			}
-			name := make([]byte, p.Filesz)
-			if _, err := p.ReadAt(name, 0); err == nil {
-				return string(bytes.TrimRight(name, "\x00"))
-			}
-		}
+	if bin, ok := readELF(file); ok && bin.loader != "" {
+		return bin.loader
 	}
 	return "an interpreter"
 }
@@ -233,13 +223,12 @@ func interpreter(file string) string {
 // formatFault is for ENOEXEC.
 func formatFault(file, path string) *fault {
 	start := head(file)
-	if bytes.HasPrefix(start, []byte(elf.ELFMAG)) {
-		bin, err := elf.Open(file)
-		if err != nil {
+	if bytes.HasPrefix(start, []byte(elfMagic)) {
+		bin, ok := readELF(file)
+		if !ok {
 			return newFault(codes.FailedPrecondition, reasonBadFormat, "%q is a damaged ELF file", path)
 		}
-		defer bin.Close()
-		return newFault(codes.FailedPrecondition, reasonWrongArch, "%q is for another machine: %v", path, bin.Machine)
+		return newFault(codes.FailedPrecondition, reasonWrongArch, "%q is for another machine: %s", path, bin.machine)
 	}
 	if len(start) == 0 || bytes.IndexByte(start, 0) >= 0 {
 		return newFault(codes.FailedPrecondition, reasonBadFormat, "%q is not a program", path)
