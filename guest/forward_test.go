@@ -24,6 +24,7 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 )
@@ -39,7 +40,7 @@ func (infoOnly) Info(context.Context, *guestv1.InfoRequest) (*guestv1.InfoRespon
 
 // forwardGuest is a guest whose agent has the forward service alone. cut breaks
 // all connections to it.
-func forwardGuest(tb testing.TB, wire guest.Wire, cfg *forward.Config) (g *guest.Guest, cut func()) {
+func forwardGuest(tb testing.TB, wire guest.Wire, cfg *forward.Config, with ...func(*guest.Config)) (g *guest.Guest, cut func()) {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "s")
 	l, err := net.Listen("unix", path)
@@ -55,13 +56,17 @@ func forwardGuest(tb testing.TB, wire guest.Wire, cfg *forward.Config) (g *guest
 
 	var mu sync.Mutex
 	var conns []net.Conn
-	g, err = guest.Dial(tb.Context(), "test", &guest.Config{Wire: wire, Dialer: func(ctx context.Context) (net.Conn, error) {
+	config := &guest.Config{Wire: wire, Dialer: func(ctx context.Context) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 		mu.Lock()
 		defer mu.Unlock()
 		conns = append(conns, conn)
 		return conn, err
-	}})
+	}}
+	for _, f := range with {
+		f(config)
+	}
+	g, err = guest.Dial(tb.Context(), "test", config)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -359,6 +364,75 @@ func TestListenInGuest(t *testing.T) {
 				inGuest.Close()
 			}
 		})
+	}
+}
+
+// TestListenAgain shows that a listener outlives the connection to the guest, on the
+// same port, and that its Accept ends for good when there is no guest any more.
+func TestListenAgain(t *testing.T) {
+	for _, wire := range wires {
+		t.Run(string(wire), func(t *testing.T) {
+			g, cut := forwardGuest(t, wire, nil)
+			l, err := g.Listen(t.Context(), "tcp", "localhost:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			accepted := make(chan net.Conn)
+			ended := make(chan error, 1)
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						ended <- err
+						return
+					}
+					accepted <- conn
+				}
+			}()
+			for range 3 {
+				cut()
+				var inGuest net.Conn
+				wait.For(t, "a connection to the listener after a cut", func() bool {
+					var err error
+					if inGuest, err = net.Dial("tcp", l.Addr().String()); err != nil {
+						return false
+					}
+					// Until the agent knows of the cut it is the old call that accepts.
+					select {
+					case host := <-accepted:
+						go func() { io.WriteString(host, "hello"); host.Close() }()
+					case <-time.After(time.Second):
+						inGuest.Close()
+						return false
+					}
+					got, err := io.ReadAll(inGuest)
+					inGuest.Close()
+					return err == nil && string(got) == "hello"
+				})
+			}
+			l.Close()
+			if err := <-ended; !errors.Is(err, net.ErrClosed) {
+				t.Errorf("accept of a closed listener: %v, want net.ErrClosed", err)
+			}
+		})
+	}
+}
+
+// TestListenGivesUp: without reconnecting, a lost connection ends Accept, now and
+// later.
+func TestListenGivesUp(t *testing.T) {
+	g, cut := forwardGuest(t, guest.WireNative, nil, func(c *guest.Config) { c.Reconnect = -1 })
+	l, err := g.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cut()
+	for range 2 {
+		if conn, err := l.Accept(); err == nil || errors.Is(err, net.ErrClosed) || !guest.Temporary(err) {
+			t.Errorf("accept after a cut: %v, %v; want a temporary error", conn, err)
+		}
 	}
 }
 

@@ -17,9 +17,6 @@ import (
 )
 
 const (
-	firstRetry = 50 * time.Millisecond
-	lastRetry  = time.Second
-
 	// leaveTimeout bounds how long an end that was made known to the agent is
 	// waited to arrive there.
 	leaveTimeout = time.Second

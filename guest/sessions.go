@@ -170,29 +170,19 @@ func (g *Guest) startSession(ctx context.Context, id SessionID, spec *guestv1.Se
 // persist makes a call that may be repeated, until it is answered or the
 // connection is not had back in time.
 func (g *Guest) persist(ctx context.Context, op, method string, call func() error) error {
-	delay := firstRetry
-	var lostAt time.Time
+	again := reconnector{limit: g.reconnect}
 	for {
 		began := time.Now()
 		err := g.wrap(op, method, call())
 		e, ok := errors.AsType[*Error](err)
-		if !ok || e.Code != codes.Unavailable || e.Reason == reasonAgentRestarted || !Temporary(err) || ctx.Err() != nil {
+		if !ok || e.Code != codes.Unavailable || e.Reason == reasonAgentRestarted || !Temporary(err) {
 			return err
 		}
-		// A call that lasted was not one of a series of failures.
-		if lostAt.IsZero() || time.Since(began) > lastRetry {
-			lostAt, delay = time.Now(), firstRetry
+		if time.Since(began) > lastRetry { // not one of a series of failures
+			again.connected()
 		}
-		if time.Since(lostAt)+delay > g.reconnect {
+		if !again.wait(ctx, g.closed) {
 			return err
 		}
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return err
-		case <-g.closed:
-			return err
-		}
-		delay = min(2*delay, lastRetry)
 	}
 }

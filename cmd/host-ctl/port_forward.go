@@ -15,12 +15,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/localhost"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
 // maxForwarded is how many connections a port-forward carries at most, if no
 // flag says so.
 const maxForwarded = 1024
+
+// keepForwarding has a guest that was lost listen again whenever it comes back.
+const keepForwarding = 100 * 365 * 24 * time.Hour
 
 func (c *cli) portForwardCommand() *cobra.Command {
 	f := &forwarder{cli: c}
@@ -73,6 +77,7 @@ the guest can be reached again.`,
 			if err != nil {
 				return err
 			}
+			c.reconnect = keepForwarding
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
 				f.guest = g
 				return f.run(ctx, specs)
@@ -217,7 +222,11 @@ func (f *forwarder) open(ctx context.Context, s forwardSpec) (io.Closer, func() 
 		if err != nil {
 			return nil, nil, err
 		}
-		return l, func() error { return f.serveReverse(ctx, l, s, n) }, nil
+		return l, func() error {
+			return f.serve(ctx, l, n, func(ctx context.Context, _ net.Conn) (net.Conn, error) {
+				return localhost.Dial(ctx, &net.Dialer{Timeout: dialTimeout}, s.target.network, s.target.addr)
+			})
+		}, nil
 	}
 	if s.network == "udp" {
 		pc, err := new(net.ListenConfig).ListenPacket(ctx, "udp", s.listen.addr)
@@ -370,37 +379,6 @@ func (f *forwarder) write(fw forwarded) error {
 	}
 	_, err := fmt.Fprintf(f.cli.stdout, "Forwarding %s -> %s\n", visibleLine(from), visibleLine(to))
 	return quietPipe(err)
-}
-
-// noticeEvery is how often the same forward tells of trouble: a client that
-// tries again and again would fill the terminal.
-const noticeEvery = 5 * time.Second
-
-// notices tells of trouble on stderr, once in a while.
-type notices struct {
-	w     io.Writer
-	about string
-
-	mu      sync.Mutex
-	last    time.Time
-	skipped int
-}
-
-func (n *notices) say(err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if now := time.Now(); !n.last.IsZero() && now.Sub(n.last) < noticeEvery {
-		n.skipped++
-		return
-	} else {
-		n.last = now
-	}
-	more := ""
-	if n.skipped > 0 {
-		more = fmt.Sprintf(" (and %d times before)", n.skipped)
-		n.skipped = 0
-	}
-	fmt.Fprintf(n.w, "host-ctl: %s: %s%s\n", visibleLine(n.about), visibleLine(err.Error()), more)
 }
 
 // sleep waits, or returns the error of ctx.
