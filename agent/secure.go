@@ -131,7 +131,11 @@ func (s *controlService) AddHostKey(ctx context.Context, req *guestv1.AddHostKey
 	}
 	host := keys.Host{Key: pub, Name: req.GetKey().GetName(), Roles: req.GetKey().GetRoles()}
 	err = s.agent.guard.hosts.Add(host)
-	if errors.Is(err, access.ErrNotAdded) {
+	switch {
+	case errors.Is(err, access.ErrNameTaken):
+		return nil, fault.New(codes.AlreadyExists, "key-name-taken", "%v", err).On(op, "", nil).
+			Hint("give the key another name, or revoke the key that has it (host-ctl enroll --list GUEST)")
+	case errors.Is(err, access.ErrNotAdded):
 		return nil, fault.New(codes.InvalidArgument, "bad-key", "%v", err).On(op, "", nil)
 	}
 	a := s.agent

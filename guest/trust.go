@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/internal/trusted"
 )
 
 // Trust says by which keys this side and its guests know each other. Guests are
@@ -89,10 +90,11 @@ type KnownGuests struct {
 	guests []keys.Guest
 }
 
-// ReadKnownGuests reads a file of guests' keys, which need not exist.
+// ReadKnownGuests reads a file of guests' keys, which need not exist. One that others
+// may write is refused.
 func ReadKnownGuests(path string) (*KnownGuests, error) {
 	k := &KnownGuests{path: path}
-	data, err := os.ReadFile(path)
+	data, err := trusted.ReadNamed(path, keys.MaxFile, 0o022)
 	if errors.Is(err, fs.ErrNotExist) {
 		return k, nil
 	}
@@ -150,7 +152,7 @@ func (k *KnownGuests) add(name string, key keys.Public) error {
 func (k *KnownGuests) Forget(name string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	data, err := os.ReadFile(k.path)
+	data, err := trusted.ReadNamed(k.path, keys.MaxFile, 0o022)
 	if errors.Is(err, fs.ErrNotExist) {
 		k.guests = nil
 		return nil

@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/reload"
@@ -19,17 +18,21 @@ import (
 // it is optional. The format everywhere is that of an authorized_hosts file:
 // docs/security.md has it.
 type HostsConfig struct {
-	// Files are read again when they change. They need not exist, and must not
-	// be writable for others than root and the agent's user.
+	// Files are read again when they change. They need not exist, and the keys of
+	// one that goes are gone. Nobody but root and the agent's user may be able to
+	// write them, or the directories above them.
 	Files []string
 	// Fixed holds keys that stay for this run of the agent, by where they are
 	// from: a word for people, such as "kernel command line".
 	Fixed map[string][]byte
 	// StateFile keeps what callers add and revoke. Without one, or if it cannot
-	// be written, that lasts as long as the agent runs.
+	// be written, that lasts as long as the agent runs. It is read again when
+	// somebody else has changed it, or another one has come in its place.
 	StateFile string
 	// Logger is told of files that have changed. Default: slog.Default().
 	Logger *slog.Logger
+	// Interval is how often files are looked at, at most. Default: 500 ms.
+	Interval time.Duration
 }
 
 // Hosts are the keys of hosts that may call. A key that is revoked anywhere is
@@ -40,9 +43,13 @@ type Hosts struct {
 	files     []*reload.File[*hostList]
 	fixed     []*hostList
 	stateFile string
+	stored    *reload.File[*hostList] // what is in stateFile; nil without one
+	log       *slog.Logger
 
-	mu    sync.RWMutex
-	state *hostList
+	mu      sync.RWMutex
+	state   *hostList // what is in force of it
+	version uint64    // of stored, that state has
+	changes uint64    // by Add and Revoke
 	// lost says why the state cannot be known. Then no key is known either: it
 	// could be one that was revoked.
 	lost error
@@ -52,17 +59,29 @@ type Hosts struct {
 type hostList struct {
 	source string
 	hosts  []keys.Host
-	byKey  map[keys.Public]int // the first line with a key; one that revokes it, if any
+	byKey  map[keys.Public]int    // the first line with a key; one that revokes it, if any
+	named  map[string]keys.Public // the first key with a name, of those that are not revoked
 }
 
 func newHostList(source string, hosts []keys.Host) *hostList {
-	l := &hostList{source: source, hosts: hosts, byKey: make(map[keys.Public]int, len(hosts))}
+	l := &hostList{source: source, hosts: hosts, byKey: make(map[keys.Public]int, len(hosts)), named: make(map[string]keys.Public)}
 	for i, h := range hosts {
 		if _, ok := l.byKey[h.Key]; !ok || h.Revoked {
 			l.byKey[h.Key] = i
 		}
 	}
+	for _, h := range hosts {
+		if _, ok := l.named[h.Name]; !ok && h.Name != "" && !l.revokes(h.Key) {
+			l.named[h.Name] = h.Key
+		}
+	}
 	return l
+}
+
+// revokes reports whether a line revokes the key.
+func (l *hostList) revokes(key keys.Public) bool {
+	i, ok := l.byKey[key]
+	return ok && l.hosts[i].Revoked
 }
 
 func parseHostList(source string, text []byte) (*hostList, error) {
@@ -86,21 +105,17 @@ const (
 // NewHosts reads the keys. The error joins what is wrong with fixed keys; the
 // Hosts are of use all the same, without those.
 func NewHosts(cfg *HostsConfig) (*Hosts, error) {
-	log := cfg.Logger
-	if log == nil {
-		log = slog.Default()
+	h := &Hosts{stateFile: cfg.StateFile, state: newHostList(cfg.StateFile, nil), log: cfg.Logger}
+	if h.log == nil {
+		h.log = slog.Default()
 	}
-	h := &Hosts{stateFile: cfg.StateFile, state: newHostList(cfg.StateFile, nil)}
 	for _, path := range cfg.Files {
-		h.files = append(h.files, reload.New(path,
-			func(data []byte) (*hostList, error) { return parseHostList(path, data) },
-			func(err error) {
-				if err != nil {
-					log.Error("authorized hosts: the file is broken; what it said before is in force", "err", err)
-				} else {
-					log.Info("authorized hosts: the file has changed", "path", path)
-				}
-			}))
+		h.files = append(h.files, reload.New(reload.Config[*hostList]{
+			Path:     path,
+			Parse:    func(data []byte) (*hostList, error) { return parseHostList(path, data) },
+			Report:   func(err error) { h.report(path, err) },
+			Interval: cfg.Interval,
+		}))
 	}
 	var errs []error
 	for source, text := range cfg.Fixed {
@@ -113,31 +128,54 @@ func NewHosts(cfg *HostsConfig) (*Hosts, error) {
 	}
 	slices.SortFunc(h.fixed, func(a, b *hostList) int { return bytes.Compare([]byte(a.source), []byte(b.source)) })
 	if cfg.StateFile != "" {
-		if err := h.readState(); err != nil {
-			h.lost = fmt.Errorf("authorized hosts: no key is taken, since it is not known which were revoked: %w", err)
-			log.Error(h.lost.Error())
-		}
+		h.openState(cfg.Interval)
 	}
 	return h, errors.Join(errs...)
 }
 
-func (h *Hosts) readState() error {
-	data, err := os.ReadFile(h.stateFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// report logs what has become of a file.
+func (h *Hosts) report(path string, err error) {
+	switch {
+	case err == nil:
+		h.log.Info("authorized hosts: the file has changed", "path", path)
+	case errors.Is(err, fs.ErrNotExist):
+		h.log.Warn("authorized hosts: the file is gone, and with it its keys", "path", path)
+	default:
+		h.log.Error("authorized hosts: the file is broken; what it said before is in force", "err", err)
 	}
-	if err != nil {
-		return err
-	}
-	l, err := parseHostList(h.stateFile, data)
-	if err != nil {
-		return fmt.Errorf("%s: %w", h.stateFile, err)
-	}
-	h.state = l
-	return nil
 }
 
-// lists returns the sources in the order in which they count.
+// Look looks at the files now, without regard to the interval.
+func (h *Hosts) Look() {
+	if h == nil {
+		return
+	}
+	for _, f := range h.files {
+		f.Look()
+	}
+	if h.stored != nil {
+		h.stored.Look()
+		h.refresh()
+	}
+}
+
+// Version changes with every change of what is known of any key.
+func (h *Hosts) Version() uint64 {
+	if h == nil {
+		return 0
+	}
+	var n uint64
+	for _, f := range h.files {
+		f.Get()
+		n += f.Version()
+	}
+	h.refresh()
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return n + h.version + h.changes
+}
+
+// lists returns the sources in the order in which they count. mu is held.
 func (h *Hosts) lists() []*hostList {
 	all := []*hostList{h.state}
 	all = append(all, h.fixed...)
@@ -150,10 +188,14 @@ func (h *Hosts) lists() []*hostList {
 }
 
 // Lookup says what is known of a key. A nil Hosts knows none.
+//
+// Names that callers have given to keys are unique: one that stands for another key
+// in the guest's own configuration, or did before, is not this key's.
 func (h *Hosts) Lookup(key keys.Public) (keys.Host, KeyStatus) {
 	if h == nil {
 		return keys.Host{}, KeyUnknown
 	}
+	h.refresh()
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	if h.lost != nil {
@@ -161,7 +203,8 @@ func (h *Hosts) Lookup(key keys.Public) (keys.Host, KeyStatus) {
 	}
 	var found keys.Host
 	status := KeyUnknown
-	for _, l := range h.lists() {
+	lists := h.lists()
+	for n, l := range lists {
 		i, ok := l.byKey[key]
 		switch {
 		case !ok:
@@ -169,9 +212,23 @@ func (h *Hosts) Lookup(key keys.Public) (keys.Host, KeyStatus) {
 			return l.hosts[i], KeyRevoked
 		case status == KeyUnknown:
 			found, status = l.hosts[i], KeyKnown
+			if n == 0 && nameTaken(lists, found) {
+				found.Name = ""
+			}
 		}
 	}
 	return found, status
+}
+
+// nameTaken reports whether the name of a host that a caller has added stands for
+// another key.
+func nameTaken(lists []*hostList, host keys.Host) bool {
+	for _, l := range lists {
+		if other, ok := l.named[host.Name]; ok && other != host.Key {
+			return true
+		}
+	}
+	return false
 }
 
 // Empty reports whether no key is known. A nil Hosts is empty.
@@ -198,6 +255,7 @@ func (h *Hosts) List() []HostEntry {
 	if h == nil {
 		return nil
 	}
+	h.refresh()
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	var all []HostEntry
@@ -214,6 +272,7 @@ func (h *Hosts) Err() error {
 	if h == nil {
 		return nil
 	}
+	h.refresh()
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	errs := []error{h.lost}
@@ -221,74 +280,9 @@ func (h *Hosts) Err() error {
 		_, _, err := f.Get()
 		errs = append(errs, err)
 	}
+	if h.stored != nil && h.lost == nil {
+		_, _, err := h.stored.Get()
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
-}
-
-// maxState bounds the keys that callers may add and revoke.
-const maxState = 4096
-
-// Add lets the holder of a key call, also if the key was revoked by Revoke; a
-// line of a file or a fixed key that revokes it still counts. The error says why
-// the change does not outlive this run of the agent; it is in force all the
-// same, unless it is ErrNotAdded.
-func (h *Hosts) Add(host keys.Host) error {
-	if err := host.Check(); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotAdded, err)
-	}
-	return h.change(host)
-}
-
-// ErrNotAdded is the error of Add when the key was not added.
-var ErrNotAdded = errors.New("the key was not added")
-
-// Revoke refuses a key from now on. The error is as that of Add; it is
-// ErrUnknownKey if no source has the key.
-func (h *Hosts) Revoke(fingerprint string) error {
-	for _, e := range h.List() {
-		if e.Key.Fingerprint() == fingerprint {
-			return h.change(keys.Host{Key: e.Key, Name: e.Name, Revoked: true})
-		}
-	}
-	return ErrUnknownKey
-}
-
-// ErrUnknownKey is the error of Revoke for a key that nobody has allowed.
-var ErrUnknownKey = errors.New("no key has this fingerprint")
-
-// change replaces the line of a key in the state.
-func (h *Hosts) change(host keys.Host) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.lost != nil {
-		return fmt.Errorf("%w: %w", ErrNotAdded, h.lost)
-	}
-	hosts := slices.DeleteFunc(slices.Clone(h.state.hosts), func(old keys.Host) bool { return old.Key == host.Key })
-	if len(hosts) >= maxState {
-		return fmt.Errorf("%w: %d keys were added or revoked already", ErrNotAdded, len(hosts))
-	}
-	h.state = newHostList(h.state.source, append(hosts, host))
-	if h.stateFile == "" {
-		return errors.New("the agent has no directory for its state")
-	}
-	return writeFile(h.stateFile, keys.FormatHosts(h.state.hosts))
-}
-
-// writeFile replaces a file in one step.
-func writeFile(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }

@@ -87,7 +87,7 @@ type Decision struct {
 // Decide applies the rules to a caller.
 func (r Rules) Decide(p transport.Peer) Decision {
 	if r.Mode == ModeEmbedded {
-		return trusted(RuleEmbedded)
+		return trust(RuleEmbedded)
 	}
 	switch p.Network {
 	case transport.NetworkVsock:
@@ -105,9 +105,9 @@ func (r Rules) decideVsock(p transport.Peer) Decision {
 	}
 	switch {
 	case r.Mode == ModeHost:
-		return trusted(RuleHost)
+		return trust(RuleHost)
 	case p.Port < firstUnprivilegedPort:
-		return trusted(RuleHostRoot)
+		return trust(RuleHostRoot)
 	}
 	return refused(RuleHostRoot, "the rule is host-root: call as root of the host, from a port below 1024 as host-ctl does by itself; "+
 		"or, if this guest's vsock is a Unix socket of its VMM with permissions of its own, start guest-agent with --peer=host (GUEST_AGENT_PEER=host, kernel argument guest-agent.peer=host)")
@@ -118,14 +118,14 @@ func (r Rules) decideUnix(p transport.Peer) Decision {
 	case !p.HasCreds:
 		return refused(RuleUnknown, "the system does not tell which user is at the other end of this Unix socket")
 	case p.UID == 0:
-		return trusted(RuleRoot)
+		return trust(RuleRoot)
 	case p.UID == r.UID:
-		return trusted(RuleSameUID)
+		return trust(RuleSameUID)
 	}
 	return refused(RuleSameUID, fmt.Sprintf("the rule is same-uid: call as uid %d, the agent's own, or as root", r.UID))
 }
 
-func trusted(rule string) Decision { return Decision{Connect: true, Trusted: true, Rule: rule} }
+func trust(rule string) Decision { return Decision{Connect: true, Trusted: true, Rule: rule} }
 
 func refused(rule, remedy string) Decision {
 	return Decision{Connect: true, Rule: rule, Remedy: remedy}

@@ -19,13 +19,34 @@ var closed = &Policy{}
 // then, until it does. A file that breaks, or goes, leaves the policy as it was;
 // one that is broken from the start refuses everything.
 func Open(path string, log *slog.Logger) *File {
-	return &File{file: reload.New(path, Parse, func(err error) {
-		if err != nil {
-			log.Error("policy: the file is broken; what it said before is in force", "err", err)
-		} else {
-			log.Info("policy: the file has changed", "path", path)
-		}
+	return &File{file: reload.New(reload.Config[*Policy]{
+		Path:  path,
+		Parse: Parse,
+		Keep:  true,
+		Report: func(err error) {
+			if err != nil {
+				log.Error("policy: the file is broken; what it said before is in force", "err", err)
+			} else {
+				log.Info("policy: the file has changed", "path", path)
+			}
+		},
 	})}
+}
+
+// Look looks at the file now: Get does so now and then only.
+func (f *File) Look() {
+	if f != nil {
+		f.file.Look()
+	}
+}
+
+// Version changes with every change of what Get returns.
+func (f *File) Version() uint64 {
+	if f == nil {
+		return 0
+	}
+	_, _, _ = f.file.Get()
+	return f.file.Version()
 }
 
 // Get returns the policy in force, nil if there is none, and why the file as it

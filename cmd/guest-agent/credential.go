@@ -7,11 +7,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/vsockrpc/vsockrpc/internal/trusted"
 )
 
 // hostsCredential is the name of the credential with keys of hosts.
@@ -36,7 +36,7 @@ func credential(root, dir, name string) (text []byte, from string, err error) {
 	}
 	var errs []error
 	for _, f := range files {
-		data, err := readBounded(f.path)
+		data, err := trusted.Read(f.path, maxCredential)
 		if err == nil {
 			return data, f.from, nil
 		}
@@ -44,7 +44,7 @@ func credential(root, dir, name string) (text []byte, from string, err error) {
 			errs = append(errs, err)
 		}
 	}
-	table, err := readBounded(filepath.Join(root, "sys/firmware/dmi/tables/DMI"))
+	table, err := trusted.Read(filepath.Join(root, "sys/firmware/dmi/tables/DMI"), maxCredential)
 	if err == nil {
 		text, err = smbiosCredential(table, name)
 		if err == nil && text != nil {
@@ -55,19 +55,6 @@ func credential(root, dir, name string) (text []byte, from string, err error) {
 		errs = append(errs, err)
 	}
 	return nil, "", errors.Join(errs...)
-}
-
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxCredential+1))
-	if err == nil && len(data) > maxCredential {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxCredential)
-	}
-	return data, err
 }
 
 // Of SMBIOS (DSP0134): structures of type 11 hold the strings of the maker, and

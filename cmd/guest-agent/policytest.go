@@ -6,11 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/vsockrpc/vsockrpc/agent/policy"
+	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/internal/trusted"
 )
 
 const policyUsage = `usage: guest-agent policy test FILE [--key NAME] [--peer WORD] [--role ROLE] CALL...
@@ -63,7 +64,7 @@ func runPolicy(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, policyUsage)
 		return exitUsage
 	}
-	data, err := os.ReadFile(path)
+	data, err := trusted.ReadNamed(path, keys.MaxFile, 0)
 	if err != nil {
 		return fail(err)
 	}

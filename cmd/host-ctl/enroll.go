@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -57,7 +58,7 @@ With --print, print what to pass to a VM that is yet to boot, in place of GUEST.
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&e.key, "key", "", "public key: a file, or its text (default this user's)")
-	flags.StringVar(&e.name, "name", "", "name of the key in the guest (default the key's comment)")
+	flags.StringVar(&e.name, "name", "", "name of the key in the guest: of this user's, USER@HOST by default; of --key NAME.pub, NAME")
 	flags.StringSliceVar(&e.roles, "role", nil, "role of the guest's policy, or info, ops or full; a list (default everything)")
 	flags.StringVar(&e.revoke, "revoke", "", "revoke the key with this fingerprint instead")
 	flags.BoolVar(&e.list, "list", false, "list the keys that the guest knows instead")
@@ -69,7 +70,7 @@ With --print, print what to pass to a VM that is yet to boot, in place of GUEST.
 
 // host returns the line for the key.
 func (c *cli) enrolledKey(e *enrollment) (keys.Host, error) {
-	text := e.key
+	text, name := e.key, e.name
 	if text == "" {
 		path, err := c.keyFlags.identityPath()
 		if err != nil {
@@ -85,22 +86,40 @@ func (c *cli) enrolledKey(e *enrollment) (keys.Host, error) {
 		if err != nil {
 			return keys.Host{}, err
 		}
-		text = keys.PublicOf(key).String() + " " + defaultComment()
+		text = keys.PublicOf(key).String()
+		if name == "" {
+			name = defaultComment()
+		}
 	} else if data, err := os.ReadFile(text); err == nil {
+		if name == "" {
+			name = fileKeyName(e.key)
+		}
 		if len(data) > keys.MaxFile {
 			return keys.Host{}, fmt.Errorf("%s is no public key", e.key)
 		}
 		text = strings.TrimSpace(string(data))
 	}
-	pub, comment, err := keys.ParsePublic(text)
+	pub, _, err := keys.ParsePublic(text)
 	if err != nil {
 		return keys.Host{}, usageError{fmt.Errorf("--key: %w", err)}
 	}
-	h := keys.Host{Key: pub, Name: comment, Roles: e.roles}
-	if e.name != "" {
-		h.Name = e.name
+	// Not the comment, which who made the key has written: a policy goes by names.
+	h := keys.Host{Key: pub, Name: name, Roles: e.roles}
+	if err := h.Check(); err != nil {
+		return keys.Host{}, usageError{err}
 	}
-	return h, h.Check()
+	return h, nil
+}
+
+// fileKeyName returns the name of the key in a file that whoever enrols it has named:
+// bob of bob.pub. A file that is called what key files are called by default, or what
+// is no plain word, gives no name: the guest then knows the key by its fingerprint.
+func fileKeyName(path string) string {
+	name := strings.TrimSuffix(filepath.Base(path), ".pub")
+	if name == "id_ed25519" || keys.CheckWord(name) != nil {
+		return ""
+	}
+	return name
 }
 
 func (c *cli) enroll(cmd *cobra.Command, target string, e *enrollment) error {
@@ -120,7 +139,7 @@ func (c *cli) enroll(cmd *cobra.Command, target string, e *enrollment) error {
 			}
 			resp, err := g.RemoveHostKey(ctx, e.revoke)
 			if err == nil && !resp.GetDurable() {
-				c.notDurable(resp.GetNotDurable())
+				err = fmt.Errorf("the key is revoked until the agent ends, and may be allowed again then: %s", resp.GetNotDurable())
 			}
 			return err
 		})
@@ -144,7 +163,11 @@ func (c *cli) enroll(cmd *cobra.Command, target string, e *enrollment) error {
 		if !resp.GetDurable() {
 			c.notDurable(resp.GetNotDurable())
 		}
-		return printVisible(c.stdout, "%s knows %s\nits own key is %s\n", target, h.Key.Fingerprint(), own.Fingerprint())
+		as := ""
+		if h.Name != "" {
+			as = " as " + h.Name
+		}
+		return printVisible(c.stdout, "%s knows %s%s\nits own key is %s\n", target, h.Key.Fingerprint(), as, own.Fingerprint())
 	})
 }
 

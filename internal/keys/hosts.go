@@ -15,7 +15,7 @@ import (
 // refused, whatever other line or file allows it.
 type Host struct {
 	Key     Public
-	Name    string // what stands after the key; names are not unique
+	Name    string // what stands after the key
 	Roles   []string
 	Revoked bool
 }
@@ -83,10 +83,32 @@ func ParseHost(line string) (Host, error) {
 	}
 	var err error
 	h.Key, h.Name, err = ParsePublic(strings.Join(words, " "))
+	if err == nil {
+		err = CheckName(h.Name)
+	}
 	if err != nil {
 		return Host{}, err
 	}
 	return h, nil
+}
+
+// maxName bounds the name of a key, in bytes.
+const maxName = 128
+
+// CheckName returns an error for a name of a key that could mislead: one that is no
+// printable ASCII, that a policy could take for a fingerprint or a pattern, or that
+// is too long. The empty name, of a key without one, is none of that.
+func CheckName(name string) error {
+	if err := checkText(name); err != nil {
+		return fmt.Errorf("name %.80q: %w", name, err)
+	}
+	if len(name) > maxName {
+		return fmt.Errorf("name %.80q...: %d bytes, more than %d", name, len(name), maxName)
+	}
+	if strings.ContainsAny(name, "*?\"'") || len(name) >= len(fingerprintPrefix) && strings.EqualFold(name[:len(fingerprintPrefix)], fingerprintPrefix) {
+		return fmt.Errorf("name %.80q: a policy could take it for a fingerprint or a pattern", name)
+	}
+	return nil
 }
 
 // ParseHosts parses an authorized_hosts file. Empty lines, and those that begin

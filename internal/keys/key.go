@@ -13,8 +13,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
+
+	"github.com/vsockrpc/vsockrpc/internal/trusted"
 )
 
 // keyType is the only kind of key there is (RFC 8709, section 4).
@@ -121,20 +122,21 @@ func Parse(data []byte) (ed25519.PrivateKey, error) {
 // maxKeyFile bounds what is read of a file that should hold one key.
 const maxKeyFile = 16 << 10
 
-// ReadPrivate reads the file of a private key. One that others may read is
-// refused, as ssh does.
+// ReadPrivate reads the file of a private key that a user has named. One that others
+// may read is refused, as ssh does.
 func ReadPrivate(path string) (ed25519.PrivateKey, error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case !fi.Mode().IsRegular() || fi.Size() > maxKeyFile:
-		return nil, fmt.Errorf("%s is no file of a private key", path)
-	case runtime.GOOS != "windows" && fi.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("%s may be read by others (mode %#o): chmod 600 it, and make a new key if others are about", path, fi.Mode().Perm())
-	}
-	data, err := os.ReadFile(path)
+	data, err := trusted.ReadNamed(path, maxKeyFile, 0o077)
+	return parseFile(path, data, err)
+}
+
+// readOwn reads the file of a program's own private key, which nobody else must be
+// able to exchange either.
+func readOwn(path string) (ed25519.PrivateKey, error) {
+	data, err := trusted.ReadSecret(path, maxKeyFile)
+	return parseFile(path, data, err)
+}
+
+func parseFile(path string, data []byte, err error) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -163,23 +165,27 @@ func WritePrivate(path string, key ed25519.PrivateKey) error {
 	return err
 }
 
-// ReadOrMake reads the private key of a file, or makes a key and the file if
-// there is none. If it cannot make the file it returns the new key, to be used
-// while the process lives, and the error.
+// ReadOrMake reads a program's own private key, as package trusted does, or makes a
+// key and the file if there is none. If it cannot make the file, or must not read
+// the one that is there, it returns a new key, to be used while the process lives,
+// and the error.
 func ReadOrMake(path string) (key ed25519.PrivateKey, made bool, err error) {
-	key, err = ReadPrivate(path)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return key, false, err
+	key, err = readOwn(path)
+	if err == nil {
+		return key, false, nil
 	}
-	_, key, err = ed25519.GenerateKey(nil)
-	if err != nil {
+	readErr := err
+	if _, key, err = ed25519.GenerateKey(nil); err != nil {
 		return nil, false, err
 	}
-	if err = WritePrivate(path, key); errors.Is(err, fs.ErrExist) {
+	if !errors.Is(readErr, fs.ErrNotExist) {
+		return key, false, readErr
+	}
+	if err = trusted.Create(path, Marshal(key)); errors.Is(err, fs.ErrExist) {
 		// Another process was quicker.
-		if first, err := ReadPrivate(path); err == nil {
+		if first, err := readOwn(path); err == nil {
 			return first, false, nil
 		}
 	}
-	return key, true, err
+	return key, err == nil, err
 }

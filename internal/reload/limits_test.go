@@ -14,7 +14,7 @@ func TestTooLarge(t *testing.T) {
 		if err := os.WriteFile(path, []byte(strings.Repeat("x", size)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		value, have, err := New(path, parseWord, func(error) {}).Get()
+		value, have, err := New(Config[string]{Path: path, Parse: parseWord}).Get()
 		if have != ok || (err == nil) != ok || ok && len(value) != size {
 			t.Errorf("%d bytes: %v, %v", size, have, err)
 		}
