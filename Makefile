@@ -33,6 +33,7 @@ unit: ## unit tests, with -race where a C compiler can be had, in random order
 	set -x; $(GO) test $$race -shuffle=on -timeout 15m ./...
 	$(GO) -C internal/bench test -short ./...
 	$(GO) -C internal/rpctest/interop test ./...
+	$(GO) -C internal/mutate test ./...
 
 .PHONY: lint
 lint: $(BUF) ## gofmt, vet, staticcheck, buf lint, buf breaking
@@ -95,6 +96,14 @@ soak: build ## clients at work for SOAKTIME (5m) while faults are injected; SEED
 .PHONY: soak-short
 soak-short: ## the same for half a minute
 	@$(MAKE) soak SOAKTIME=30s
+
+# What `make mutate` looks at if PKG does not say: the packages whose bugs lose data,
+# rights or the connection.
+MUTATED := ./rpc ./agent/process ./agent/policy ./agent/access ./agent/file ./internal/archive ./guest ./transport
+
+.PHONY: mutate
+mutate: ## change lines of PKG (such as ./rpc) and see whether its tests notice; N=40 of them, SEED=1
+	$(GO) -C internal/mutate run . -n $(or $(N),40) -seed $(or $(SEED),1) $(or $(PKG),$(MUTATED))
 
 .PHONY: bench
 bench: ## dialing, exec, forwarding and copies beside raw sockets, ssh, rsync and local processes

@@ -1,0 +1,3 @@
+module github.com/vsockrpc/vsockrpc/internal/mutate
+
+go 1.26.0
