@@ -100,8 +100,14 @@ type ServerConfig struct {
 	// bytes (and to finish TLS). 0 means 5 s.
 	HandshakeTimeout time.Duration
 	// MaxHandshakes bounds the connections that have not sent them yet; when one
-	// more comes the oldest of them is closed. 0 means 64.
+	// more comes another is closed: a stranger's if there is one, of the peer with
+	// the most of them, the oldest. Those of which nothing was received and those of
+	// which something was have half of it each. 0 means 64.
 	MaxHandshakes int
+	// Peer, if not nil, tells one peer from another for that, by the AuthInfo of the
+	// connection's transport, which may be nil. It must not block, and may be called
+	// concurrently.
+	Peer func(credentials.AuthInfo) string
 	// MaxConnections bounds the connections in all; more are closed at once. 0
 	// means no bound.
 	MaxConnections int
@@ -114,6 +120,13 @@ type ServerConfig struct {
 	// bound as MaxStrangers and the constants beside it say. Without it nobody is a
 	// stranger. It must not block, and may be called concurrently.
 	Known func(credentials.AuthInfo) bool
+	// Admit, if not nil, is asked about each connection of a known client once its
+	// handshake is over, with the AuthInfo that handlers see. If it returns nil the
+	// connection is closed at once. Otherwise what it returns is called when the
+	// connection and its handlers have ended, and until then end ends it, from any
+	// goroutine but in Admit itself, nor under a lock that these functions take. It
+	// may be called concurrently.
+	Admit func(info credentials.AuthInfo, end func()) (gone func())
 
 	Keepalive Keepalive
 	// IdleTimeout, if positive, closes a connection that had no call for so long.

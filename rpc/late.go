@@ -24,8 +24,7 @@ func (s *Server) endLate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lateArmed = false
-	for i := range s.early { // the oldest first
-		e := &s.early[i]
+	for _, e := range s.early { // the oldest first
 		if left := time.Until(e.deadline); left > 0 {
 			s.lateArmed = true
 			s.late.Reset(left)

@@ -44,7 +44,8 @@ type Server struct {
 	stopping  bool
 	lis       map[net.Listener]struct{}
 	natives   map[*serverConn]struct{}
-	early     []arrival // in their handshake, the oldest first
+	early     []*arrival // in their handshake, the oldest first
+	peers     map[string]*peerArrivals
 	late      *time.Timer
 	lateArmed bool
 	conns     int        // all of them
@@ -62,6 +63,7 @@ func NewServer(cfg *ServerConfig) *Server {
 	s := &Server{
 		lis:     make(map[net.Listener]struct{}),
 		natives: make(map[*serverConn]struct{}),
+		peers:   make(map[string]*peerArrivals),
 	}
 	if cfg != nil {
 		s.cfg = *cfg
@@ -185,22 +187,24 @@ func (s *Server) ServeConn(nc net.Conn) {
 
 // handle serves a connection.
 func (s *Server) handle(nc net.Conn) {
-	a := arrival{nc: nc, stranger: s.isStranger(authInfoOf(nc)), deadline: time.Now().Add(s.cfg.HandshakeTimeout)}
+	info := authInfoOf(nc)
+	a := &arrival{nc: nc, stranger: s.isStranger(info), deadline: time.Now().Add(s.cfg.HandshakeTimeout)}
+	name := s.peerName(info)
 	s.mu.Lock()
-	if s.stopping || !s.arrive(a) {
+	if s.stopping || !s.arrive(a, name) {
 		s.mu.Unlock()
 		_ = nc.Close()
 		return
 	}
 	s.mu.Unlock()
-	h, err := s.handshake(nc, a.deadline)
+	h, err := s.handshake(a)
 	stranger := a.stranger
 	if err == nil && h.info != nil {
 		// TLS may have told who it is.
 		stranger = s.isStranger(h.info)
 	}
 	s.mu.Lock()
-	if !s.introduced(nc) && err == nil {
+	if !s.introduced(a) && err == nil {
 		err = errLate
 	}
 	if stranger != a.stranger {
@@ -235,6 +239,9 @@ func (s *Server) handle(nc net.Conn) {
 	if a.stranger {
 		s.settled(nc, func() { sc.fail(errTooManyStrangers) })
 	}
+	if !s.admit(a, h.info, func() { sc.fail(errEvicted) }) {
+		sc.fail(errNotAdmitted)
+	}
 	sc.serve(h.begun)
 }
 
@@ -245,17 +252,23 @@ var errLate = errors.New("the handshake was ended before it was done")
 var errTooManyStrangers = connErrorf(codeResource, "the server has %d connections of clients that it does not know already, and this is the oldest", MaxStrangers)
 
 // handleHTTP2 hands a connection to the stock server.
-func (s *Server) handleHTTP2(h *handshaken, a arrival) {
+func (s *Server) handleHTTP2(h *handshaken, a *arrival) {
 	c := &http2Conn{handshaken: h, ended: func() { s.gone(a) }}
-	if !a.stranger {
-		s.http2.lis.hand(c)
-		return
+	end := func(why error) func() {
+		return func() {
+			s.fault(a.nc, why)
+			_ = c.Close()
+		}
 	}
-	s.settled(a.nc, func() {
-		s.fault(a.nc, errTooManyStrangers)
-		_ = c.Close()
-	})
-	s.strangeHTTP2.lis.hand(c)
+	switch {
+	case a.stranger:
+		s.settled(a.nc, end(errTooManyStrangers))
+		s.strangeHTTP2.lis.hand(c)
+	case !s.admit(a, h.info, end(errEvicted)):
+		end(errNotAdmitted)()
+	default:
+		s.http2.lis.hand(c)
+	}
 }
 
 // fault logs that a connection was ended for what its client does, but not so often

@@ -44,7 +44,7 @@ var (
 type serverConn struct {
 	conn
 	srv        *Server
-	arrived    arrival
+	arrived    *arrival
 	maxStreams int             // whose handlers run
 	maxRecv    int             // bytes of one message
 	base       context.Context // of all calls: peer, what stats handlers tag
@@ -73,7 +73,7 @@ type serverConn struct {
 	handlers sync.WaitGroup // that run
 }
 
-func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a arrival) *serverConn {
+func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a *arrival) *serverConn {
 	cfg := &srv.cfg
 	sc := &serverConn{srv: srv, arrived: a, maxStreams: int(cfg.MaxConcurrentStreams), maxRecv: cfg.MaxRecvMsgSize}
 	streamWin, connWin := cfg.StreamWindow, cfg.ConnWindow

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -30,23 +29,21 @@ type handshaken struct {
 }
 
 // handshake does TLS, if the server wants it, and finds out which wire the client
-// speaks. Somebody else makes nc's reads and writes fail after the deadline.
-func (s *Server) handshake(nc net.Conn, deadline time.Time) (*handshaken, error) {
-	h := &handshaken{Conn: nc, info: authInfoOf(nc)}
+// speaks. Somebody else makes its reads and writes fail after the deadline.
+func (s *Server) handshake(a *arrival) (*handshaken, error) {
+	h := &handshaken{Conn: a.nc, info: authInfoOf(a.nc)}
 	protocol := ""
-	wantsTLS := s.cfg.TLS != nil
-	if wantsTLS && s.cfg.OptionalTLS {
-		first := make([]byte, 1)
-		if _, err := io.ReadFull(nc, first); err != nil {
+	if s.cfg.TLS != nil {
+		h.begun = make([]byte, 1)
+		if _, err := io.ReadFull(a.nc, h.begun); err != nil {
 			return nil, err
 		}
-		h.begun = first
-		wantsTLS = first[0] == tlsHandshakeRecord
+		s.spoke(a)
 	}
-	if wantsTLS {
-		tc := tls.Server(&begunConn{Conn: nc, begun: h.begun}, s.tls)
+	if s.cfg.TLS != nil && (!s.cfg.OptionalTLS || h.begun[0] == tlsHandshakeRecord) {
+		tc := tls.Server(&begunConn{Conn: a.nc, begun: h.begun}, s.tls)
 		h.begun = nil
-		ctx, cancel := context.WithDeadline(s.ctx, deadline)
+		ctx, cancel := context.WithDeadline(s.ctx, a.deadline)
 		err := tc.HandshakeContext(ctx)
 		cancel()
 		if err != nil {
@@ -55,7 +52,7 @@ func (s *Server) handshake(nc net.Conn, deadline time.Time) (*handshaken, error)
 		h.Conn, h.info = tc, tlsInfo(tc.ConnectionState(), h.info)
 		protocol = tc.ConnectionState().NegotiatedProtocol
 	}
-	if err := h.sniff(protocol); err != nil {
+	if err := h.sniff(protocol, func() { s.spoke(a) }); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -94,9 +91,9 @@ func tlsInfo(cs tls.ConnectionState, below credentials.AuthInfo) AuthInfo {
 const httpAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" +
 	"This port speaks gRPC over HTTP/2 and the native wire of vsockrpc, not HTTP/1.\n"
 
-// sniff reads until it is clear what the client speaks. protocol is what ALPN has
-// agreed on, or "".
-func (h *handshaken) sniff(protocol string) error {
+// sniff reads until it is clear what the client speaks, and calls spoke when it has
+// begun to. protocol is what ALPN has agreed on, or "".
+func (h *handshaken) sniff(protocol string, spoke func()) error {
 	buf := append(make([]byte, 0, readBufferIdle), h.begun...)
 	for {
 		n, err := h.Conn.Read(buf[len(buf):cap(buf)])
@@ -119,6 +116,7 @@ func (h *handshaken) sniff(protocol string) error {
 				}
 				return fmt.Errorf("the client's first bytes %q are of no protocol known here", clip(string(buf), 24))
 			}
+			spoke()
 		}
 		if err != nil {
 			if isTimeout(err) {

@@ -20,56 +20,9 @@ const (
 	MaxStrangerBudget     = 8 << 20  // bytes received and not consumed, of all native connections
 )
 
-// arrival is a connection in its handshake.
-type arrival struct {
-	nc       net.Conn
-	stranger bool
-	deadline time.Time // of the handshake
-	late     bool      // that is over; guarded by Server.mu
-}
-
 // isStranger reports whether a connection is of a client that is not known.
 func (s *Server) isStranger(info credentials.AuthInfo) bool {
 	return s.cfg.Known != nil && !s.cfg.Known(info)
-}
-
-// arrive accounts for a connection that begins its handshake, in the place of
-// another if there are too many: the oldest stranger, since it is not an honest
-// client that takes long, or else the oldest of all. It reports whether the
-// connection may go on. mu is held.
-func (s *Server) arrive(a arrival) bool {
-	limit := s.cfg.MaxConnections
-	if limit > 0 && (s.conns >= limit || a.stranger && s.strange >= limit/2) {
-		return false
-	}
-	if len(s.early) >= s.cfg.MaxHandshakes {
-		i := slices.IndexFunc(s.early, func(e arrival) bool { return e.stranger })
-		if i < 0 && a.stranger {
-			return false
-		}
-		i = max(i, 0)
-		_ = s.early[i].nc.Close()
-		s.early = slices.Delete(s.early, i, i+1)
-	}
-	s.early = append(s.early, a)
-	s.watchHandshakes()
-	s.conns++
-	if a.stranger {
-		s.strange++
-	}
-	return true
-}
-
-// introduced ends the handshake of a connection, and reports whether that was in
-// time. mu is held.
-func (s *Server) introduced(nc net.Conn) bool {
-	i := slices.IndexFunc(s.early, func(e arrival) bool { return e.nc == nc })
-	if i < 0 {
-		return false // it has given way
-	}
-	late := s.early[i].late
-	s.early = slices.Delete(s.early, i, i+1)
-	return !late
 }
 
 // settled is told of a stranger's connection that is past its handshake, and how to
@@ -95,7 +48,7 @@ type settler struct {
 }
 
 // gone accounts for a connection that has ended.
-func (s *Server) gone(a arrival) {
+func (s *Server) gone(a *arrival) {
 	s.mu.Lock()
 	s.conns--
 	if a.stranger {
@@ -104,6 +57,9 @@ func (s *Server) gone(a arrival) {
 	}
 	s.drained.Broadcast()
 	s.mu.Unlock()
+	if a.tenant != nil {
+		a.tenant.leave()
+	}
 }
 
 // seldom lets one record through in each interval, so that a peer cannot fill a
