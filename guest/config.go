@@ -44,6 +44,10 @@ type Config struct {
 	// target is then only a label.
 	Dialer func(ctx context.Context) (net.Conn, error)
 
+	// User is the user of the guest whose commands and files they are, in place of
+	// the one that the target or the configuration file names.
+	User string
+
 	// Wire is the protocol; empty means WireNative.
 	Wire Wire
 

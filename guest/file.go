@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -30,22 +31,49 @@ import (
 // It is not changed after it was read, and may be used concurrently.
 type File struct {
 	// User is the user to run commands as, for guests that have none.
-	User string `toml:"user"`
+	User string
 	// Port is the port of vsock targets without one, for guests that have
 	// none; 0 means the agent's port.
-	Port uint32 `toml:"port"`
+	Port uint32
 	// Guests are the guests by name.
-	Guests map[string]Entry `toml:"guests"`
+	Guests map[string]Entry
 }
 
 // Entry is a guest of a File.
 type Entry struct {
-	// Target is a target for Dial; not a name.
-	Target string `toml:"target"`
+	// Target is a target for Dial; not a name. The file may have a CID as a number.
+	Target string
 	// User is the user to run commands as; empty means the agent's own.
-	User string `toml:"user"`
+	User string
 	// Port is the port of a vsock target without one.
-	Port uint32 `toml:"port"`
+	Port uint32
+}
+
+// fileText is a File as it is written.
+type fileText struct {
+	User   string `toml:"user"`
+	Port   uint32 `toml:"port"`
+	Guests map[string]struct {
+		Target targetText `toml:"target"`
+		User   string     `toml:"user"`
+		Port   uint32     `toml:"port"`
+	} `toml:"guests"`
+}
+
+// targetText is a target, or a CID as a number.
+type targetText string
+
+// UnmarshalTOML implements toml.Unmarshaler.
+func (t *targetText) UnmarshalTOML(v any) error {
+	switch v := v.(type) {
+	case string:
+		*t = targetText(v)
+	case int64:
+		*t = targetText(strconv.FormatInt(v, 10))
+	default:
+		return errors.New("a target is a text, or a CID")
+	}
+	return nil
 }
 
 // DefaultFile returns the path of the user's configuration file:
@@ -91,8 +119,8 @@ func ReadFile(path string) (*File, error) {
 
 // ParseFile parses the text of a configuration file. Errors name the line.
 func ParseFile(text string) (*File, error) {
-	f := &File{}
-	meta, err := toml.Decode(text, f)
+	var written fileText
+	meta, err := toml.Decode(text, &written)
 	if err != nil {
 		var pe toml.ParseError
 		if errors.As(err, &pe) {
@@ -102,6 +130,10 @@ func ParseFile(text string) (*File, error) {
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return nil, fmt.Errorf("line %d: unknown key %s", lineOf(text, unknown[0]), unknown[0])
+	}
+	f := &File{User: written.User, Port: written.Port, Guests: make(map[string]Entry)}
+	for name, e := range written.Guests {
+		f.Guests[name] = Entry{string(e.Target), e.User, e.Port}
 	}
 	for _, name := range f.Names() {
 		line := lineOf(text, toml.Key{"guests", name})

@@ -3,7 +3,6 @@ package guest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -51,6 +50,7 @@ type clientConn interface {
 //	vsock-mux:/path:PORT   the Unix socket of a VMM
 //	unix:/path             a Unix socket
 //	NAME                   a guest of the configuration file
+//	USER@TARGET            any of these; commands and files are USER's
 //
 // It makes one attempt, which ctx bounds: a program that waits for a guest to
 // boot calls it again while [Temporary] says that this may help. An agent that
@@ -63,6 +63,7 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 	}
 	g := &Guest{target: target, reconnect: cfg.reconnect(), log: cfg.logger(), closed: make(chan struct{})}
 	g.dialer = &dialer{config: cfg, log: g.log.With("guest", target)}
+	_, name := SplitUser(target)
 	if cfg.Dialer == nil {
 		addr, user, err := Resolve(target, cfg.File)
 		if err != nil {
@@ -70,9 +71,12 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 		}
 		g.dialer.addr, g.user = addr, user
 	}
+	if cfg.User != "" {
+		g.user = cfg.User
+	}
 	g.identity = &identity{trust: cfg.Trust}
-	if cfg.Dialer == nil && checkName(target) == nil {
-		g.identity.name = target
+	if cfg.Dialer == nil && checkName(name) == nil {
+		g.identity.name = name
 	}
 	tc, err := g.identity.tlsConfig(cfg.TLS)
 	var conn clientConn
@@ -112,28 +116,6 @@ func (g *Guest) silent(e *Error) {
 		e.message = "something took the connection, but no agent has answered on it in time"
 	}
 	e.Remedy = "the guest may be paused, or still booting, or have no guest-agent running: look at its VMM and console, or give it more time (host-ctl wait)"
-}
-
-// Resolve returns the address that a target of Dial stands for, and the user
-// that the configuration file gives for it. A nil file means the user's own,
-// which is read only if target is a name.
-func Resolve(target string, file *File) (transport.Addr, string, error) {
-	if checkName(target) != nil {
-		addr, err := parseTarget(target, 0)
-		return addr, "", err
-	}
-	if file == nil {
-		var err error
-		if file, err = ReadFile(""); err != nil {
-			return transport.Addr{}, "", err
-		}
-	}
-	e, ok := file.Lookup(target)
-	if !ok {
-		return transport.Addr{}, "", fmt.Errorf("no guest is called %q: give an address such as 3, vsock:3:1000, vsock-mux:/path:1000 or unix:/path, or name it in the configuration file", target)
-	}
-	addr, err := parseTarget(e.Target, e.Port)
-	return addr, e.User, err
 }
 
 // Temporary reports whether an error of Dial may go away by itself, as while a

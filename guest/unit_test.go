@@ -79,6 +79,8 @@ user = "root"
 [guests.seven]
 target = "7"
 port = 3000
+[guests.eight]
+target = 8
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -96,6 +98,11 @@ port = 3000
 		{"web", transport.VsockAddr(5, 2000), "deploy"},
 		{"fc", transport.MuxAddr("/run/fc.sock", 1000), "root"},
 		{"seven", transport.VsockAddr(7, 3000), "deploy"},
+		{"eight", transport.VsockAddr(8, 2000), "deploy"},
+		{"alice@web", transport.VsockAddr(5, 2000), "alice"},
+		{"alice@3", transport.VsockAddr(3, 1000), "alice"},
+		{"alice@unix:/a@b", transport.UnixAddr("/a@b"), "alice"},
+		{"unix:/a@b", transport.UnixAddr("/a@b"), ""},
 	}
 	for _, tt := range tests {
 		addr, user, err := Resolve(tt.target, file)
@@ -103,7 +110,7 @@ port = 3000
 			t.Errorf("Resolve(%q) = %v, %q, %v, want %v, %q", tt.target, addr, user, err, tt.want, tt.user)
 		}
 	}
-	for _, target := range []string{"", "0", "99999999999", "nobody", "local", "vsock:any", "vsock:3:any", "tcp:1:2", "-x", "web web"} {
+	for _, target := range []string{"", "0", "99999999999", "nobody", "local", "vsock:any", "vsock:3:any", "tcp:1:2", "-x", "web web", "@web", "alice@", "alice@nobody"} {
 		if addr, _, err := Resolve(target, file); err == nil {
 			t.Errorf("Resolve(%q) = %v", target, addr)
 		}
@@ -113,6 +120,18 @@ port = 3000
 	}
 	if _, err := Dial(t.Context(), "3", &Config{Wire: "pigeon"}); !isReason(err, ReasonBadTarget) {
 		t.Errorf("Dial: %v", err)
+	}
+}
+
+func TestDidYouMean(t *testing.T) {
+	names := []string{"web", "web2", "database", "db"}
+	for name, want := range map[string]string{
+		"databse": "did you mean database? Else ", "WEB": "did you mean web or web2? Else ",
+		"wbe": "did you mean web or web2? Else ", "dc": "did you mean db? Else ", "mail": "", "": "",
+	} {
+		if got := didYouMean(name, names); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
 	}
 }
 
@@ -132,7 +151,8 @@ func TestParseFileErrors(t *testing.T) {
 		"[guests.5]\ntarget = \"3\"":                 "a number is a CID",
 		"[guests.local]\ntarget = \"3\"":             "embedded guest",
 		"[guests.\"a b\"]\ntarget = \"3\"":           "guest name \"a b\"",
-		"[guests.a]\ntarget = 3":                     "line 2 ",
+		"[guests.a]\ntarget = 3.5":                   "a target is a text, or a CID",
+		"[guests.a]\ntarget = -3":                    "guest a",
 		"user = \"a\"\nuser = \"b\"":                 "line 2: ",
 	} {
 		if _, err := ParseFile(text); err == nil || !strings.Contains(err.Error(), want) {

@@ -17,7 +17,7 @@ func (c *cli) catCommand() *cobra.Command {
 		Short: "Print files of a guest",
 		Long: `Print files of a guest. On a terminal control characters are made visible; into a
 file or a pipe the bytes go as they are.`,
-		ValidArgsFunction: c.completeGuest,
+		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, paths, err := guestArg(args, 1, -1)
 			if err != nil {

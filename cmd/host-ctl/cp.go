@@ -38,6 +38,7 @@ host-ctl was killed, --resume goes on where that copy was.`,
   host-ctl cp -a web:/srv/data 4:/srv/
   host-ctl cp web:/var/log - | gzip > log.tar.gz
   git archive HEAD | host-ctl cp - web:/srv/app`,
+		ValidArgsFunction: c.completeOperand,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return usageError{errors.New("want SRC... and DST")}
@@ -70,6 +71,7 @@ host-ctl was killed, --resume goes on where that copy was.`,
 	f.BoolVar(&opts.OutsideLinks, "outside-links", false, "from a guest or an archive: make symbolic links that lead out of DST")
 	f.StringVar(&fsync, "fsync", "batch", "make files durable: batch, each or none")
 	f.StringVarP(&user, "user", "u", "", "user to act as in the guests, NAME|UID[:GROUP]")
+	cmd.RegisterFlagCompletionFunc("fsync", cobra.FixedCompletions([]string{"batch", "each", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

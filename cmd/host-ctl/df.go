@@ -28,7 +28,7 @@ func (c *cli) dfCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "df [flags] GUEST [PATH...]",
 		Short:             "Show how full file systems of a guest are",
-		ValidArgsFunction: c.completeGuest,
+		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, paths, err := guestArg(args, 0, -1)
 			if err != nil {

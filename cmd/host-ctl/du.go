@@ -25,7 +25,7 @@ func (c *cli) duCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "du [flags] GUEST PATH...",
 		Short:             "Sum up what files and directories of a guest take on disk",
-		ValidArgsFunction: c.completeGuest,
+		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, paths, err := guestArg(args, 1, -1)
 			if err != nil {

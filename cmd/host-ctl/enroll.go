@@ -65,6 +65,8 @@ With --print, print what to pass to a VM that is yet to boot, in place of GUEST.
 	flags.BoolVar(&e.replace, "replace", false, "the guest was made anew: forget the key that is pinned for it")
 	flags.StringVar(&e.print, "print", "", "print what to pass at boot: for qemu, fw_cfg (of QEMU), firecracker or cloud-init")
 	e.listing.flags(cmd, "print fingerprints alone")
+	cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"info", "ops", "full"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("print", cobra.FixedCompletions([]string{"qemu", "fw_cfg", "firecracker", "cloud-init"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

@@ -80,16 +80,13 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 	}
 	if f.remoteShell {
 		f.stdin = true
-		if user, guest, ok := strings.Cut(target, "@"); ok && !strings.ContainsAny(user, "/:") {
-			f.user, target = user, guest
-		}
 		// As ssh does, from which those that call it expect it.
 		argv = []string{"sh", "-c", strings.Join(argv, " ")}
 	}
 	if f.detach && f.remoteShell {
 		return usageError{errors.New("-d does not go with --rsh")}
 	}
-	if f.detach && target == "local" {
+	if _, name := guest.SplitUser(target); f.detach && name == "local" {
 		return usageError{errors.New("-d: nothing of the guest \"local\" outlives host-ctl")}
 	}
 	env, err := f.environment()
@@ -100,7 +97,7 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	return c.attended(cmd, target, f.reconnect, func(a *attendance) (*guest.Cmd, error) {
+	err = c.attended(cmd, target, f.reconnect, func(a *attendance) (*guest.Cmd, error) {
 		k := a.guest.Command(a.ctx, argv[0], argv[1:]...)
 		if f.user != "" {
 			k.User, k.Group, _ = strings.Cut(f.user, ":")
@@ -116,6 +113,14 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 		}
 		return k, a.connect(k, f.stdin)
 	})
+	if e, ok := errors.AsType[*guest.Error](err); ok && e.Reason == "not-found" && cmd.ArgsLenAtDash() < 0 {
+		if hint := commandHint(target, argv); hint != "" {
+			hinted := *e
+			hinted.Remedy = hint
+			return &hinted
+		}
+	}
+	return err
 }
 
 // execArgs splits the arguments of exec: flags stop at GUEST, and one "--" after
@@ -141,6 +146,45 @@ func execArgs(args []string, atDash int) (string, []string, error) {
 	return target, args, nil
 }
 
+// commandHint says what was probably meant by a command that was not found.
+func commandHint(target string, argv []string) string {
+	switch {
+	case len(argv) > 1 && strings.HasPrefix(argv[0], "-"):
+		return fmt.Sprintf("flags go before the guest: host-ctl exec %s %s %s", argv[0], target, strings.Join(argv[1:], " "))
+	case len(argv) == 1 && strings.ContainsAny(argv[0], " \t"):
+		return fmt.Sprintf("a command line is for a shell: host-ctl exec %s -- sh -c %s", target, shellQuote(argv[0]))
+	}
+	return ""
+}
+
+// shellQuote quotes s for a shell.
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// parseEnvFile returns the assignments of a file with one NAME=VALUE, or NAME, a
+// line. Blank lines and comments are passed over, as are blanks before a name, the
+// word export, and the mark that some editors put at the beginning of a file. The
+// value is all that follows, quotes too.
+func parseEnvFile(text string) ([]string, error) {
+	var env []string
+	for n, line := range strings.Split(strings.TrimPrefix(text, "\ufeff"), "\n") {
+		line = strings.TrimLeft(strings.TrimSuffix(line, "\r"), " \t")
+		if rest, ok := strings.CutPrefix(line, "export"); ok && strings.TrimLeft(rest, " \t") != rest {
+			line = strings.TrimLeft(rest, " \t")
+		}
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		pair, ok := assignment(line)
+		if name, _, _ := strings.Cut(line, "="); !ok || strings.ContainsAny(name, " \t") {
+			return nil, fmt.Errorf("line %d: want NAME=VALUE", n+1)
+		}
+		if pair != "" {
+			env = append(env, pair)
+		}
+	}
+	return env, nil
+}
+
 // environment returns the variables that the flags set, files first.
 func (f *execFlags) environment() ([]string, error) {
 	var env []string
@@ -149,19 +193,11 @@ func (f *execFlags) environment() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for n, line := range strings.Split(string(data), "\n") {
-			line = strings.TrimSuffix(line, "\r")
-			if strings.TrimSpace(line) == "" || strings.HasPrefix(line, "#") {
-				continue
-			}
-			pair, ok := assignment(line)
-			if !ok {
-				return nil, fmt.Errorf("%s: line %d: want NAME=VALUE", path, n+1)
-			}
-			if pair != "" {
-				env = append(env, pair)
-			}
+		of, err := parseEnvFile(string(data))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
+		env = append(env, of...)
 	}
 	for _, s := range f.env {
 		pair, ok := assignment(s)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,7 @@ A pid may be another process's by the time that its turn comes. With START, the
 start_ticks of ps -o json, only the process that ps has shown is hit; without it,
 the one that has the pid when kill begins.`,
 		Example: `  host-ctl kill web build
+  host-ctl kill -9 web 4711
   host-ctl ps -o json web | jq -r 'select(.user == "ci") | "\(.pid)@\(.start_ticks)"' |
     xargs host-ctl kill -s HUP web`,
 		ValidArgsFunction: c.completeSessions,
@@ -49,6 +51,25 @@ the one that has the pid when kill begins.`,
 	cmd.Flags().BoolVar(&group, "group", false, "the whole process group")
 	cmd.RegisterFlagCompletionFunc("signal", cobra.FixedCompletions(guest.SignalNames(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// signalArgs writes the -9 and -HUP of kill as the flag that it stands for.
+func signalArgs(args []string) []string {
+	if len(args) == 0 || args[0] != "kill" {
+		return args
+	}
+	out := slices.Clone(args)
+	for i, arg := range out {
+		if arg == "--" {
+			break
+		}
+		if name, ok := strings.CutPrefix(arg, "-"); ok && name != "" && name[0] < 'a' && name[0] != '-' {
+			if _, err := guest.ParseSignal(name); err == nil {
+				out[i] = "--signal=" + name
+			}
+		}
+	}
+	return out
 }
 
 // processStarts returns when the processes that arguments name by nothing but

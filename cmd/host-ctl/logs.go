@@ -43,7 +43,7 @@ stderr to stderr. Nothing is consumed.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the session ends")
-	cmd.Flags().IntVar(&tail, "tail", -1, "begin with the last N lines of each stream")
+	cmd.Flags().IntVarP(&tail, "tail", "n", -1, "begin with the last N lines of each stream")
 	return cmd
 }
 

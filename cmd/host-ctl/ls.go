@@ -63,7 +63,7 @@ func (c *cli) lsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "ls [flags] GUEST [PATH...]",
 		Short:             "List files of a guest",
-		ValidArgsFunction: c.completeGuest,
+		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, paths, err := guestArg(args, 0, -1)
 			if err != nil {

@@ -24,7 +24,7 @@ func main() {
 func run(args []string) int {
 	c := &cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	root := c.rootCommand()
-	root.SetArgs(args)
+	root.SetArgs(signalArgs(args))
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	cmd, err := root.ExecuteContextC(context.Background())
@@ -61,12 +61,14 @@ GUEST is one of
   vsock-mux:/path:PORT   the Unix socket of Firecracker or Cloud Hypervisor
   unix:/path             a Unix socket
   NAME                   a guest of the configuration file
+  USER@GUEST             any of these, acting as a user of the guest
   local                  an agent inside host-ctl: needs no VM at all`,
+		Version:       buildVersion(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown verb %q", args[0])}
+				return unknownVerb(cmd, args[0])
 			}
 			return nil
 		},
@@ -81,11 +83,16 @@ GUEST is one of
 	flags.DurationVar(&c.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the guest's agent")
 	c.keyFlags.add(flags)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
-		c.psCommand(), c.killCommand(), c.rmCommand(), c.infoCommand(), c.waitCommand(), c.listCommand(),
-		c.doctorCommand(), c.versionCommand(), c.portForwardCommand(), c.proxyCommand(),
-		c.keygenCommand(), c.enrollCommand(), c.canICommand())
-	root.AddCommand(c.cpCommand(), c.lsCommand(), c.catCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(), c.dfCommand(), c.duCommand(), c.watchCommand())
+	addVerbs(root, groupRun, c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
+		c.psCommand(), c.killCommand(), c.rmCommand())
+	addVerbs(root, groupFiles, c.cpCommand(), c.lsCommand(), c.catCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(),
+		c.dfCommand(), c.duCommand(), c.watchCommand())
+	addVerbs(root, groupConnect, c.portForwardCommand(), c.proxyCommand())
+	addVerbs(root, groupGuests, c.listCommand(), c.infoCommand(), c.waitCommand(), c.doctorCommand())
+	addVerbs(root, groupTrust, c.keygenCommand(), c.enrollCommand(), c.canICommand())
+	root.AddCommand(c.versionCommand())
+	setHelp(root)
+	root.RegisterFlagCompletionFunc("wire", cobra.FixedCompletions([]string{string(guest.WireNative), string(guest.WireGRPC)}, cobra.ShellCompDirectiveNoFileComp))
 	return root
 }
 
@@ -133,7 +140,8 @@ func (c *cli) dial(ctx context.Context, target string) (*guest.Guest, error) {
 		}
 	}
 	cfg := c.config()
-	if target == "local" {
+	if user, rest := guest.SplitUser(target); rest == "local" {
+		cfg.User = user
 		if c.local == nil {
 			local, err := startLocal(c.logger())
 			if err != nil {
@@ -180,11 +188,15 @@ func (c *cli) withGuest(cmd *cobra.Command, target string, f func(ctx context.Co
 const guestEnv = "HOST_CTL_GUEST"
 
 // guestArg splits GUEST off the arguments of a verb that wants min to max more;
-// max < 0 means any number. When there are fewer than that and HOST_CTL_GUEST is
-// set, GUEST is that.
+// max < 0 means any number. When HOST_CTL_GUEST is set, GUEST is that if the first
+// argument is a path, or there are only as many arguments as the verb needs.
 func guestArg(args []string, min, max int) (string, []string, error) {
-	if len(args) == min && os.Getenv(guestEnv) != "" {
-		return os.Getenv(guestEnv), args, nil
+	if preset := os.Getenv(guestEnv); preset != "" && len(args) >= min &&
+		(len(args) == min || strings.HasPrefix(args[0], "/") || strings.HasPrefix(args[0], ".") || strings.HasPrefix(args[0], "~")) {
+		if max >= 0 && len(args) > max {
+			return "", nil, usageError{fmt.Errorf("too many arguments: %s", strings.Join(args[max:], " "))}
+		}
+		return preset, args, nil
 	}
 	switch {
 	case len(args) == 0:

@@ -17,7 +17,7 @@ func (c *cli) mkdirCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "mkdir [flags] GUEST PATH...",
 		Short:             "Make directories in a guest",
-		ValidArgsFunction: c.completeGuest,
+		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, paths, err := guestArg(args, 1, -1)
 			if err != nil {

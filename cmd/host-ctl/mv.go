@@ -16,7 +16,7 @@ func (c *cli) mvCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "mv [flags] GUEST SRC... DST",
 		Short:             "Rename files of a guest, or move them to a directory of the same file system",
-		ValidArgsFunction: c.completeGuest,
+		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, paths, err := guestArg(args, 2, -1)
 			if err != nil {

@@ -16,7 +16,7 @@ func (c *cli) statCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "stat [flags] GUEST PATH...",
 		Short:             "Describe files of a guest",
-		ValidArgsFunction: c.completeGuest,
+		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, paths, err := guestArg(args, 1, -1)
 			if err != nil {

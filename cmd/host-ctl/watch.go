@@ -28,7 +28,7 @@ func (c *cli) watchCommand() *cobra.Command {
 		Long: `Print what happens to a file or directory of a guest, until it is interrupted. A
 line says "watching" when nothing is missed from then on, and "overflow" when
 events were lost.`,
-		ValidArgsFunction: c.completeGuest,
+		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, paths, err := guestArg(args, 1, 1)
 			if err != nil {
