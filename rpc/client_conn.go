@@ -360,6 +360,7 @@ func (cc *clientConn) goAway(last uint32, code wireCode, text string) error {
 		}
 	}
 	cc.wakeSlots()
+	cc.wakeRoomWait()
 	empty := len(cc.streams) == 0
 	cc.mu.Unlock()
 	cc.client.leave(cc)

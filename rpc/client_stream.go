@@ -31,7 +31,9 @@ type clientStream struct {
 	cancelFn func() // cs.cancelled, made once
 
 	// Guarded by conn.mu.
-	opened      bool
+	opened      bool   // OPEN was sent
+	opening     bool   // one of the stream's users is about to send it
+	ow          waiter // for the others meanwhile
 	header      metadata.MD
 	headerKnown bool
 	hw          waiter // for the header
@@ -73,6 +75,7 @@ func (cs *clientStream) over(err error) {
 	cs.cc.forget(&cs.stream)
 	cs.stream.stop(err, true)
 	cs.c.wake(&cs.hw, true)
+	cs.c.wake(&cs.ow, true)
 }
 
 // cancelled is called when the call's context has ended.
@@ -105,12 +108,25 @@ func (cs *clientStream) abort(err error) {
 
 // open begins the stream, with the message e if it is not nil and fits. last says
 // that nothing follows it. It returns whether e was sent, and an *errNotRun if the
-// call may be made on another connection.
+// call may be made on another connection. If another user of the stream is opening
+// it, open waits, and then has nothing to do.
 func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 	cc := cs.cc
 	c := &cc.conn
 	c.mu.Lock()
-	if err := cs.admit(); err != nil {
+	for cs.opening && cs.err == nil {
+		c.await(&cs.ow)
+	}
+	if cs.opened || cs.err != nil {
+		err := cs.err
+		c.mu.Unlock()
+		return false, err
+	}
+	cs.opening = true
+	err = cs.admit()
+	cs.opening = false
+	c.wake(&cs.ow, true)
+	if err != nil {
 		c.mu.Unlock()
 		if isNotRun(err) {
 			cc.client.leave(cc)
@@ -119,20 +135,15 @@ func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 	}
 	head, m, err := cs.openHead(cs.headRoom[:0])
 	if err != nil {
+		cc.wakeSlots() // the place goes to another call
 		c.mu.Unlock()
 		return false, err
 	}
-	c.lastID++
-	cs.id = c.lastID
-	cs.opened = true
-	cs.recv = newRecvWindow(c.streamWin)
-	cs.send.avail = int64(c.peer.streamWindow)
-	if cs.queue == nil {
-		cs.queue = cs.first[:0]
-	}
-	c.streams[cs.id] = &cs.stream
-	c.inFlight.Add(1)
+	cs.enlist()
 	f := &cs.out
+	if e == nil {
+		f = new(frameOut) // out belongs to the goroutine that sends, which may be another
+	}
 	*f = frameOut{h: header{typ: frameOpen, stream: cs.id}, head: head}
 	if len(head) > 0 {
 		f.h.flags = flagHead
@@ -167,6 +178,21 @@ func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 	return sent, nil
 }
 
+// enlist gives the stream its id and enters it into the table. conn.mu is held.
+func (cs *clientStream) enlist() {
+	c := cs.c
+	c.lastID++
+	cs.id = c.lastID
+	cs.opened = true
+	cs.recv = newRecvWindow(c.streamWin)
+	cs.send.avail = int64(c.peer.streamWindow)
+	if cs.queue == nil {
+		cs.queue = cs.first[:0]
+	}
+	c.streams[cs.id] = &cs.stream
+	c.inFlight.Add(1)
+}
+
 // admit waits until the stream may be opened. conn.mu is held.
 func (cs *clientStream) admit() error {
 	cc := cs.cc
@@ -185,7 +211,7 @@ func (cs *clientStream) admit() error {
 		}
 		if len(c.streams) >= cc.maxStreams() {
 			cc.slots = append(cc.slots, &cs.sw)
-			cc.await(&cs.sw)
+			c.await(&cs.sw)
 			if cs.err != nil || c.err != nil || c.draining {
 				cc.leaveSlots(&cs.sw)
 			}
@@ -200,7 +226,7 @@ func (cs *clientStream) admit() error {
 		}
 		c.roomWait = append(c.roomWait, &cs.stream)
 		cs.listed++
-		cc.await(&cs.sw)
+		c.await(&cs.sw)
 	}
 }
 

@@ -71,14 +71,6 @@ type role interface {
 	roomLeft()
 }
 
-// A waiter is something a goroutine sleeps for. on is guarded by conn.mu. It
-// is no channel, since streams are recycled, and a channel belongs to the bubble
-// of testing/synctest in which it was made.
-type waiter struct {
-	cond sync.Cond
-	on   bool
-}
-
 func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 	c.nc, c.raw = nc, newRawConn(nc)
 	c.w.c = c
@@ -90,73 +82,6 @@ func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 	c.send.avail = initialConnWindow
 	c.peer = hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow}
 	c.closed = make(chan struct{})
-}
-
-// wake wakes who waits for w. mu is held. outside says that the caller is not
-// handling a frame, so that a leader has to be got out of its read.
-func (c *conn) wake(w *waiter, outside bool) {
-	if c.woken(w, outside) {
-		w.cond.Signal()
-	}
-}
-
-// woken is wake but for the signal, which has to follow if it returns true, with or
-// without mu.
-func (c *conn) woken(w *waiter, outside bool) bool {
-	if !w.on {
-		return false
-	}
-	w.on = false
-	if w == c.leader {
-		if outside {
-			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
-		}
-		return false
-	}
-	c.waiters--
-	return true
-}
-
-// wakeLater wakes the receiver of s when all frames of the batch are handled. mu is
-// held, by the goroutine that reads.
-func (c *conn) wakeLater(s *stream) {
-	if s.rw.on {
-		c.wakes = append(c.wakes, s)
-		s.listed++
-	}
-}
-
-// wakeNow wakes those that wakeLater has put off.
-func (c *conn) wakeNow() {
-	if len(c.wakes) == 0 {
-		return
-	}
-	n := 0
-	c.mu.Lock()
-	for _, s := range c.wakes {
-		s.listed--
-		if c.woken(&s.rw, false) {
-			c.wakes[n] = s
-			n++
-		}
-	}
-	c.mu.Unlock()
-	// Not before: who is woken asks for mu at once.
-	for _, s := range c.wakes[:n] {
-		s.rw.cond.Signal()
-	}
-	clear(c.wakes)
-	c.wakes = c.wakes[:0]
-}
-
-// sleep waits, with mu held before and after, until w is woken by somebody else.
-func (c *conn) sleep(w *waiter) {
-	w.cond.L = &c.mu
-	w.on = true
-	c.waiters++
-	for w.on {
-		w.cond.Wait()
-	}
 }
 
 // readBatch reads once and handles the frames that are complete.
@@ -431,17 +356,23 @@ func (c *conn) refsDone(pieces []piece) {
 	}
 }
 
-// roomLeft lets those go on who wait because too much was pending.
+// roomLeft wakes senders that are blocked because too much is pending.
 func (c *conn) roomLeft() {
 	c.mu.Lock()
+	c.wakeRoomWait()
+	c.role.roomLeft()
+	c.mu.Unlock()
+}
+
+// wakeRoomWait makes senders that are blocked because too much is pending look again.
+// mu is held.
+func (c *conn) wakeRoomWait() {
 	for _, s := range c.roomWait {
 		s.listed--
 		c.wake(&s.sw, true)
 	}
 	clear(c.roomWait)
 	c.roomWait = c.roomWait[:0]
-	c.role.roomLeft()
-	c.mu.Unlock()
 }
 
 // fail ends the connection and all its streams. Only the first call counts.
@@ -464,6 +395,7 @@ func (c *conn) fail(err error) {
 		delete(c.streams, id)
 		s.lost(err)
 	}
+	c.wakeRoomWait() // streams that are not open yet are in no table
 	close(c.closed)
 	if !c.reading {
 		c.rd.close()

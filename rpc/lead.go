@@ -29,19 +29,19 @@ func (c *conn) await(w *waiter) {
 		c.sleep(w)
 		return
 	}
-	c.reading, c.leader, w.on = true, w, true
-	for goOn := true; goOn && w.on; {
+	c.reading, c.leader = true, w
+	gen := w.gen
+	for goOn := true; goOn && w.gen == gen; {
 		c.mu.Unlock()
 		goOn = c.role.lead()
 		c.mu.Lock()
 	}
 	c.reading, c.leader = false, nil
-	if w.on && c.err == nil {
+	if w.gen == gen && c.err == nil {
 		c.readInBackground()
 		c.sleep(w)
 		return
 	}
-	w.on = false
 	if c.err != nil {
 		c.rd.close()
 	} else if c.waiters > 0 {

@@ -148,7 +148,7 @@ func newLoanBatch(t *testing.T) *loanBatch {
 		return &cs.stream
 	}
 	l.s, l.other = add(1), add(2)
-	l.c.leader, l.s.rw.on, l.c.reading = &l.s.rw, true, true
+	l.c.leader, l.c.reading = &l.s.rw, true
 	return l
 }
 
