@@ -281,7 +281,12 @@ func (c *Client) dialConn(ctx context.Context) (*clientConn, error) {
 			_ = nc.Close()
 			return nil, fmt.Errorf("TLS: %w", err)
 		}
-		p.AuthInfo = tlsInfo(tc.ConnectionState(), p.AuthInfo)
+		cs := tc.ConnectionState()
+		if cs.NegotiatedProtocol != alpn {
+			_ = nc.Close()
+			return nil, fmt.Errorf("TLS: the peer does not agree on protocol %q, so it does not speak the native wire: use the wire \"grpc\", or a newer agent", alpn)
+		}
+		p.AuthInfo = tlsInfo(cs, p.AuthInfo)
 		nc = tc
 	}
 	return newClientConn(c, nc, p), nil
@@ -317,6 +322,7 @@ func (c *Client) ready(cc *clientConn, h hello) {
 		}
 	}
 	c.hello, c.helloed = h.info, true
+	cc.failures = c.failures
 	c.failures, c.lastErr, c.retryAt = 0, nil, time.Time{}
 	c.setState(connectivity.Ready)
 }
@@ -331,8 +337,8 @@ func (c *Client) leave(cc *clientConn) {
 }
 
 // disconnected is called once for every connection that was begun. known says that
-// the server's HELLO had come.
-func (c *Client) disconnected(cc *clientConn, err error, known bool) {
+// the server's HELLO had come, proven that a call has ended in order.
+func (c *Client) disconnected(cc *clientConn, err error, known, proven bool) {
 	c.stats.connEnd(cc.statsCtx, true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -341,10 +347,26 @@ func (c *Client) disconnected(cc *clientConn, err error, known bool) {
 	if c.closed || !mine && known {
 		return
 	}
+	if known && isFault(err) {
+		// The next connection is likely to end the same way.
+		if !proven {
+			c.failures = cc.failures
+		}
+		c.attemptFailed(err)
+		return
+	}
 	if known || errors.Is(err, errConnClosed) {
 		c.lastErr = err
 		c.setState(connectivity.Idle)
 		return
 	}
 	c.attemptFailed(err)
+}
+
+// isFault reports whether a connection has ended because one side broke the rules, as
+// it or the other says.
+func isFault(err error) bool {
+	var ge *goneError
+	var ce *connError
+	return errors.As(err, &ge) || errors.As(err, &ce) && ce.code != codeTimeout
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -40,12 +41,16 @@ type clientConn struct {
 	statsCtx    context.Context
 
 	// Guarded by mu.
-	methods   map[string]*methodNumber
-	slots     []*waiter // of calls that wait until fewer streams are open
-	goAwayErr string
-	timers    []*time.Timer
-	watched   bool      // watch was called
-	deadline  time.Time // for the server's HELLO
+	methods  map[string]*methodNumber
+	slots    []*waiter // of calls that wait until fewer streams are open
+	left     bool      // GOAWAY has come
+	last     uint32    // in that GOAWAY
+	proven   bool      // a call has ended with a status of the server's
+	timers   []*time.Timer
+	watched  bool      // watch was called
+	deadline time.Time // for the server's HELLO
+
+	failures int // attempts in a row before this one; guarded by Client.mu
 }
 
 // methodNumber is the number of a method on a connection.
@@ -216,6 +221,11 @@ func (cc *clientConn) forget(s *stream) {
 		return
 	}
 	delete(cc.streams, s.id)
+	if s.remoteClosed {
+		cc.streamOver(0)
+	} else {
+		cc.streamOver(s.recv.credit)
+	}
 	cc.inFlight.Add(-1)
 	if len(cc.slots) > 0 {
 		cc.wakeSlots()
@@ -227,6 +237,7 @@ func (cc *clientConn) forget(s *stream) {
 
 func (cc *clientConn) reset(s *stream, code wireCode, text string) {
 	cs := s.cl
+	text = validText(text)
 	var err error
 	switch {
 	case code == codeRefused:
@@ -258,9 +269,9 @@ func (cc *clientConn) failed(err error) {
 		cc.wake(w, true)
 	}
 	cc.slots = nil
-	known := cc.peerKnown
+	known, proven := cc.peerKnown, cc.proven
 	cc.mu.Unlock()
-	cc.client.disconnected(cc, err, known)
+	cc.client.disconnected(cc, err, known, proven)
 }
 
 // watchIdle closes the connection when no call was made for d. mu is held.
@@ -313,7 +324,7 @@ func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
 			}
 			cc.credit(cost(len(msg)))
 		}
-		return cc.closedStream(h.stream, h.typ)
+		return cc.lateFrame(h.stream, h.typ, cost(len(msg)))
 	}
 	cs := s.cl
 	if h.typ == frameHeader {
@@ -335,6 +346,7 @@ func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
 		}
 		s.dropTail()
 	}
+	cc.proven = true
 	cs.setHeader(eh.md)
 	if h.flags&flagMsg != 0 {
 		if err := s.receive(header{typ: frameEnd, flags: flagMsg, stream: h.stream}, nil, msg, own); err != nil {
@@ -347,22 +359,38 @@ func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
 	return nil
 }
 
-// goAway handles GOAWAY: streams above last were not and will not be run.
+// goAway handles GOAWAY: streams above last were not and will not be run. With a code
+// the server has ended the connection.
 func (cc *clientConn) goAway(last uint32, code wireCode, text string) error {
 	cc.mu.Lock()
-	cc.draining = true
+	if cc.left {
+		err := cc.idleFrame("another GOAWAY")
+		if err == nil && last > cc.last {
+			err = connErrorf(codeProtocol, "GOAWAY with stream %d after one with stream %d", last, cc.last)
+		}
+		if err != nil {
+			cc.mu.Unlock()
+			return err
+		}
+	}
+	cc.left, cc.last, cc.draining = true, last, true
+	gone := &goneError{code, validText(text)}
+	err := status.Error(codes.Unavailable, "rpc: the server takes no more calls: "+gone.text)
 	if code != codeNone {
-		cc.goAwayErr = code.String() + ": " + text
+		err = lostError(gone)
 	}
 	for id, s := range cc.streams {
 		if id > last {
-			s.cl.over(&errNotRun{status.Error(codes.Unavailable, "rpc: the server takes no more calls: "+text)})
+			s.cl.over(&errNotRun{err})
 		}
 	}
 	cc.wakeSlots()
 	cc.wakeRoomWait()
 	empty := len(cc.streams) == 0
 	cc.mu.Unlock()
+	if code != codeNone {
+		return gone
+	}
 	cc.client.leave(cc)
 	if empty {
 		return io.EOF
@@ -393,9 +421,11 @@ func parseEnd(head []byte) (e endHead, err error) {
 		case tagCode:
 			var n uint64
 			n, err = uintItem(v)
-			e.code = codes.Code(min(n, 1<<31))
+			if e.code = codes.Code(n); n > math.MaxInt32 {
+				e.code = codes.Unknown
+			}
 		case tagMessage:
-			e.text = string(v)
+			e.text = validText(string(v))
 		case tagDetails:
 			e.details = append([]byte(nil), v...)
 		}

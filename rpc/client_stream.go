@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -242,13 +243,13 @@ func notRun(err error) error {
 // openHead appends the head of OPEN to b. conn.mu is held.
 func (cs *clientStream) openHead(b []byte) ([]byte, *methodNumber, error) {
 	cc := cs.cc
+	if len(cs.name) > maxMethodName || !utf8.ValidString(cs.name) {
+		return nil, nil, status.Errorf(codes.Unimplemented, "rpc: a method name of %d bytes, of %d at most in UTF-8", len(cs.name), maxMethodName)
+	}
 	m := cc.methods[cs.name]
-	if m == nil && len(cc.methods) < maxMethods && len(cs.name) <= maxMethodName {
+	if m == nil && len(cc.methods) < maxMethods {
 		m = &methodNumber{n: uint16(len(cc.methods) + 1)}
 		cc.methods[cs.name] = m
-	}
-	if len(cs.name) > maxMethodName {
-		return nil, nil, status.Errorf(codes.Unimplemented, "rpc: a method name of %d bytes", len(cs.name))
 	}
 	if m == nil || !m.known {
 		b = appendItem(b, tagMethod, cs.name)
@@ -264,7 +265,7 @@ func (cs *clientStream) openHead(b []byte) ([]byte, *methodNumber, error) {
 		b = appendItem(b, tagCodec, clip(cs.info.codecName, 128))
 	}
 	if a := cs.info.authority; a != "" {
-		b = appendItem(b, tagAuthority, clip(a, 255))
+		b = appendItem(b, tagAuthority, clip(a, maxAuthority))
 	}
 	return appendMetadataItem(b, tagMetadata, cs.md), m, nil
 }

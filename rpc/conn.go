@@ -32,20 +32,20 @@ type conn struct {
 
 	leading
 
-	mu          sync.Mutex
-	streams     map[uint32]*stream
-	lastID      uint32 // the highest id of a stream that was opened
-	send        sendWindow
-	recv        recvWindow
-	assembly    assembly
-	creditWait  []*stream // wait for send
-	roomWait    []*stream // wait until less is pending
-	peer        hello
-	peerKnown   bool  // the peer's HELLO has come
-	err         error // why the connection has ended
-	draining    bool  // no new streams
-	waiters     int   // that sleep while somebody else reads
-	pingsUnread int   // answered since something else came
+	mu         sync.Mutex
+	streams    map[uint32]*stream
+	lastID     uint32 // the highest id of a stream that was opened
+	send       sendWindow
+	recv       recvWindow
+	assembly   assembly
+	creditWait []*stream // wait for send
+	roomWait   []*stream // wait until less is pending
+	peer       hello
+	peerKnown  bool  // the peer's HELLO has come
+	err        error // why the connection has ended
+	draining   bool  // no new streams
+	waiters    int   // that sleep while somebody else reads
+	flood      floodGate
 
 	closed chan struct{} // closed with the connection
 }
@@ -90,9 +90,11 @@ func (c *conn) readBatch(spin time.Duration) error {
 	if err := rd.fill(spin); err != nil {
 		if isTimeout(err) {
 			c.mu.Lock()
-			_ = c.nc.SetReadDeadline(time.Time{})
-			c.mu.Unlock()
-			return nil
+			defer c.mu.Unlock()
+			if c.err == nil {
+				_ = c.nc.SetReadDeadline(time.Time{})
+			}
+			return c.err
 		}
 		return err
 	}
@@ -197,39 +199,27 @@ func (c *conn) handle(h header, p []byte, own *[]byte) error {
 	case frameHello:
 		return connErrorf(codeProtocol, "a second HELLO")
 	}
-	return c.flood() // a type to ignore
-}
-
-// leastCredit is how much credit is worth a frame of its own.
-const leastCredit = 1 << 10
-
-// maxIdleFrames is how many frames that bring a call nowhere may come in a row.
-const maxIdleFrames = 10_000
-
-// flood counts a frame that brings nothing forward.
-func (c *conn) flood() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pingsUnread++
-	if c.pingsUnread > maxIdleFrames {
-		return connErrorf(codeFlood, "more than %d frames without effect in a row", maxIdleFrames)
-	}
-	return nil
+	return c.idleFrame("of a type to ignore")
 }
 
 func (c *conn) handlePing(h header, p []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if h.flags&flagAck != 0 {
-		return c.flood()
+		if c.flood.pings > 0 {
+			c.flood.pings--
+			return nil
+		}
+		return c.idleFrame("an answer to no PING")
 	}
 	var data [8]byte
 	copy(data[:], p)
 	if !c.w.appendControl(func(b []byte) []byte { return appendPing(b, flagAck, data) }) {
 		return connErrorf(codeFlood, "PINGs are sent and their answers not read")
 	}
-	if err := c.flood(); err != nil {
-		return err
-	}
-	return nil
+	return c.idleFrame("a PING")
 }
 
 func (c *conn) handleCredit(id, n uint32) error {
@@ -239,8 +229,8 @@ func (c *conn) handleCredit(id, n uint32) error {
 		return connErrorf(codeFlowControl, "CREDIT of 0 bytes")
 	}
 	if n < leastCredit {
-		if c.pingsUnread++; c.pingsUnread > maxIdleFrames {
-			return connErrorf(codeFlood, "credit comes in pieces of less than %d bytes", leastCredit)
+		if err := c.idleFrame("CREDIT of little"); err != nil {
+			return err
 		}
 	}
 	if id == 0 {
@@ -257,7 +247,7 @@ func (c *conn) handleCredit(id, n uint32) error {
 	}
 	s := c.streams[id]
 	if s == nil {
-		return c.closedStream(id, frameCredit)
+		return c.lateFrame(id, frameCredit, frameCost)
 	}
 	if !s.send.add(n) {
 		return connErrorf(codeFlowControl, "CREDIT beyond %d bytes on stream %d", maxWindow, id)
@@ -267,26 +257,17 @@ func (c *conn) handleCredit(id, n uint32) error {
 	return nil
 }
 
-// closedStream checks that a frame for a stream that is not in the table is a late
-// one, for a stream that was there. mu is held.
-func (c *conn) closedStream(id uint32, t frameType) error {
-	if id > c.lastID {
-		return connErrorf(codeProtocol, "%v for stream %d, which was never opened", t, id)
-	}
-	c.pingsUnread++
-	if c.pingsUnread > maxIdleFrames {
-		return connErrorf(codeFlood, "more than %d frames without effect in a row", maxIdleFrames)
-	}
-	return nil
-}
-
 func (c *conn) handleReset(id uint32, code wireCode, text string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.streams[id]
 	if s == nil {
-		return c.closedStream(id, frameReset)
+		return c.lateFrame(id, frameReset, frameCost)
 	}
+	if s.peerReset {
+		return c.idleFrame("a second RESET of a stream")
+	}
+	s.peerReset = true
 	c.role.reset(s, code, text)
 	return nil
 }
@@ -300,23 +281,23 @@ func (c *conn) handleData(h header, p []byte, own *[]byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.streams[h.stream]
-	if s == nil || s.discards {
-		defer buffers.Put(own)
-		if s == nil {
-			if err := c.closedStream(h.stream, frameData); err != nil {
-				return err
-			}
-		}
-		if h.flags&flagMsg == 0 {
-			return nil
-		}
-		if !c.recv.receive(len(msg)) {
-			return connErrorf(codeFlowControl, "DATA of %d bytes beyond the connection's credit", len(msg))
-		}
-		c.credit(cost(len(msg)))
-		return nil
+	if s != nil && !s.discards {
+		return s.receive(h, head, msg, own)
 	}
-	return s.receive(h, head, msg, own)
+	defer buffers.Put(own)
+	if s == nil {
+		err = c.lateFrame(h.stream, frameData, cost(len(msg)))
+	} else {
+		err = s.throwAway(h, len(msg))
+	}
+	if err != nil || h.flags&flagMsg == 0 {
+		return err
+	}
+	if !c.recv.receive(len(msg)) {
+		return connErrorf(codeFlowControl, "DATA of %d bytes beyond the connection's credit", len(msg))
+	}
+	c.credit(cost(len(msg)))
+	return nil
 }
 
 func cost(n int) int64 { return int64(n) + frameCost }
@@ -324,7 +305,6 @@ func cost(n int) int64 { return int64(n) + frameCost }
 // credit gives the connection's credit for n bytes back. mu is held. It reports
 // whether it has appended a frame, which the next flush writes.
 func (c *conn) credit(n int64) bool {
-	c.pingsUnread = 0
 	return c.appendCredit(0, c.recv.consume(n))
 }
 
@@ -375,7 +355,8 @@ func (c *conn) wakeRoomWait() {
 	c.roomWait = c.roomWait[:0]
 }
 
-// fail ends the connection and all its streams. Only the first call counts.
+// fail ends the connection and all its streams. Only the first call counts. If the
+// peer broke a rule it is told which.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
 	if c.err != nil {
@@ -383,8 +364,9 @@ func (c *conn) fail(err error) {
 		return
 	}
 	var ce *connError
+	var bye []byte
 	if errors.As(err, &ce) {
-		c.goAwayAndClose(ce)
+		bye = appendGoAway(nil, c.lastID, ce.code, ce.text)
 	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the peer closed the connection")
@@ -401,26 +383,8 @@ func (c *conn) fail(err error) {
 		c.rd.close()
 	}
 	c.mu.Unlock()
-	c.w.close(err)
-	_ = c.nc.Close()
+	c.w.close(err, bye)
 	c.role.failed(err)
-}
-
-// goAwayAndClose tells the peer which rule it broke, if the socket has room for
-// that.
-func (c *conn) goAwayAndClose(ce *connError) {
-	w := &c.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.state == writeBusy || c.raw == nil {
-		return
-	}
-	w.state = writeBusy
-	var all [][]byte
-	for _, p := range w.pieces {
-		all = append(all, p.b)
-	}
-	_, _, _ = c.raw.writev(append(all, appendGoAway(nil, c.lastID, ce.code, ce.text)), false, nil)
 }
 
 // budget bounds what all connections of a server hold.

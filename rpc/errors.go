@@ -62,6 +62,32 @@ func connErrorf(code wireCode, format string, a ...any) error {
 	return &connError{code, fmt.Sprintf(format, a...)}
 }
 
+// goneError is why the peer has ended the connection, as its GOAWAY says.
+type goneError struct {
+	code wireCode
+	text string
+}
+
+func (e *goneError) Error() string {
+	return fmt.Sprintf("the peer ended the connection: %v: %s", e.code, e.text)
+}
+
+// lostError is the error of a call whose connection has ended with err.
+func lostError(err error) error {
+	if errors.Is(err, errClientClosed) {
+		return err
+	}
+	code := codes.Unavailable
+	var ge *goneError
+	var ce *connError
+	if errors.As(err, &ge) {
+		code = ge.code.status()
+	} else if errors.As(err, &ce) {
+		code = ce.code.status()
+	}
+	return status.Error(code, "rpc: connection lost: "+err.Error())
+}
+
 // errNotRun marks a call that has provably not reached a handler, so that it may
 // be made again on another connection.
 type errNotRun struct{ err error }

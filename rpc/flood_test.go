@@ -127,7 +127,7 @@ func TestFloodsEnd(t *testing.T) {
 			e := &echo{both: func(st grpc.ServerStream) error { <-st.Context().Done(); return nil }}
 			inBubble(t, e, nil, func(t *testing.T, s *Server) {
 				p := wireServer(t, s)
-				p.open(1, "/test.Echo/Nope", "", 0)
+				p.open(1, "/test.Echo/Nope", "", flagClose)
 				p.wantEnd(1)
 				p.open(2, "/test.Echo/Both", "", 0)
 				go io.Copy(io.Discard, p.nc)

@@ -3,6 +3,8 @@ package rpc
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 )
 
 // A frame is a header of 12 bytes and a payload:
@@ -183,9 +185,21 @@ func appendGoAway(b []byte, last uint32, code wireCode, text string) []byte {
 	return append(b, text...)
 }
 
+// clip returns s as text for the wire, of at most n bytes: valid UTF-8, and cut at a
+// character.
 func clip(s string, n int) string {
-	if len(s) > n {
-		return s[:n]
+	if !utf8.ValidString(s) {
+		s = validText(s)
 	}
-	return s
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
+
+// validText returns s with what is not UTF-8 replaced. Texts of the peer go through it
+// too: a gRPC status cannot be passed on otherwise.
+func validText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

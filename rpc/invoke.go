@@ -80,19 +80,19 @@ func (c *Client) invoke(ctx context.Context, method string, args, reply any, opt
 		if !ci.waitForReady && !c.retries(nr) {
 			return nr.err
 		}
-		if err := pause(ctx, n); err != nil {
+		if err := c.pause(ctx, n); err != nil {
 			return status.FromContextError(err).Err()
 		}
 	}
 }
 
-// pause waits before the call is made again for the nth time, longer each time
-// but for the first.
-func pause(ctx context.Context, n int) error {
+// pause waits before the call is made again for the nth time: not at all at first,
+// and then longer each time, up to what the client waits between attempts to connect.
+func (c *Client) pause(ctx context.Context, n int) error {
 	if n == 0 {
 		return ctx.Err()
 	}
-	t := time.NewTimer(time.Millisecond << min(n, 6))
+	t := time.NewTimer(min(time.Millisecond<<min(n, 20), c.cfg.Backoff.MaxDelay))
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -258,7 +258,7 @@ func (c *Client) newStream(ctx context.Context, desc *grpc.StreamDesc, method st
 		if !errors.As(err, &nr) || !ci.waitForReady && !c.retries(nr) {
 			return nil, unwrapNotRun(err)
 		}
-		if err := pause(ctx, n); err != nil {
+		if err := c.pause(ctx, n); err != nil {
 			return nil, status.FromContextError(err).Err()
 		}
 	}

@@ -51,6 +51,9 @@ func (c *conn) startKeepalive(k Keepalive) *time.Timer {
 			c.fail(connErrorf(codeTimeout, "no sign of life for %v", k.Time+k.Timeout))
 		default:
 			asked = true
+			c.mu.Lock()
+			c.flood.pings++
+			c.mu.Unlock()
 			c.w.appendControl(func(b []byte) []byte { return appendPing(b, 0, [8]byte{'a', 'l', 'i', 'v', 'e', '?'}) })
 			c.w.flush()
 			t.Reset(k.Timeout)

@@ -12,6 +12,9 @@ import (
 // its last two bytes by chance.
 const magic = "VSOCKRPC/1\r\n\r\n\x00\xff"
 
+// anyMagic is how the magic of every version begins. All are of the same length.
+const anyMagic = "VSOCKRPC/"
+
 // http2Preface is what an HTTP/2 client sends first.
 const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -30,6 +33,14 @@ const (
 	helloMaxHeader    = 8  // uvarint: bytes of metadata the side takes in one direction of a call
 	helloAuthority    = 9  // client: what :authority is where an OPEN does not say
 	helloUserAgent    = 10 // client
+)
+
+// Bytes of the texts that a side says about itself; more is cut off.
+const (
+	maxSoftware  = 128
+	maxBootID    = 64 // and of a generation
+	maxAuthority = 255
+	maxUserAgent = 128
 )
 
 // hello is what a side says when a connection begins.
@@ -56,11 +67,11 @@ func appendPreface(b []byte, h hello) []byte {
 		tag byte
 		v   string
 	}{
-		{helloSoftware, clip(h.info.Software, 128)},
-		{helloBootID, clip(h.info.BootID, 64)},
-		{helloGeneration, clip(h.info.Generation, 64)},
-		{helloAuthority, clip(h.authority, 255)},
-		{helloUserAgent, clip(h.userAgent, 128)},
+		{helloSoftware, clip(h.info.Software, maxSoftware)},
+		{helloBootID, clip(h.info.BootID, maxBootID)},
+		{helloGeneration, clip(h.info.Generation, maxBootID)},
+		{helloAuthority, clip(h.authority, maxAuthority)},
+		{helloUserAgent, clip(h.userAgent, maxUserAgent)},
 	} {
 		if it.v != "" {
 			b = appendItem(b, it.tag, it.v)
@@ -103,15 +114,15 @@ func parseHello(p []byte) (hello, error) {
 		}
 		switch tag {
 		case helloSoftware:
-			h.info.Software = clip(string(v), 128)
+			h.info.Software = clip(string(v), maxSoftware)
 		case helloBootID:
-			h.info.BootID = clip(string(v), 64)
+			h.info.BootID = clip(string(v), maxBootID)
 		case helloGeneration:
-			h.info.Generation = clip(string(v), 64)
+			h.info.Generation = clip(string(v), maxBootID)
 		case helloAuthority:
-			h.authority = clip(string(v), 255)
+			h.authority = clip(string(v), maxAuthority)
 		case helloUserAgent:
-			h.userAgent = clip(string(v), 128)
+			h.userAgent = clip(string(v), maxUserAgent)
 		case helloStreamWindow:
 			h.streamWindow = int(n)
 		case helloConnWindow:
@@ -136,12 +147,12 @@ func explainPeer(b []byte) string {
 		return "the peer speaks HTTP/2, so it is a gRPC server without the native wire: use the wire \"grpc\", or a newer agent"
 	case bytes.HasPrefix(b, []byte("HTTP/")):
 		return "the peer is an HTTP/1 server, not an agent: check the address and port"
-	case bytes.HasPrefix(b, []byte("VSOCKRPC/")):
+	case bytes.HasPrefix(b, []byte(anyMagic)):
 		return "the peer speaks another version of the native wire: use the wire \"grpc\", or bring both sides to the same version"
 	case bytes.HasPrefix(b, []byte("SSH-")):
 		return "the peer is an SSH server, not an agent: check the address and port"
 	case len(b) >= 3 && (b[0] == 0x15 || b[0] == 0x16) && b[1] == 3:
 		return "the peer wants TLS: give the client keys"
 	}
-	return fmt.Sprintf("the peer's first bytes %q are of no protocol known here: check the address and port", clip(string(b), 24))
+	return fmt.Sprintf("the peer's first bytes %q are of no protocol known here: check the address and port", b[:min(24, len(b))])
 }

@@ -81,8 +81,7 @@ func NewServer(cfg *ServerConfig) *Server {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.drained = sync.NewCond(&s.mu)
 	if s.cfg.TLS != nil {
-		s.tls = s.cfg.TLS.Clone()
-		s.tls.NextProtos = append(slices.Clone(s.tls.NextProtos), alpn, "h2")
+		s.tls = withProtocols(s.cfg.TLS)
 	}
 	if h := s.cfg.UnknownServiceHandler; h != nil {
 		s.unknown = &method{stream: &grpc.StreamDesc{ClientStreams: true, ServerStreams: true, Handler: func(srv any, st grpc.ServerStream) error {
@@ -90,6 +89,22 @@ func NewServer(cfg *ServerConfig) *Server {
 		}}}
 	}
 	return s
+}
+
+// withProtocols returns a copy of cfg that agrees on either wire.
+func withProtocols(cfg *tls.Config) *tls.Config {
+	cfg = cfg.Clone()
+	cfg.NextProtos = append(slices.Clone(cfg.NextProtos), alpn, "h2")
+	if get := cfg.GetConfigForClient; get != nil {
+		cfg.GetConfigForClient = func(hi *tls.ClientHelloInfo) (*tls.Config, error) {
+			own, err := get(hi)
+			if own != nil {
+				own = withProtocols(own)
+			}
+			return own, err
+		}
+	}
+	return cfg
 }
 
 // RegisterService implements grpc.ServiceRegistrar. It panics after the first
@@ -281,8 +296,7 @@ func (s *Server) fault(nc net.Conn, err error) {
 
 // connEnded is called once for each native connection.
 func (s *Server) connEnded(sc *serverConn, err error) {
-	var ce *connError
-	if errors.As(err, &ce) {
+	if isFault(err) {
 		s.fault(sc.nc, err)
 	}
 	s.mu.Lock()

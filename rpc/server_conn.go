@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"net"
 	"sync"
@@ -258,6 +259,7 @@ func (sc *serverConn) reset(s *stream, code wireCode, text string) {
 	if !ss.started {
 		sc.unqueue(ss)
 		delete(sc.streams, ss.id)
+		sc.streamOver(ss.recv.credit)
 	}
 	ss.ctx.cancel(err)
 }
@@ -286,10 +288,21 @@ func (sc *serverConn) frame(h header, p []byte, own *[]byte) error {
 		return sc.open(h, p, own)
 	case frameGoAway:
 		buffers.Put(own)
-		return sc.flood() // the client leaves: it will close the connection
+		return sc.clientLeaves(wireCode(binary.BigEndian.Uint32(p[4:])), string(p[8:]))
 	}
 	buffers.Put(own)
 	return connErrorf(codeProtocol, "%v from a client", h.typ)
+}
+
+// clientLeaves handles a GOAWAY. Without a code it says no more than that the client
+// will close the connection.
+func (sc *serverConn) clientLeaves(code wireCode, text string) error {
+	if code != codeNone {
+		return &goneError{code, validText(text)}
+	}
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	return sc.idleFrame("GOAWAY")
 }
 
 // openHead is the head of an OPEN.
@@ -312,7 +325,7 @@ func parseOpen(head []byte) (o openHead, err error) {
 		case tagCodec:
 			o.codec = string(v)
 		case tagAuthority:
-			o.authority = string(v)
+			o.authority = clip(string(v), maxAuthority)
 		case tagTimeout:
 			n, err := uintItem(v)
 			if err != nil {
@@ -358,6 +371,7 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		return err
 	}
 	if sc.leaving && h.stream > sc.last {
+		sc.streamOver(int64(sc.streamWin))
 		err := sc.skip(h, msg)
 		sc.mu.Unlock()
 		buffers.Put(own)
@@ -367,6 +381,7 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 	sc.batchOpens++
 	ss := sc.newStream(h.stream, m, &o)
 	if err := sc.admit(ss, &o); err != nil {
+		ss.remoteClosed = h.flags&flagClose != 0
 		err2 := sc.skip(h, msg)
 		sc.mu.Unlock()
 		buffers.Put(own)
@@ -375,6 +390,7 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 	}
 	waits := sc.active >= sc.maxStreams
 	if waits && len(sc.pending) >= sc.maxStreams+initialMaxStreams {
+		sc.streamOver(int64(sc.streamWin))
 		err := sc.skip(h, msg)
 		sc.mu.Unlock()
 		buffers.Put(own)
@@ -475,9 +491,7 @@ func (sc *serverConn) skip(h header, msg []byte) error {
 	if !sc.recv.receive(len(msg)) {
 		return connErrorf(codeFlowControl, "OPEN with %d bytes beyond the connection's credit", len(msg))
 	}
-	n := sc.pingsUnread
 	sc.credit(cost(len(msg)))
-	sc.pingsUnread = n
 	return nil
 }
 
@@ -541,7 +555,11 @@ func (sc *serverConn) unqueue(ss *serverStream) {
 
 // ended accounts for a handler that has returned. mu is held.
 func (sc *serverConn) ended(ss *serverStream) {
-	delete(sc.streams, ss.id)
+	if delete(sc.streams, ss.id); !ss.remoteClosed {
+		sc.streamOver(ss.recv.credit)
+	} else {
+		sc.streamOver(0)
+	}
 	if !ss.started {
 		return
 	}

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -91,17 +92,24 @@ func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []b
 	head = appendUintItem(head, tagCode, uint64(st.Code()))
 	room := maxHead - len(head) - 2*headRoom
 	text := st.Message()
-	if len(text) > room {
-		text = text[:room]
-	}
-	head = appendItem(head, tagMessage, text)
-	if p := st.Proto(); len(p.GetDetails()) > 0 {
-		if b, err := proto.Marshal(p); err == nil && len(b) <= room-len(text) {
-			head = appendItem(head, tagDetails, string(b))
+	var details []byte
+	if d := st.Proto().GetDetails(); len(d) > 0 {
+		var err error
+		details, err = proto.Marshal(&spb.Status{Details: d})
+		if left := room - min(len(text), leastText); err != nil || len(details) > left {
+			ss.sc.srv.log.Warn("rpc: details of a status not sent", "method", ss.m.name, "bytes", len(details), "most", left, "error", err)
+			details = nil
 		}
+	}
+	head = appendItem(head, tagMessage, clip(text, room-len(details)))
+	if details != nil {
+		head = appendItem(head, tagDetails, string(details))
 	}
 	return head
 }
+
+// leastText is how much of a status's text goes before its details, if it is so long.
+const leastText = 1 << 10
 
 // end appends END and forgets the stream. With writeLater it is not done, and does
 // nothing, if it would have to wait for credit. If ss is spent, nobody else uses it

@@ -105,6 +105,10 @@ func (h *handshaken) sniff(protocol string, spoke func()) error {
 					h.wire, h.begun = wireNative, buf
 					return nil
 				}
+			case startsLike(buf, anyMagic) && protocol != "h2":
+				if len(buf) >= len(magic) {
+					return h.tooOld(buf[:len(magic)])
+				}
 			case startsLike(buf, http2Preface) && protocol != alpn:
 				if len(buf) >= len(http2Preface) {
 					h.wire, h.begun = wireHTTP2, buf
@@ -114,7 +118,7 @@ func (h *handshaken) sniff(protocol string, spoke func()) error {
 				if protocol == "" && looksLikeHTTP1(buf) {
 					_, _ = io.WriteString(h.Conn, httpAnswer)
 				}
-				return fmt.Errorf("the client's first bytes %q are of no protocol known here", clip(string(buf), 24))
+				return fmt.Errorf("the client's first bytes %q are of no protocol known here", buf[:min(24, len(buf))])
 			}
 			spoke()
 		}
@@ -128,6 +132,21 @@ func (h *handshaken) sniff(protocol string, spoke func()) error {
 			return fmt.Errorf("%d bytes into the preface: %w", len(buf), err)
 		}
 	}
+}
+
+// tooOld answers a client that speaks another version of the native wire: with this
+// side's preface, which says what it speaks, and the reason. The client can connect
+// again then, with that version or on the other wire.
+func (h *handshaken) tooOld(theirs []byte) error {
+	b := appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})
+	b = appendGoAway(b, 0, codeTooOld, "this server speaks version 1 of the native wire")
+	if _, err := h.Conn.Write(b); err == nil {
+		if c, ok := h.Conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+			// To close with something unread could take the answer away.
+			_, _ = io.Copy(io.Discard, io.LimitReader(h.Conn, maxPending))
+		}
+	}
+	return fmt.Errorf("the client speaks another version of the native wire, %q", theirs)
 }
 
 // startsLike reports whether b may be, or go on to be, preface.

@@ -1,13 +1,9 @@
 package rpc
 
 import (
-	"errors"
 	"io"
 	"runtime"
 	"sync/atomic"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // stream is what both sides of a call have in common. Except where said, its
@@ -35,6 +31,7 @@ type stream struct {
 	remoteClosed bool  // the peer sends no more messages
 	localClosed  bool  // this side sends no more messages
 	discards     bool  // nobody wants what still comes
+	peerReset    bool  // the peer has sent RESET
 	err          error // what receiving and sending return from now on
 	eof          error // what receiving returns after the last message, if remoteClosed
 
@@ -103,9 +100,8 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 	} else {
 		buffers.Put(own)
 		if h.flags&flagClose == 0 && h.typ == frameData {
-			c.pingsUnread++
-			if c.pingsUnread > maxIdleFrames {
-				return connErrorf(codeFlood, "more than %d frames without effect in a row", maxIdleFrames)
+			if err := c.idleFrame("empty DATA"); err != nil {
+				return err
 			}
 		}
 	}
@@ -119,6 +115,20 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 		}
 		c.wake(&s.rw, false)
 	}
+	return nil
+}
+
+// throwAway accounts for DATA with a message of n bytes, or none, that nobody wants.
+func (s *stream) throwAway(h header, n int) error {
+	switch {
+	case h.flags&flagMsg != 0:
+		if !s.recv.receive(n) {
+			return connErrorf(codeFlowControl, "DATA of %d bytes beyond the credit of stream %d, which is over", n, s.id)
+		}
+	case h.flags&flagClose == 0 || s.remoteClosed:
+		return s.c.idleFrame("empty DATA")
+	}
+	s.remoteClosed = s.remoteClosed || h.flags&flagClose != 0
 	return nil
 }
 
@@ -416,12 +426,4 @@ func (s *stream) lost(err error) {
 		return // its status is known
 	}
 	s.c.role.lost(s, lostError(err))
-}
-
-// lostError is the error of a call whose connection has ended with err.
-func lostError(err error) error {
-	if errors.Is(err, errClientClosed) {
-		return err
-	}
-	return status.Error(codes.Unavailable, "rpc: connection lost: "+err.Error())
 }

@@ -560,7 +560,7 @@ func TestClientErrorsOfTheServer(t *testing.T) {
 				p.hello()
 				go p.wantClosed()
 				send(p)
-				if err := <-got; status.Code(err) != codes.Unavailable {
+				if err := <-got; status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "PROTOCOL") {
 					t.Errorf("got %v", err)
 				}
 			})
@@ -575,6 +575,7 @@ func TestAnswerBeforeTheConnectionBreaks(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, p := wireClient(t, nil)
 			defer c.Close()
+			defer p.nc.Close()
 			errs := make([]error, 2)
 			done := make(chan struct{}, 2)
 			for i := range errs {
@@ -595,7 +596,7 @@ func TestAnswerBeforeTheConnectionBreaks(t *testing.T) {
 			<-done
 			<-done
 			for i, err := range errs {
-				want := codes.Unavailable
+				want := codes.Internal
 				if uint32(i+1) == answered {
 					want = codes.OK
 				}

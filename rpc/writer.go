@@ -45,7 +45,15 @@ type writer struct {
 	parked    bool
 	parkingFn func() // w.parking, made once
 	kicked    bool   // somebody has asked for that since the batch was begun
+
+	// The connection has ended, and who writes sends what waits, until dieAt, and then
+	// closes it. Guarded by mu.
+	closing bool
+	dieAt   time.Time
 }
+
+// lastWordTime is how long the peer has to take the GOAWAY that says what it broke.
+const lastWordTime = time.Second
 
 type writeRole uint8
 
@@ -265,8 +273,14 @@ func (w *writer) run(until patience) {
 		}
 		w.mu.Lock()
 		if !w.take() {
-			w.state = writeIdle
+			closing := w.closing
+			if !closing {
+				w.state = writeIdle
+			}
 			w.mu.Unlock()
+			if closing {
+				_ = w.c.nc.Close()
+			}
 			return
 		}
 		w.mu.Unlock()
@@ -289,7 +303,7 @@ func (w *writer) resume() {
 
 // take makes what waits the batch. mu is held.
 func (w *writer) take() bool {
-	if w.bytes == 0 || w.err != nil {
+	if w.bytes == 0 || w.err != nil && !w.closing {
 		return false
 	}
 	b := &w.batch
@@ -322,9 +336,8 @@ func (w *writer) writeBatch(park bool) bool {
 			n, again, err = w.c.raw.writev(b.bufs, park, w.parkingFn)
 			w.unpark()
 			b.advance(n)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
+			if errors.Is(err, os.ErrDeadlineExceeded) && w.mayGoOn() {
 				// Somebody whose payload is in the batch cannot wait any longer.
-				_ = w.c.nc.SetWriteDeadline(time.Time{})
 				w.detach()
 				err = nil
 				if len(b.bufs) > 0 {
@@ -343,6 +356,18 @@ func (w *writer) writeBatch(park bool) bool {
 		}
 	}
 	w.finish(err)
+	return true
+}
+
+// mayGoOn reports whether to go on after a write deadline has passed, and sets the
+// next: none, or the one by which the connection closes.
+func (w *writer) mayGoOn() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closing && !time.Now().Before(w.dieAt) {
+		return false
+	}
+	_ = w.c.nc.SetWriteDeadline(w.dieAt)
 	return true
 }
 
@@ -441,15 +466,51 @@ func (w *writer) finish(err error) {
 	}
 }
 
-// close makes every later append do nothing.
-func (w *writer) close(err error) {
+// close makes every later append do nothing and closes the connection, after bye if
+// that is not nil: at once if there is room for it or, if somebody is writing, by that
+// goroutine after what waits, within lastWordTime.
+func (w *writer) close(err error, bye []byte) {
+	nc := w.c.nc
 	w.mu.Lock()
-	if w.err == nil {
-		w.err = err
+	w.err, w.room = err, false
+	if bye != nil && w.state == writeBusy && nc.SetWriteDeadline(time.Now().Add(lastWordTime)) == nil {
+		w.closing, w.dieAt = true, time.Now().Add(lastWordTime)
+		w.pieces = append(w.pieces, piece{b: bye})
+		w.bytes += len(bye)
+		w.mu.Unlock()
+		_ = nc.SetReadDeadline(time.Unix(1, 0)) // nobody reads any more
+		return
 	}
+	idle := w.state != writeBusy
 	pieces := w.pieces
-	w.pieces, w.bytes = nil, 0
-	w.room = false
+	w.pieces, w.bytes, w.state = nil, 0, writeBusy
 	w.mu.Unlock()
+	var all [][]byte
+	for _, p := range pieces {
+		all = append(all, p.b)
+	}
+	switch all = append(all, bye); {
+	case bye == nil || !idle:
+		_ = nc.Close()
+	case w.c.raw != nil:
+		_, _, _ = w.c.raw.writev(all, false, nil)
+		_ = nc.Close()
+	default:
+		_ = nc.SetReadDeadline(time.Unix(1, 0))
+		go w.lastWords(all)
+	}
 	w.c.refsDone(pieces)
+}
+
+// lastWords writes all to a connection that has ended, and closes it.
+func (w *writer) lastWords(all [][]byte) {
+	nc := w.c.nc
+	late := time.AfterFunc(lastWordTime, func() { _ = nc.Close() })
+	for _, b := range all {
+		if _, err := nc.Write(b); err != nil {
+			break
+		}
+	}
+	late.Stop()
+	_ = nc.Close()
 }
