@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -363,8 +364,12 @@ func TestObserverMayOnlyRead(t *testing.T) {
 	id := newID()
 	spec := helper(t, "deaf")
 	spec.Stdin = true
+	spec.Terminal = &guestv1.Terminal{Size: &guestv1.WindowSize{Rows: 24, Columns: 80}}
 	c.start(t, id, spec)
 	for _, send := range []func(*stream) error{
+		func(s *stream) error {
+			return s.send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_WindowSize{WindowSize: &guestv1.WindowSize{Rows: 1, Columns: 1}}})
+		},
 		func(s *stream) error { return s.input(0, []byte("x"), false) },
 		func(s *stream) error {
 			return s.send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Signal{Signal: &guestv1.SendSignal{Signal: 9}}})
@@ -388,4 +393,32 @@ func TestObserverMayOnlyRead(t *testing.T) {
 	if info := c.describe(t, id); info.Exit != nil || info.StdinOffset != 0 {
 		t.Errorf("session %v, want untouched", info)
 	}
+	ses, err := c.srv.find(id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size, err := unix.IoctlGetWinsize(int(ses.io.terminal.Fd()), unix.TIOCGWINSZ); err != nil || size.Row != 24 || size.Col != 80 {
+		t.Errorf("the window is %+v, %v; want 24 by 80", size, err)
+	}
+}
+
+// TestRemovedUnderAnObserver shows that a session that is removed while it is watched
+// leaves no memory taken once its watcher has gone.
+func TestRemovedUnderAnObserver(t *testing.T) {
+	c := newCarrier(t, nil)
+	id := newID()
+	c.start(t, id, helper(t, "write-exit", "200000"))
+	observer, err := c.attach(testContext(t), &guestv1.Open{SessionId: id, Role: guestv1.Role_ROLE_OBSERVER, Window: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wait(t, id)
+	if c.srv.memory.used.Load() == 0 {
+		t.Fatal("the session holds no output")
+	}
+	if _, err := c.client.Remove(testContext(t), &guestv1.RemoveRequest{SessionId: id}); err != nil {
+		t.Fatal(err)
+	}
+	observer.stop()
+	eventually(t, "the memory is given back", func() bool { return c.srv.memory.used.Load() == 0 })
 }
