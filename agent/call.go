@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -21,6 +22,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
+	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -90,27 +92,54 @@ func (c *call) own() {
 	}
 }
 
-// bound lowers the time limit of a program to the budget: it may outlive the
-// call.
+// bound fixes how a program runs where the rule that allows it says so: its time
+// limit is lowered to the budget, since it may outlive the call, and it writes no
+// core file.
 func (c *call) bound(req any) {
-	if c.verdict.MaxTime == 0 {
+	if !c.what.Program {
 		return
+	}
+	spec := specOf(req)
+	if spec == nil {
+		return
+	}
+	if t := c.verdict.MaxTime; t > 0 {
+		limit := uint64(max(t.Milliseconds(), 1))
+		if spec.TimeoutMillis == 0 || spec.TimeoutMillis > limit {
+			spec.TimeoutMillis = limit
+		}
+	}
+	if c.verdict.NoCore && writesCores() {
+		if spec.Limits == nil {
+			spec.Limits = &guestv1.ResourceLimits{}
+		}
+		spec.Limits.Rlimits = append(spec.Limits.Rlimits, &guestv1.Rlimit{Name: "core"})
+	}
+}
+
+// writesCores reports whether what the agent starts may write core files, unless
+// it is told otherwise.
+func writesCores() bool {
+	var l unix.Rlimit
+	return unix.Getrlimit(unix.RLIMIT_CORE, &l) != nil || l.Cur > 0
+}
+
+// specOf returns the program that a first message starts, nil if it starts none.
+func specOf(req any) *guestv1.SessionSpec {
+	if f, ok := req.(*bulk.Frame); ok {
+		req = f.Control
 	}
 	m, ok := req.(proto.Message)
-	if !ok {
-		return
+	if !ok || m == nil {
+		return nil
 	}
-	var spec *guestv1.SessionSpec
 	switch m := m.ProtoReflect().Interface().(type) {
 	case *guestv1.ExecRequest:
-		spec = m.GetOpen().GetSpec()
+		return m.GetOpen().GetSpec()
 	case *guestv1.StartRequest:
-		spec = m.GetSpec()
+		return m.GetSpec()
 	}
-	limit := uint64(max(c.verdict.MaxTime.Milliseconds(), 1))
-	if spec != nil && (spec.TimeoutMillis == 0 || spec.TimeoutMillis > limit) {
-		spec.TimeoutMillis = limit
-	}
+	return nil
 }
 
 // count adds a message to a counter. It returns an error if that is beyond the
@@ -146,7 +175,7 @@ func (c *call) end(err error) {
 	r := audit.Record{
 		Time: now, Peer: auditPeer(c.who), Key: c.who.key, Name: c.who.name, Rule: c.who.decision.Rule,
 		Policy: c.verdict.Rule, WouldRefuse: c.verdict.WouldRefuse,
-		Method: c.method, Args: c.what.Args, Env: c.what.Env, User: c.what.User,
+		Method: c.method, Args: c.what.Args, Env: c.what.EnvNames(), User: c.what.User,
 		Paths:   slices.Concat(c.what.Reads, c.what.Writes),
 		Session: hex.EncodeToString([]byte(c.what.SessionID)),
 		BytesIn: c.in.Load(), BytesOut: c.out.Load(), Seconds: now.Sub(c.start).Seconds(),

@@ -1,8 +1,6 @@
 package policy
 
 import (
-	"fmt"
-
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
@@ -34,7 +32,10 @@ func (c *Call) Check() *fault.Error {
 			return long(t.what, len(t.text), maxText)
 		}
 	}
-	if n := max(len(c.Args), len(c.Env)); n > maxArgs {
+	if len(c.Dir) > MaxPath {
+		return long("bytes of the working directory", len(c.Dir), MaxPath)
+	}
+	if n := max(len(c.Args), len(c.Env), len(c.Limits)); n > maxArgs {
 		return long("words", n, maxArgs)
 	}
 	if n := len(c.Reads) + len(c.Writes); n > maxPaths {
@@ -53,23 +54,6 @@ func (c *Call) Check() *fault.Error {
 		return long("bytes of all paths", max(total, maxPathBytes+1), maxPathBytes)
 	}
 	return nil
-}
-
-// within returns a directory and names in it as paths. If they would take more
-// memory than a call may name, it returns the directory alone and Check fails.
-func (c *Call) within(dir []byte, names [][]byte) [][]byte {
-	paths, total := [][]byte{dir}, 0
-	for _, name := range names {
-		if len(name) == 0 {
-			continue
-		}
-		if total += len(dir) + 1 + len(name); total > maxPathBytes {
-			c.tooLong = true
-			return paths[:1]
-		}
-		paths = append(paths, fmt.Appendf(nil, "%s/%s", dir, name))
-	}
-	return paths
 }
 
 // clip bounds text that is repeated to the caller.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -14,6 +15,9 @@ import (
 // them, asks for.
 type Call struct {
 	Method string // "/package.Service/Method"
+	// Unseen is set if the request could not be looked at. No rule about contents
+	// allows such a call, and every rule that denies something of its method does.
+	Unseen bool
 
 	// Subject is set for calls that act as a user of the guest: the others
 	// cannot be bound to users.
@@ -23,10 +27,13 @@ type Call struct {
 	// Program is set for calls that start one.
 	Program    bool
 	Args       []string
-	Env        []string // names only
+	Env        []string // "NAME=value", or "NAME" if the value is not known
+	ClearEnv   bool     // the environment starts empty
 	OwnName    bool     // argv[0] is another than the program
 	LoginShell bool
-	Relative   bool // the program's path is relative to a directory of the caller's choice
+	Dir        string   // the working directory; empty: the user's home
+	Umask      *uint32  // nil: 022
+	Limits     []string // that are set, by their words in a policy
 
 	// SessionID and SessionName name the session that the call is about, if it is
 	// about one. Whoever decides sets OwnSession if this caller started it.
@@ -34,179 +41,239 @@ type Call struct {
 	SessionName string
 	OwnSession  bool
 
-	// Paths of files, as the caller has given them.
-	Files         bool
-	Reads, Writes []string
+	// Paths of files, as the caller has given them. ReadsBelow and WritesBelow are
+	// set if the call reaches what is beneath them, too.
+	Files                   bool
+	Reads, Writes           []string
+	ReadsBelow, WritesBelow bool
 
 	// Network and Address are those of a connection to make, or of a listener.
-	Dial, Listen     bool
-	Network, Address string
+	// Accept is set for a connection to a listener that exists.
+	Dial, Listen, Accept bool
+	Network, Address     string
 
 	// Reading is set for a call that only reads, of a method that may do more.
 	Reading bool
 
-	tooLong bool // its paths are more than Check allows
+	tooLong bool // the names below a path take more than maxPathBytes with it
 }
 
 // CallOf returns the call of a method with a request, which is its message or,
-// of a stream, the first one. Of messages that it does not know it tells the
-// method alone, which no rule about contents allows.
+// of a stream, the first one. Its cost is linear in what the request holds.
 func CallOf(method string, req any) Call {
-	c := Call{Method: method}
+	p := plans()[method]
+	if p == nil {
+		return Call{Method: method}
+	}
+	v := view{Call: p.always}
+	v.Method = method
+	if len(p.steps) == 0 {
+		return v.Call
+	}
+	unseen := Call{Method: method, Unseen: true}
 	if f, ok := req.(*bulk.Frame); ok {
 		req = f.Control
 	}
 	m, ok := req.(proto.Message)
 	if !ok || m == nil {
-		return c
+		return unseen
 	}
-	// Without what a service has put around the message.
-	switch m := m.ProtoReflect().Interface().(type) {
-	case *guestv1.ExecRequest:
-		// Attach's requests are received as Exec's, which are the same.
-		c.open(m.GetOpen(), method == guestv1.ProcessService_Exec_FullMethodName)
-	case *guestv1.AttachRequest:
-		c.open(m.GetOpen(), false)
-	case *guestv1.StartRequest:
-		c.SessionID = string(m.GetSessionId())
-		c.program(m.GetSpec())
-	case *guestv1.SignalRequest:
-		c.SessionID = string(m.GetSessionId())
-	case *guestv1.WaitRequest:
-		c.SessionID = string(m.GetSessionId())
-	case *guestv1.RemoveRequest:
-		c.SessionID = string(m.GetSessionId())
-	case *guestv1.DialRequest:
-		if method != guestv1.ForwardService_Dial_FullMethodName {
-			c.Listen = true // Accept's, which has the same members
-			break
+	msg := m.ProtoReflect()
+	steps, ok := p.stepsFor(msg.Descriptor())
+	if !ok {
+		return unseen
+	}
+	v.take(msg, steps)
+	v.Reading = p.mayRead && v.sawMode && !v.changes
+	return v.Call
+}
+
+// view is a call in the making.
+type view struct {
+	Call
+	sawMode bool // a field that says whether the call changes something was there
+	changes bool
+}
+
+// about is what one message says of its paths.
+type about struct {
+	path      string // of LOOK_READ_OR_WRITE
+	hasPath   bool
+	changes   bool
+	reads     bool
+	recursive bool
+	written   string // the last path that is written to
+	names     []string
+	target    string
+	hasTarget bool
+	hard      bool
+}
+
+// take looks at a message.
+func (v *view) take(m protoreflect.Message, steps []step) {
+	var a about
+	for i := range steps {
+		v.step(m, &steps[i], &a)
+	}
+	switch {
+	case !a.hasPath:
+	case a.changes:
+		v.Writes = append(v.Writes, a.path)
+		if a.reads {
+			v.Reads = append(v.Reads, a.path)
 		}
-		c.Dial, c.Network, c.Address = true, m.GetOpen().GetNetwork(), string(m.GetOpen().GetAddress())
-	case *guestv1.ListenRequest:
-		c.Listen, c.Network, c.Address = true, m.GetNetwork(), string(m.GetAddress())
-	case *guestv1.AcceptRequest:
-		// The name of a connection that waits is known to who listens.
-		c.Listen = true
-	case *guestv1.DiskFreeRequest:
-		c.file(m.GetSubject(), [][]byte{m.GetPath()}, nil)
 	default:
-		c.fileRequest(m)
+		v.Reads = append(v.Reads, a.path)
 	}
-	return c
-}
-
-func (c *Call) open(o *guestv1.Open, starts bool) {
-	c.SessionID, c.SessionName = string(o.GetSessionId()), o.GetName()
-	if starts {
-		c.program(o.GetSpec())
-	}
-	// An observer reads; an owner writes stdin, and ends the session.
-	c.Reading = !starts && o.GetRole() == guestv1.Role_ROLE_OBSERVER && !o.GetTakeOver()
-}
-
-func (c *Call) program(s *guestv1.SessionSpec) {
-	c.Program, c.Subject = true, true
-	c.User, c.Group = string(s.GetUser()), string(s.GetGroup())
-	c.Args = texts(s.GetArgs())
-	for _, e := range s.GetEnv() {
-		name, _, _ := strings.Cut(string(e), "=")
-		c.Env = append(c.Env, name)
-	}
-	c.OwnName = s != nil && s.Arg0 != nil
-	c.LoginShell = s.GetLoginShell()
-	c.relative()
-}
-
-// relative notes a program that is looked for in a directory of the caller's.
-func (c *Call) relative() {
-	c.Relative = len(c.Args) > 0 && strings.Contains(c.Args[0], "/") && !strings.HasPrefix(c.Args[0], "/")
-}
-
-// fileRequest describes the requests of FileService.
-func (c *Call) fileRequest(m proto.Message) {
-	one := func(p []byte) [][]byte { return [][]byte{p} }
-	switch m := m.(type) {
-	case *guestv1.StatRequest:
-		c.file(m.GetSubject(), one(m.GetPath()), nil)
-	case *guestv1.ReadLinkRequest:
-		c.file(m.GetSubject(), one(m.GetPath()), nil)
-	case *guestv1.ListRequest:
-		c.file(m.GetSubject(), one(m.GetPath()), nil)
-	case *guestv1.DiskUsageRequest:
-		c.file(m.GetSubject(), one(m.GetPath()), nil)
-	case *guestv1.ListXattrsRequest:
-		c.file(m.GetSubject(), one(m.GetPath()), nil)
-	case *guestv1.HashRequest:
-		c.file(m.GetSubject(), one(m.GetPath()), nil)
-	case *guestv1.ReadRequest:
-		c.file(m.GetSubject(), one(m.GetPath()), nil)
-	case *guestv1.WatchRequest:
-		c.file(m.GetSubject(), one(m.GetPath()), nil)
-	case *guestv1.MakeDirectoryRequest:
-		c.file(m.GetSubject(), nil, one(m.GetPath()))
-	case *guestv1.RemoveFileRequest:
-		c.file(m.GetSubject(), nil, one(m.GetPath()))
-	case *guestv1.SetAttributesRequest:
-		c.file(m.GetSubject(), nil, one(m.GetPath()))
-	case *guestv1.SetXattrRequest:
-		c.file(m.GetSubject(), nil, one(m.GetPath()))
-	case *guestv1.RenameRequest:
-		c.file(m.GetSubject(), nil, [][]byte{m.GetPath(), m.GetNewPath()})
-	case *guestv1.MakeLinkRequest:
-		// Whatever can be reached through the new name.
-		target := string(m.GetTarget())
-		if !m.GetHard() && !path.IsAbs(target) {
-			target = path.Join(path.Dir(string(m.GetPath())), target)
+	v.below(a.written, a.names)
+	if a.hasTarget {
+		if !a.hard && !path.IsAbs(a.target) {
+			a.target = path.Join(path.Dir(a.written), a.target)
 		}
-		c.file(m.GetSubject(), nil, [][]byte{m.GetPath(), []byte(target)})
-	case *guestv1.MakeTemporaryRequest:
-		dir := m.GetDirectory()
-		if len(dir) == 0 {
-			dir = []byte("/tmp")
-		}
-		c.file(m.GetSubject(), nil, [][]byte{dir, []byte(string(dir) + "/" + string(m.GetPattern()))})
-	case *guestv1.OpenRequest:
-		o := m.GetOpen()
-		writes := o.GetWrite() || o.GetCreate() || o.GetTruncate() || o.GetAppend()
-		var r, w [][]byte
-		if o.GetRead() || !writes {
-			r = one(o.GetPath())
-		}
-		if writes {
-			w = one(o.GetPath())
-		}
-		c.file(o.GetSubject(), r, w)
-		c.Reading = o != nil && !writes
-	case *guestv1.UploadRequest:
-		o := m.GetOpen()
-		c.file(o.GetSubject(), nil, c.within(o.GetDestination(), o.GetNames()))
-	case *guestv1.DownloadRequest:
-		c.download(m.GetOpen())
-	case *guestv1.UploadResponse: // the same message
-		c.download(m.GetOpen())
+		v.Writes = append(v.Writes, a.target)
+	}
+	if a.recursive {
+		v.ReadsBelow, v.WritesBelow = len(v.Reads) > 0, len(v.Writes) > 0
 	}
 }
 
-func (c *Call) download(o *guestv1.DownloadOpen) {
-	var paths [][]byte
-	for _, s := range o.GetSources() {
-		paths = append(paths, s.GetPath())
+// below adds names below a directory to what is written, unless that would take
+// more memory than a call may name: then Check fails.
+func (v *view) below(dir string, names []string) {
+	total := 0
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		if total += len(dir) + 1 + len(name); total > maxPathBytes {
+			v.tooLong = true
+			return
+		}
+		v.Writes = append(v.Writes, dir+"/"+name)
 	}
-	c.file(o.GetSubject(), paths, nil)
 }
 
-func (c *Call) file(s *guestv1.Subject, reads, writes [][]byte) {
-	c.Files, c.Subject = true, true
-	c.User, c.Group = string(s.GetUser()), string(s.GetGroup())
-	c.Reads, c.Writes = texts(reads), texts(writes)
+// step looks at one field.
+func (v *view) step(m protoreflect.Message, s *step, a *about) {
+	switch s.look {
+	case guestv1.Look_LOOK_MEMBERS:
+		switch {
+		case s.field.IsList():
+			list := m.Get(s.field).List()
+			for i := range list.Len() {
+				v.take(list.Get(i).Message(), s.members)
+			}
+		case m.Has(s.field):
+			v.take(m.Get(s.field).Message(), s.members)
+		}
+	case guestv1.Look_LOOK_READ, guestv1.Look_LOOK_READ_TREE:
+		v.Reads = append(v.Reads, pathOf(m, s))
+	case guestv1.Look_LOOK_WRITE, guestv1.Look_LOOK_WRITE_TREE:
+		a.written = pathOf(m, s)
+		v.Writes = append(v.Writes, a.written)
+	case guestv1.Look_LOOK_READ_OR_WRITE:
+		a.path, a.hasPath = pathOf(m, s), true
+	case guestv1.Look_LOOK_NAMES:
+		a.names = textsOf(m, s)
+	case guestv1.Look_LOOK_LINK_TARGET:
+		a.target, a.hasTarget = string(m.Get(s.field).Bytes()), true
+	case guestv1.Look_LOOK_HARD_LINK:
+		a.hard = m.Get(s.field).Bool()
+	case guestv1.Look_LOOK_RECURSIVE:
+		a.recursive = m.Has(s.field)
+	case guestv1.Look_LOOK_READS:
+		a.reads = m.Has(s.field)
+	case guestv1.Look_LOOK_CHANGES:
+		v.sawMode = true
+		if m.Has(s.field) {
+			a.changes, v.changes = true, true
+		}
+	case guestv1.Look_LOOK_ROLE:
+		v.sawMode = true
+		v.changes = v.changes || m.Get(s.field).Enum() != guestv1.Role_ROLE_OBSERVER.Number()
+	default:
+		v.subject(m, s)
+	}
 }
 
-func texts(b [][]byte) []string {
-	out := make([]string, len(b))
-	for i := range b {
-		out[i] = string(b[i])
+// subject looks at a field that is not about files.
+func (v *view) subject(m protoreflect.Message, s *step) {
+	value := m.Get(s.field)
+	switch s.look {
+	case guestv1.Look_LOOK_USER:
+		v.User = string(value.Bytes())
+	case guestv1.Look_LOOK_GROUP:
+		v.Group = string(value.Bytes())
+	case guestv1.Look_LOOK_ARGUMENTS:
+		v.Args = textsOf(m, s)
+	case guestv1.Look_LOOK_ENVIRONMENT:
+		v.Env = append(v.Env, textsOf(m, s)...)
+	case guestv1.Look_LOOK_TERM:
+		if term := value.String(); term != "" {
+			v.Env = append(v.Env, "TERM="+term)
+		}
+	case guestv1.Look_LOOK_CLEAR_ENVIRONMENT:
+		v.ClearEnv = value.Bool()
+	case guestv1.Look_LOOK_ARGUMENT_ZERO:
+		v.OwnName = m.Has(s.field)
+	case guestv1.Look_LOOK_LOGIN_SHELL:
+		v.LoginShell = value.Bool()
+	case guestv1.Look_LOOK_DIRECTORY:
+		v.Dir = string(value.Bytes())
+	case guestv1.Look_LOOK_UMASK:
+		if m.Has(s.field) {
+			v.Umask = new(uint32(value.Uint()))
+		}
+	case guestv1.Look_LOOK_LIMIT:
+		if m.Has(s.field) {
+			v.Limits = append(v.Limits, s.limit)
+		}
+	case guestv1.Look_LOOK_LIMIT_NAME:
+		v.Limits = append(v.Limits, strings.ToLower(value.String()))
+	case guestv1.Look_LOOK_SESSION_ID:
+		v.SessionID = string(value.Bytes())
+	case guestv1.Look_LOOK_SESSION_NAME:
+		v.SessionName = value.String()
+	case guestv1.Look_LOOK_NETWORK:
+		v.Network = value.String()
+	case guestv1.Look_LOOK_CONNECT_ADDRESS, guestv1.Look_LOOK_LISTEN_ADDRESS:
+		v.Address = string(value.Bytes())
+	}
+}
+
+func pathOf(m protoreflect.Message, s *step) string {
+	if p := string(m.Get(s.field).Bytes()); p != "" {
+		return p
+	}
+	return s.absent
+}
+
+// textsOf returns the elements of a list, or what is in a field that is none.
+func textsOf(m protoreflect.Message, s *step) []string {
+	if !s.field.IsList() {
+		return []string{string(m.Get(s.field).Bytes())}
+	}
+	list := m.Get(s.field).List()
+	out := make([]string, list.Len())
+	for i := range out {
+		out[i] = string(list.Get(i).Bytes())
 	}
 	return out
+}
+
+// EnvNames returns the names of the variables that the call sets.
+func (c *Call) EnvNames() []string {
+	names := make([]string, len(c.Env))
+	for i, e := range c.Env {
+		names[i], _, _ = strings.Cut(e, "=")
+	}
+	return names
+}
+
+// relative reports whether the program is looked for in a directory of the
+// caller's choice.
+func (c *Call) relative() bool {
+	return len(c.Args) > 0 && strings.Contains(c.Args[0], "/") && !strings.HasPrefix(c.Args[0], "/")
 }
 
 // short returns "Service/Method" of a method.

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -29,9 +28,17 @@ type Decision struct {
 	Text        string   // why, for people
 	Remedy      string   // what would be needed; empty if allowed
 	Roles       []string // that the caller has
-	// Dirs, if not nil, are the directories of the rule that allows the call, for
-	// what it does with files: it must reach nothing that is beneath none of them.
+	// Dirs, if not nil, are the directories of the rule that allows the call: what
+	// it does with files must stay within them.
 	Dirs []string
+	// Denied are files and directories that the call must not reach, wherever else
+	// it may go: what it does beneath other directories leaves them out.
+	Denied []string
+	// NoLinks is set if a rule is about the path of the call's socket: that must
+	// not lead through symbolic links.
+	NoLinks bool
+	// NoCore is set if the program must not write a core file.
+	NoCore bool
 	// Budgets of the call; 0: none.
 	MaxTime  time.Duration
 	MaxBytes uint64
@@ -53,6 +60,8 @@ type World struct {
 
 // Decide decides on a call. A nil policy allows what the caller's profiles do,
 // which is everything for a caller without roles.
+//
+// Its cost is linear in the size of the call, which has passed Check.
 func (p *Policy) Decide(who Caller, c Call, w World) Decision {
 	class := access.ClassOf(c.Method)
 	if class.Anybody() {
@@ -63,7 +72,7 @@ func (p *Policy) Decide(who Caller, c Call, w World) Decision {
 	case p == nil:
 		d = decideByProfile(who, c, class)
 	default:
-		d = p.decide(who, c, class, w)
+		d = p.decide(who, &asked{Call: c, world: w}, class)
 	}
 	// What it may do is no secret to a caller that is known, unless a rule says
 	// so: every refusal explains itself too.
@@ -126,7 +135,7 @@ func (p *Policy) rolesOf(who Caller) []role {
 	return roles
 }
 
-func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decision {
+func (p *Policy) decide(who Caller, c *asked, class access.Class) Decision {
 	roles := p.rolesOf(who)
 	var d Decision
 	for _, r := range roles {
@@ -144,9 +153,10 @@ func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decisio
 	if p.ReadOnly && changes {
 		return refuse("read_only", "take read_only = true out of the policy", "%s may change the guest, and the policy is read-only", what)
 	}
+	c.look(p)
 	for _, r := range roles {
 		for i := range r.Deny {
-			if ok, _ := r.Deny[i].matches(c, w, true); ok {
+			if r.Deny[i].denies(c, &d) {
 				rule := fmt.Sprintf("roles.%s.deny[%d]", r.name, i)
 				d.denied = true
 				return refuse(rule, "change "+rule+" of the policy", "%s is denied by %s", what, rule)
@@ -159,9 +169,9 @@ func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decisio
 			misses = append(misses, fmt.Sprintf("roles.%s is read-only", r.name))
 			continue
 		}
-		rule, dirs, miss := r.allows(c, class, w)
+		rule, by, miss := r.allows(c, class)
 		if rule != "" {
-			d.Dirs = dirs
+			by.bind(c, &d)
 			d.Allowed, d.Rule, d.Text = true, rule, what+" is allowed by "+rule
 			d.MaxTime, d.MaxBytes = time.Duration(r.MaxTime), uint64(r.MaxBytes)
 			return d
@@ -172,7 +182,7 @@ func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decisio
 	if len(misses) > 0 {
 		text += ": " + strings.Join(misses[:min(len(misses), maxMisses)], "; ")
 	}
-	remedy := fmt.Sprintf("add to the policy: [[roles.%s.allow]] with %s", roles[0].name, strings.Join(suggest(c, w), ", "))
+	remedy := fmt.Sprintf("add to the policy: [[roles.%s.allow]] with %s", roles[0].name, strings.Join(suggest(c), ", "))
 	if _, profile := access.ParseProfile(roles[0].name); profile {
 		remedy = "give the key a role of the policy that allows it, in authorized_hosts or with host-ctl enroll --role"
 	} else if len(misses) > 0 {
@@ -184,206 +194,25 @@ func (p *Policy) decide(who Caller, c Call, class access.Class, w World) Decisio
 // maxMisses bounds what an explanation lists.
 const maxMisses = 4
 
-// allows returns the rule that allows a call, or why those did not that are
-// about its method.
-// With a rule it returns the directories that the call may reach, nil if there is no
-// such bound.
-func (r role) allows(c Call, class access.Class, w World) (rule string, dirs, misses []string) {
+// allows returns the rule that allows a call, by its name, or why those did not
+// that are about its method. by is nil if it is the profile.
+func (r role) allows(c *asked, class access.Class) (name string, by *Rule, misses []string) {
 	if r.Profile != access.ProfileNone && r.Profile.Has(class) {
 		return fmt.Sprintf("roles.%s.profile", r.name), nil, nil
 	}
 	for i := range r.Allow {
-		ok, why := r.Allow[i].matches(c, w, false)
-		name := fmt.Sprintf("roles.%s.allow[%d]", r.name, i)
-		if ok {
-			return name, r.Allow[i].dirs(c), nil
+		rule := &r.Allow[i]
+		if !rule.names(c.Method) {
+			continue
 		}
-		if why != "" {
+		name := fmt.Sprintf("roles.%s.allow[%d]", r.name, i)
+		why := rule.misses(c)
+		if why == "" {
+			return name, rule, nil
+		}
+		if len(misses) < maxMisses {
 			misses = append(misses, name+": "+why)
 		}
 	}
 	return "", nil, misses
-}
-
-// dirs returns the directories that a call which r allows may reach, nil if r is not
-// about files.
-func (r *Rule) dirs(c Call) []string {
-	switch {
-	case len(r.Read) == 0 && len(r.Write) == 0:
-		return nil
-	case len(c.Writes) > 0:
-		return r.Write
-	}
-	return slices.Concat(r.Read, r.Write)
-}
-
-// matches reports whether a rule is about a call. If it is about the method but
-// not the call, why says so. A rule that denies matches in doubt, one that allows
-// does not.
-func (r *Rule) matches(c Call, w World, deny bool) (ok bool, why string) {
-	if len(r.Methods) > 0 && !slices.ContainsFunc(r.Methods, func(m string) bool { return matchMethod(m, c.Method) }) {
-		return false, ""
-	}
-	for _, check := range []func(Call, World, bool) string{r.args, r.users, r.files, r.addresses} {
-		if why := check(c, w, deny); why != "" {
-			return false, why
-		}
-	}
-	return true, ""
-}
-
-// ownSession reports whether a call is about a session that the caller has
-// started, under whatever rule allowed that.
-func ownSession(c Call) bool { return c.OwnSession && !c.Program }
-
-// harmlessEnv are the variables that no program takes orders from.
-var harmlessEnv = []string{"TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_*", "TZ", "COLUMNS", "LINES", "NO_COLOR"}
-
-func (r *Rule) args(c Call, _ World, deny bool) string {
-	if len(r.Args) == 0 {
-		return ""
-	}
-	if !c.Program {
-		if ownSession(c) && !deny {
-			return ""
-		}
-		return "it is about starting programs"
-	}
-	if !slices.ContainsFunc(r.Args, func(p []string) bool { return matchArgs(p, c.Args) }) {
-		return "the arguments " + quote(c.Args) + " are of none of its patterns"
-	}
-	if deny {
-		return ""
-	}
-	// What would make the same words mean another program.
-	switch {
-	case c.LoginShell:
-		return "a login shell is no program that a pattern could name"
-	case c.OwnName:
-		return "argv[0] differs from the program"
-	case c.Relative:
-		return "the program is given by a relative path"
-	}
-	for _, name := range c.Env {
-		if !matchAny(harmlessEnv, name) && !matchAny(r.Env, name) {
-			return fmt.Sprintf("the variable %.80q is set, which env does not list", name)
-		}
-	}
-	return ""
-}
-
-func (r *Rule) users(c Call, w World, deny bool) string {
-	if len(r.Users) == 0 {
-		return ""
-	}
-	if !c.Subject {
-		if ownSession(c) && !deny {
-			return ""
-		}
-		return "it is about acting as a user"
-	}
-	user := c.User
-	if !matchID(r.Users, user, w.UserID) {
-		if user == "" {
-			user = "the agent's own"
-		}
-		return fmt.Sprintf("the user %.80q is none of its users", user)
-	}
-	if !deny && c.Group != "" && !matchID(r.Groups, c.Group, w.GroupID) {
-		return fmt.Sprintf("the group %.80q is none of its groups", c.Group)
-	}
-	return ""
-}
-
-// matchID reports whether a user or group is in a list; both may be names and
-// numbers. The empty name is the agent's own.
-func matchID(list []string, name string, number func(string) (uint32, error)) bool {
-	if slices.Contains(list, "*") || name != "" && slices.Contains(list, name) {
-		return true
-	}
-	if number == nil {
-		return false
-	}
-	id, err := number(name)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(list, func(s string) bool {
-		other, err := number(s)
-		return err == nil && s != "" && other == id
-	})
-}
-
-func (r *Rule) files(c Call, w World, deny bool) string {
-	if len(r.Read) == 0 && len(r.Write) == 0 {
-		return ""
-	}
-	if !c.Files {
-		return "it is about files"
-	}
-	check := func(paths, roots []string, what string) string {
-		for _, p := range paths {
-			if !path.IsAbs(p) {
-				if deny {
-					return "" // it could be one of them
-				}
-				return fmt.Sprintf("%.200q is relative: give an absolute path", p)
-			}
-			clean := path.Clean(p)
-			places := []string{clean}
-			if w.Resolve != nil {
-				real, err := w.Resolve(clean)
-				if err != nil && !deny {
-					return fmt.Sprintf("%.200q cannot be resolved: %v", p, err)
-				}
-				if err == nil {
-					places = append(places, real)
-				}
-			}
-			for _, place := range places {
-				if in := below(roots, place); in && deny {
-					return ""
-				} else if !in && !deny {
-					return fmt.Sprintf("%.200q is below none of the directories that it lets %s", place, what)
-				}
-			}
-		}
-		if deny {
-			return "no path of it is below its directories"
-		}
-		return ""
-	}
-	readable := slices.Concat(r.Read, r.Write)
-	if deny {
-		if len(c.Reads) > 0 && len(r.Read) > 0 && check(c.Reads, r.Read, "read") == "" ||
-			len(c.Writes) > 0 && check(c.Writes, readable, "write") == "" {
-			return ""
-		}
-		return "no path of it is below its directories"
-	}
-	if len(c.Reads)+len(c.Writes) == 0 {
-		return "the call names no file"
-	}
-	if why := check(c.Reads, readable, "read"); why != "" {
-		return why
-	}
-	return check(c.Writes, r.Write, "write")
-}
-
-func (r *Rule) addresses(c Call, _ World, _ bool) string {
-	if len(r.Dial) == 0 && len(r.Listen) == 0 {
-		return ""
-	}
-	where := destination(c.Network, c.Address)
-	switch {
-	case c.Dial && matchAny(r.Dial, where):
-		return ""
-	case c.Listen && len(r.Listen) > 0 && (c.Method == guestv1.ForwardService_Accept_FullMethodName || matchAny(r.Listen, where)):
-		return ""
-	case c.Dial:
-		return fmt.Sprintf("%.200q is none of its destinations", where)
-	case c.Listen:
-		return fmt.Sprintf("%.200q is no address that it lets listen on", where)
-	}
-	return "it is about connections"
 }

@@ -29,6 +29,8 @@ type Policy struct {
 	Text string `toml:"-"`
 	// names are those of the roles, sorted.
 	names []string
+	// paths is set if any rule is about paths of files.
+	paths bool
 }
 
 // Role says who has it and what they may do: what the profile or a rule of
@@ -45,19 +47,39 @@ type Role struct {
 	Deny     []Rule         `toml:"deny"`
 }
 
-// Rule is about some methods and what calls of them ask for. What it does not
-// mention it does not look at. A rule that mentions something is not about calls
-// that have nothing of it: one with Args is about calls that start a program.
+// Rule is about some methods and what calls of them ask for. A rule that mentions
+// something is not about calls that have nothing of it: one with Args is about
+// calls that start a program. What it does not mention it does not look at, but
+// one that names programs, or users, fixes how those run where Env, Dir, Limits and
+// Umask do not list more.
 type Rule struct {
 	Methods []string   `toml:"methods"` // "ProcessService/Exec", "FileService/*", "*"; none: any method
 	Args    [][]string `toml:"args"`    // patterns, a word for each argument; the last may be "..."
-	Env     []string   `toml:"env"`     // with args: names of variables that may be set, beside harmless ones
+	Env     []string   `toml:"env"`     // with args: variables that may be set, "NAME" or "NAME=VALUE", beside harmless ones
+	Dir     []string   `toml:"dir"`     // with args: working directories beside the user's home
+	Umask   []Umask    `toml:"umask"`   // with args: beside 022
+	Limits  []string   `toml:"limits"`  // with args or users: what may be limited, such as memory, nofile, nice, core; "*": all
 	Users   []string   `toml:"users"`   // names or numbers; "*": any
 	Groups  []string   `toml:"groups"`  // with users: groups other than the user's own
-	Read    []string   `toml:"read"`    // directories
-	Write   []string   `toml:"write"`   // directories, which are for reading too
-	Dial    []string   `toml:"dial"`    // destinations such as "tcp:127.0.0.1:5432", with *
+	Read    []string   `toml:"read"`    // directories, or files
+	Write   []string   `toml:"write"`   // the same, which are for reading too
+	Dial    []string   `toml:"dial"`    // destinations such as "tcp:127.0.0.1:5432"
 	Listen  []string   `toml:"listen"`
+
+	dial, listen []place
+}
+
+// Umask is a file mode creation mask, in a policy as octal text such as "027".
+type Umask uint32
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (u *Umask) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 8, 32)
+	if err != nil || n > 0o777 {
+		return fmt.Errorf("%q: want a umask such as \"027\"", text)
+	}
+	*u = Umask(n)
+	return nil
 }
 
 // Duration is a time.Duration as text, such as "10m".
@@ -111,6 +133,9 @@ func Parse(data []byte) (*Policy, error) {
 		if err := p.Roles[name].check(name); err != nil {
 			return nil, fmt.Errorf("roles.%s: %w", name, err)
 		}
+		for _, r := range slices.Concat(p.Roles[name].Allow, p.Roles[name].Deny) {
+			p.paths = p.paths || len(r.Read)+len(r.Write) > 0
+		}
 	}
 	return p, nil
 }
@@ -146,22 +171,26 @@ func (r *Role) check(name string) error {
 		if err := r.Deny[i].check(); err != nil {
 			return fmt.Errorf("deny[%d]: %w", i, err)
 		}
-		if len(r.Deny[i].Env) > 0 || len(r.Deny[i].Groups) > 0 {
-			return fmt.Errorf("deny[%d]: env and groups are for allow", i)
+		if d := r.Deny[i]; len(d.Env)+len(d.Groups)+len(d.Dir)+len(d.Limits)+len(d.Umask) > 0 {
+			return fmt.Errorf("deny[%d]: env, dir, umask, limits and groups are for allow", i)
 		}
 	}
 	return nil
 }
 
-// lists returns what a rule may mention, by the names in the file, but Args.
+// lists returns what a rule may mention, by the names in the file, but Args and
+// Umask.
 func (r *Rule) lists() map[string][]string {
-	return map[string][]string{"methods": r.Methods, "env": r.Env, "users": r.Users, "groups": r.Groups, "read": r.Read, "write": r.Write, "dial": r.Dial, "listen": r.Listen}
+	return map[string][]string{"methods": r.Methods, "env": r.Env, "dir": r.Dir, "limits": r.Limits, "users": r.Users, "groups": r.Groups, "read": r.Read, "write": r.Write, "dial": r.Dial, "listen": r.Listen}
 }
 
 func (r *Rule) check() error {
 	// What is not mentioned is not looked at, so nothing must be left out by
 	// mistake: a file may be cut off, or a list not filled in yet.
 	mentioned := r.Args != nil
+	if r.Umask != nil && len(r.Umask) == 0 {
+		return errors.New("umask = []: list something, or leave it out, which is to say 022")
+	}
 	for name, list := range r.lists() {
 		if list != nil && len(list) == 0 {
 			return fmt.Errorf("%s = []: list something, or leave it out, which is to say anything", name)
@@ -193,15 +222,28 @@ func (r *Rule) check() error {
 			return fmt.Errorf("directory %q: want an absolute path without . and .. and a / at its end", root)
 		}
 	}
-	for _, d := range slices.Concat(r.Dial, r.Listen) {
-		network, address, ok := strings.Cut(d, ":")
-		if !ok || address == "" || !slices.Contains([]string{"tcp", "udp", "unix", "unixgram", "*"}, network) {
-			return fmt.Errorf("destination %q: want tcp:HOST:PORT, udp:HOST:PORT, unix:PATH or unixgram:PATH", d)
+	for _, dir := range r.Dir {
+		if !path.IsAbs(dir) || path.Clean(dir) != dir {
+			return fmt.Errorf("working directory %q: want an absolute path without . and .. and a / at its end", dir)
+		}
+	}
+	for _, list := range []struct {
+		words  []string
+		places *[]place
+	}{{r.Dial, &r.dial}, {r.Listen, &r.listen}} {
+		for _, word := range list.words {
+			d, err := parsePlace(word)
+			if err != nil {
+				return err
+			}
+			*list.places = append(*list.places, d)
 		}
 	}
 	switch {
-	case len(r.Env) > 0 && len(r.Args) == 0:
-		return errors.New("env goes with args")
+	case len(r.Env)+len(r.Dir)+len(r.Umask) > 0 && len(r.Args) == 0:
+		return errors.New("env, dir and umask go with args")
+	case len(r.Limits) > 0 && len(r.Args)+len(r.Users) == 0:
+		return errors.New("limits goes with args or users")
 	case len(r.Groups) > 0 && len(r.Users) == 0:
 		return errors.New("groups goes with users")
 	}

@@ -1,38 +1,87 @@
 package policy
 
 import (
-	"net"
-	"net/netip"
-	"path"
+	"slices"
 	"strings"
 )
 
 // match reports whether s is of a pattern, in which * stands for any run of
 // bytes and ? for one byte. Its time is bounded by len(pattern) * len(s).
-func match(pattern, s string) bool {
-	p, i := 0, 0
-	star, mark := -1, 0
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, mark = p, i
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
-			p++
-			i++
-		case star >= 0:
-			mark++
-			p, i = star+1, mark
-		default:
+func match(pattern, s string) bool { return glob(pattern, s, "") }
+
+// glob is match where * and ? stand for no byte of stops, and ** for any run.
+// Its time is bounded by len(pattern) * len(s).
+func glob(pattern, s, stops string) bool {
+	if !strings.ContainsAny(pattern, "*?") {
+		return pattern == s
+	}
+	// The places in the pattern where a match of what was read so far may stand.
+	at, next := make([]bool, len(pattern)+1), make([]bool, len(pattern)+1)
+	enter(pattern, at, 0)
+	for i := range len(s) {
+		clear(next)
+		stop := strings.IndexByte(stops, s[i]) >= 0
+		alive := false
+		for p := range len(pattern) {
+			if !at[p] {
+				continue
+			}
+			switch c := pattern[p]; {
+			case c == '*' && (!stop || isWide(pattern, p)):
+				next[p] = true
+				enter(pattern, next, p+1)
+			case c == '*':
+				continue
+			case c == s[i] || c == '?' && !stop:
+				enter(pattern, next, p+1)
+			default:
+				continue
+			}
+			alive = true
+		}
+		if !alive {
 			return false
 		}
+		at, next = next, at
 	}
-	return strings.Trim(pattern[p:], "*") == ""
+	return at[len(pattern)]
 }
 
-func matchAny(patterns []string, s string) bool {
-	for _, p := range patterns {
-		if match(p, s) {
+// enter marks a place of a pattern, and what follows it where a * may stand for
+// nothing.
+func enter(pattern string, at []bool, p int) {
+	for ; !at[p]; p++ {
+		at[p] = true
+		if p == len(pattern) || pattern[p] != '*' {
+			return
+		}
+	}
+}
+
+// isWide reports whether the * at p is one of **.
+func isWide(pattern string, p int) bool {
+	return p+1 < len(pattern) && pattern[p+1] == '*' || p > 0 && pattern[p-1] == '*'
+}
+
+// matchWord reports whether an argument is of the word of a rule that allows. A
+// wildcard does not go across /, stands for no element "..", and not for the -
+// that makes an option of the word. ** goes across /.
+func matchWord(pattern, word string) bool {
+	switch {
+	case !strings.ContainsAny(pattern, "*?"):
+		return pattern == word
+	case strings.HasPrefix(word, "-") && !strings.HasPrefix(pattern, "-"):
+		return false
+	case !climbs(pattern) && climbs(word):
+		return false
+	}
+	return glob(pattern, word, "/")
+}
+
+// climbs reports whether a path has an element "..".
+func climbs(s string) bool {
+	for element := range strings.SplitSeq(s, "/") {
+		if element == ".." {
 			return true
 		}
 	}
@@ -40,11 +89,12 @@ func matchAny(patterns []string, s string) bool {
 }
 
 // anyMore, as the last argument of a pattern, stands for any number of
-// arguments.
+// arguments, whatever they are.
 const anyMore = "..."
 
-// matchArgs reports whether args are of a pattern of one word for each.
-func matchArgs(pattern, args []string) bool {
+// matchArgs reports whether args are of a pattern of one word for each. For a
+// rule that denies, wildcards stand for everything.
+func matchArgs(pattern, args []string, deny bool) bool {
 	if n := len(pattern); n > 0 && pattern[n-1] == anyMore {
 		pattern = pattern[:n-1]
 		if len(args) < len(pattern) {
@@ -56,7 +106,7 @@ func matchArgs(pattern, args []string) bool {
 		return false
 	}
 	for i, p := range pattern {
-		if !match(p, args[i]) {
+		if deny && !match(p, args[i]) || !deny && !matchWord(p, args[i]) {
 			return false
 		}
 	}
@@ -78,32 +128,10 @@ func matchMethod(pattern, method string) bool {
 // below reports whether a path is a root, or below one. Both are clean and
 // absolute.
 func below(roots []string, p string) bool {
-	for _, root := range roots {
-		if root == "/" || p == root || strings.HasPrefix(p, root+"/") {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(roots, func(root string) bool { return within(root, p) })
 }
 
-// destination returns what patterns of destinations are about: "tcp:HOST:PORT",
-// "udp:HOST:PORT", "unix:PATH" or "unixgram:PATH", an address in one form only.
-func destination(network, address string) string {
-	switch network {
-	case "unix", "unixgram":
-		if path.IsAbs(address) {
-			address = path.Clean(address)
-		}
-		return network + ":" + address
-	case "tcp4", "tcp6", "udp4", "udp6":
-		network = network[:3]
-	}
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return network + ":" + address
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		host = ip.Unmap().String()
-	}
-	return network + ":" + net.JoinHostPort(strings.ToLower(strings.TrimSuffix(host, ".")), port)
+// within reports whether p is dir, or beneath it.
+func within(dir, p string) bool {
+	return dir == "/" || p == dir || len(p) > len(dir) && p[len(dir)] == '/' && strings.HasPrefix(p, dir)
 }

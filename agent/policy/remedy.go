@@ -10,26 +10,24 @@ import (
 )
 
 // suggest returns the lines of a rule that would allow a call, and little more.
-func suggest(c Call, w World) []string {
+func suggest(c *asked) []string {
 	var lines []string
-	list := func(name string, words ...string) { lines = append(lines, fmt.Sprintf("%s = %s", name, quote(words))) }
+	list := func(name string, words ...string) { lines = append(lines, name+" = "+quote(words)) }
 	switch {
-	case c.Program && len(c.Args) > 0 && !c.LoginShell && !c.OwnName && !c.Relative:
-		lines = append(lines, fmt.Sprintf("args = [%s]", quote(c.Args)))
-		if env := needsLeave(c.Env); len(env) > 0 {
-			list("env", env...)
-		}
+	case c.Program && len(c.Args) > 0 && !c.LoginShell && !c.OwnName && !c.relative():
+		lines = append(lines, "args = ["+quote(c.Args)+"]")
+		lines = append(lines, suggestSetting(c)...)
 	case c.Files && len(c.Reads)+len(c.Writes) > 0:
 		list("methods", short(c.Method))
 		if len(c.Writes) > 0 {
-			list("write", directories(c, w, slices.Concat(head(c.Reads), head(c.Writes)))...)
+			list("write", directories(c, c.Reads, c.Writes)...)
 		} else {
-			list("read", directories(c, w, head(c.Reads))...)
+			list("read", directories(c, c.Reads)...)
 		}
 	case c.Dial:
-		list("dial", destination(c.Network, c.Address))
+		list("dial", c.address.String())
 	case c.Listen && c.Address != "":
-		list("listen", destination(c.Network, c.Address))
+		list("listen", c.address.String())
 	default:
 		list("methods", short(c.Method))
 	}
@@ -39,8 +37,8 @@ func suggest(c Call, w World) []string {
 	user := c.User
 	if user == "" {
 		user = "root"
-		if w.UserID != nil {
-			if id, err := w.UserID(""); err == nil {
+		if c.world.UserID != nil {
+			if id, err := c.world.UserID(""); err == nil {
 				user = fmt.Sprint(id)
 			}
 		}
@@ -49,30 +47,44 @@ func suggest(c Call, w World) []string {
 	if c.Group != "" {
 		list("groups", c.Group)
 	}
+	if c.Program && len(c.Limits) > 0 {
+		list("limits", c.Limits...)
+	}
 	return lines
 }
 
-// maxNamed bounds the paths, and the variables, that a remedy is made of.
-const maxNamed = 8
-
-func head(words []string) []string { return words[:min(len(words), maxNamed)] }
-
-// needsLeave returns the first variables of a call that are not harmless.
-func needsLeave(env []string) []string {
-	var names []string
-	for _, name := range env {
-		if len(names) == maxNamed {
-			break
-		}
-		if !matchAny(harmlessEnv, name) {
-			names = append(names, name)
+// suggestSetting returns the lines about what a program runs with.
+func suggestSetting(c *asked) []string {
+	var lines, env []string
+	for _, e := range c.Env {
+		if name, value, _ := strings.Cut(e, "="); !harmless(name, value) && len(env) <= maxSuggested {
+			env = append(env, name)
 		}
 	}
-	return names
+	if c.ClearEnv {
+		env = []string{"*"}
+	}
+	if len(env) > 0 {
+		lines = append(lines, "env = "+quote(env))
+	}
+	if path.IsAbs(c.Dir) {
+		lines = append(lines, "dir = "+quote([]string{path.Clean(c.Dir)}))
+	}
+	if c.Umask != nil && *c.Umask != defaultUmask {
+		lines = append(lines, fmt.Sprintf("umask = [\"%03o\"]", *c.Umask))
+	}
+	return lines
 }
 
+// maxSuggested bounds what a remedy looks at, of any kind.
+const maxSuggested = 16
+
 // directories returns the directories in which a call works, as rules name them.
-func directories(c Call, w World, paths []string) []string {
+func directories(c *asked, lists ...[]string) []string {
+	paths := slices.Concat(lists...)
+	if len(paths) > maxSuggested {
+		return []string{"/DIRECTORY"}
+	}
 	var dirs []string
 	add := func(dir string) {
 		if !slices.Contains(dirs, dir) {
@@ -80,17 +92,11 @@ func directories(c Call, w World, paths []string) []string {
 		}
 	}
 	for _, p := range paths {
-		if !path.IsAbs(p) {
+		if len(p) > MaxPath || !path.IsAbs(p) {
 			add("/DIRECTORY")
 			continue
 		}
-		places := []string{path.Clean(p)}
-		if w.Resolve != nil {
-			if real, err := w.Resolve(places[0]); err == nil {
-				places = append(places, real)
-			}
-		}
-		for _, dir := range places {
+		for _, dir := range c.resolve(p).places {
 			// A file is named by the directory that it is in.
 			if c.Method != guestv1.FileService_List_FullMethodName && path.Dir(dir) != "/" {
 				dir = path.Dir(dir)
@@ -101,20 +107,25 @@ func directories(c Call, w World, paths []string) []string {
 	return dirs
 }
 
-// maxQuoted bounds what a remedy repeats of a call.
+// maxQuoted bounds what a remedy repeats of a call, in bytes.
 const maxQuoted = 300
 
-// quote returns words as a list in TOML.
+// quote returns words as a list in TOML, and looks at no more of them than it
+// returns.
 func quote(words []string) string {
-	var quoted []string
-	n := 0
-	for _, word := range words {
-		if n += len(word) + 2; n > maxQuoted {
+	var b strings.Builder
+	b.WriteByte('[')
+	for i, word := range words {
+		if b.Len()+len(word) > maxQuoted {
 			return "[ what the call names ]"
 		}
-		quoted = append(quoted, fmt.Sprintf("%q", word))
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%q", word)
 	}
-	return "[" + strings.Join(quoted, ", ") + "]"
+	b.WriteByte(']')
+	return b.String()
 }
 
 // joinRole says how a caller without a role gets one.

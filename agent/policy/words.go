@@ -10,9 +10,10 @@ import (
 )
 
 // CallUsage says what ParseCall takes.
-const CallUsage = `  exec [-u USER] [-e NAME]... ARG...  start a program
+const CallUsage = `  exec [-u USER] [-e NAME[=VALUE]]... [-w DIR] [-l LIMIT]... ARG...
+                                      start a program, in a directory, with limits
   shell [-u USER]                     start a login shell
-  read [-u USER] PATH...              read files
+  read [-u USER] PATH...              read files, and what is beneath
   write [-u USER] PATH...             write files
   connect [NETWORK:]ADDRESS           connect from inside the guest, such as tcp:127.0.0.1:80
   listen [NETWORK:]ADDRESS            listen inside the guest
@@ -44,27 +45,28 @@ func ParseCall(words []string) (Call, error) {
 	}
 	switch verb {
 	case "exec", "shell":
-		c.Method, c.Program, c.Subject = guestv1.ProcessService_Exec_FullMethodName, true, true
+		c.about(guestv1.ProcessService_Exec_FullMethodName)
 		c.Args, c.LoginShell = words, verb == "shell"
-		c.relative()
 		if verb == "exec" && len(words) == 0 {
 			return Call{}, errors.New("exec: no program")
 		}
 		return c, nil
 	case "read":
-		c.Method, c.Files, c.Subject, c.Reads = guestv1.FileService_Download_FullMethodName, true, true, words
+		c.about(guestv1.FileService_Download_FullMethodName)
+		c.Reads = words
 	case "write":
-		c.Method, c.Files, c.Subject, c.Writes = guestv1.FileService_Upload_FullMethodName, true, true, words
+		c.about(guestv1.FileService_Upload_FullMethodName)
+		c.Writes = words
 	case "connect", "listen":
 		if len(words) != 1 {
 			return Call{}, fmt.Errorf("%s: want one address", verb)
 		}
-		c.Network, c.Address = splitNetwork(words[0])
-		c.Dial, c.Listen = verb == "connect", verb == "listen"
-		c.Method = guestv1.ForwardService_Dial_FullMethodName
-		if c.Listen {
-			c.Method = guestv1.ForwardService_Listen_FullMethodName
+		c.about(guestv1.ForwardService_Dial_FullMethodName)
+		if verb == "listen" {
+			c = Call{}
+			c.about(guestv1.ForwardService_Listen_FullMethodName)
 		}
+		c.Network, c.Address = splitNetwork(words[0])
 	default:
 		return Call{}, fmt.Errorf("call %q is none of\n%s", verb, CallUsage)
 	}
@@ -74,7 +76,17 @@ func ParseCall(words []string) (Call, error) {
 	return c, nil
 }
 
-// options takes -u and -e off the words of a call.
+// about makes c a call of a method, as far as that does not depend on a request.
+func (c *Call) about(method string) {
+	if p := plans()[method]; p != nil {
+		a := p.always
+		c.Subject, c.Program, c.Files, c.ReadsBelow, c.WritesBelow = a.Subject, a.Program, a.Files, a.ReadsBelow, a.WritesBelow
+		c.Dial, c.Listen, c.Accept = a.Dial, a.Listen, a.Accept
+	}
+	c.Method = method
+}
+
+// options takes options off the words of a call.
 func (c *Call) options(words []string) ([]string, error) {
 	for len(words) > 0 && strings.HasPrefix(words[0], "-") {
 		option := words[0]
@@ -89,10 +101,13 @@ func (c *Call) options(words []string) ([]string, error) {
 		case "-u":
 			c.User = words[0]
 		case "-e":
-			name, _, _ := strings.Cut(words[0], "=")
-			c.Env = append(c.Env, name)
+			c.Env = append(c.Env, words[0])
+		case "-w":
+			c.Dir = words[0]
+		case "-l":
+			c.Limits = append(c.Limits, words[0])
 		default:
-			return nil, fmt.Errorf("unknown option %s: want -u USER or -e NAME", option)
+			return nil, fmt.Errorf("unknown option %s: want -u USER, -e NAME[=VALUE], -w DIR or -l LIMIT", option)
 		}
 		words = words[1:]
 	}
@@ -114,7 +129,8 @@ func splitNetwork(s string) (network, address string) {
 // Request returns the call as AccessService asks about it.
 func (c Call) Request() *guestv1.ExplainRequest {
 	return &guestv1.ExplainRequest{
-		Method: c.Method, Args: byteses(c.Args), Env: c.Env, LoginShell: c.LoginShell,
+		Method: c.Method, Args: byteses(c.Args), Env: c.Env, ClearEnv: c.ClearEnv, LoginShell: c.LoginShell,
+		Dir: []byte(c.Dir), Umask: c.Umask, Limits: c.Limits,
 		User: []byte(c.User), Group: []byte(c.Group), Reads: byteses(c.Reads), Writes: byteses(c.Writes),
 		Network: c.Network, Address: []byte(c.Address),
 	}
@@ -123,22 +139,21 @@ func (c Call) Request() *guestv1.ExplainRequest {
 // FromRequest returns the call that AccessService is asked about.
 func FromRequest(r *guestv1.ExplainRequest) Call {
 	c := Call{
-		Method: r.GetMethod(), Args: texts(r.GetArgs()), Env: r.GetEnv(), LoginShell: r.GetLoginShell(),
+		Args: texts(r.GetArgs()), Env: r.GetEnv(), ClearEnv: r.GetClearEnv(), LoginShell: r.GetLoginShell(),
+		Dir: string(r.GetDir()), Umask: r.Umask, Limits: r.GetLimits(),
 		User: string(r.GetUser()), Group: string(r.GetGroup()), Reads: texts(r.GetReads()), Writes: texts(r.GetWrites()),
 		Network: r.GetNetwork(), Address: string(r.GetAddress()),
 	}
-	switch service, _, _ := strings.Cut(short(c.Method), "/"); {
-	case c.Method == guestv1.ProcessService_Exec_FullMethodName || c.Method == guestv1.ProcessService_Start_FullMethodName:
-		c.Program, c.Subject = true, true
-		c.relative()
-	case service == "FileService":
-		c.Files, c.Subject = true, true
-	case c.Method == guestv1.ForwardService_Dial_FullMethodName:
-		c.Dial = true
-	case service == "ForwardService":
-		c.Listen = true
-	}
+	c.about(r.GetMethod())
 	return c
+}
+
+func texts(b [][]byte) []string {
+	out := make([]string, len(b))
+	for i := range b {
+		out[i] = string(b[i])
+	}
+	return out
 }
 
 func byteses(s []string) [][]byte {

@@ -64,7 +64,9 @@ var launcherReady atomic.Bool
 // Server. In a process that a Server started as its launcher it applies the
 // session's limits, becomes the session's program, and never returns;
 // everywhere else it returns at once. Without it, sessions with resource
-// limits, niceness, umask, no_new_privs or dropped capabilities are refused.
+// limits, niceness, umask, no_new_privs or dropped capabilities are refused; so
+// are those that a policy allows by their arguments, unless the program's own limit
+// of core files is 0.
 func MaybeRunLauncher() {
 	if len(os.Args) == 1 && os.Args[0] == launcherName {
 		runLauncher()

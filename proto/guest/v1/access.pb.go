@@ -26,8 +26,8 @@ type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The full name of the method, such as "/guest.v1.ProcessService/Exec".
 	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
-	// Of a process: its arguments, and the names of environment variables that
-	// are given.
+	// Of a process: its arguments, and the environment variables that are given,
+	// each "NAME=value", or "NAME" for any harmless value.
 	Args       [][]byte `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
 	Env        []string `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
 	LoginShell bool     `protobuf:"varint,4,opt,name=login_shell,json=loginShell,proto3" json:"login_shell,omitempty"`
@@ -38,8 +38,14 @@ type ExplainRequest struct {
 	Reads  [][]byte `protobuf:"bytes,7,rep,name=reads,proto3" json:"reads,omitempty"`
 	Writes [][]byte `protobuf:"bytes,8,rep,name=writes,proto3" json:"writes,omitempty"`
 	// Of a connection or a listener.
-	Network       string `protobuf:"bytes,9,opt,name=network,proto3" json:"network,omitempty"`
-	Address       []byte `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`
+	Network string `protobuf:"bytes,9,opt,name=network,proto3" json:"network,omitempty"`
+	Address []byte `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`
+	// Of a process: its working directory (empty: the user's home), whether its
+	// environment starts empty, its umask, and the words of the limits that are set.
+	Dir           []byte   `protobuf:"bytes,11,opt,name=dir,proto3" json:"dir,omitempty"`
+	ClearEnv      bool     `protobuf:"varint,12,opt,name=clear_env,json=clearEnv,proto3" json:"clear_env,omitempty"`
+	Umask         *uint32  `protobuf:"varint,13,opt,name=umask,proto3,oneof" json:"umask,omitempty"`
+	Limits        []string `protobuf:"bytes,14,rep,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -144,6 +150,34 @@ func (x *ExplainRequest) GetAddress() []byte {
 	return nil
 }
 
+func (x *ExplainRequest) GetDir() []byte {
+	if x != nil {
+		return x.Dir
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetClearEnv() bool {
+	if x != nil {
+		return x.ClearEnv
+	}
+	return false
+}
+
+func (x *ExplainRequest) GetUmask() uint32 {
+	if x != nil && x.Umask != nil {
+		return *x.Umask
+	}
+	return 0
+}
+
+func (x *ExplainRequest) GetLimits() []string {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 type ExplainResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Allowed bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
@@ -228,7 +262,7 @@ var File_guest_v1_access_proto protoreflect.FileDescriptor
 
 const file_guest_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x15guest/v1/access.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\xcb\x02\n" +
+	"\x15guest/v1/access.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\xd7\x03\n" +
 	"\x0eExplainRequest\x12\x1e\n" +
 	"\x06method\x18\x01 \x01(\tB\x06\xa2\xbb\x18\x02\b\"R\x06method\x12\x1a\n" +
 	"\x04args\x18\x02 \x03(\fB\x06\xa2\xbb\x18\x02\b\"R\x04args\x12\x18\n" +
@@ -241,7 +275,12 @@ const file_guest_v1_access_proto_rawDesc = "" +
 	"\x06writes\x18\b \x03(\fB\x06\xa2\xbb\x18\x02\b\"R\x06writes\x12 \n" +
 	"\anetwork\x18\t \x01(\tB\x06\xa2\xbb\x18\x02\b\"R\anetwork\x12 \n" +
 	"\aaddress\x18\n" +
-	" \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\aaddress\"\x81\x01\n" +
+	" \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\aaddress\x12\x18\n" +
+	"\x03dir\x18\v \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\x03dir\x12#\n" +
+	"\tclear_env\x18\f \x01(\bB\x06\xa2\xbb\x18\x02\b\"R\bclearEnv\x12!\n" +
+	"\x05umask\x18\r \x01(\rB\x06\xa2\xbb\x18\x02\b\"H\x00R\x05umask\x88\x01\x01\x12\x1e\n" +
+	"\x06limits\x18\x0e \x03(\tB\x06\xa2\xbb\x18\x02\b\"R\x06limitsB\b\n" +
+	"\x06_umask\"\x81\x01\n" +
 	"\x0fExplainResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x12\n" +
@@ -284,6 +323,7 @@ func file_guest_v1_access_proto_init() {
 		return
 	}
 	file_guest_v1_options_proto_init()
+	file_guest_v1_access_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
