@@ -63,6 +63,10 @@ type Config struct {
 	// Policy says what trusted callers may do. Default: everything, or what the
 	// role of their key in Hosts says.
 	Policy *policy.File
+	// RecheckInterval is how often Hosts and Policy are looked at while anybody is
+	// connected. What they do not allow any more ends soon after: calls at the next
+	// look, and connections of callers who are not known any more. Default: 500 ms.
+	RecheckInterval time.Duration
 	// Audit gets a record of each call. Default: none. The caller closes it,
 	// after the agent.
 	Audit *audit.Log
@@ -132,7 +136,7 @@ func New(cfg *Config) (*Agent, error) {
 		pc.Logger = a.log
 	}
 	a.process = process.NewServer(&pc)
-	a.guard.sessionExists = a.hasSession
+	a.guard.sessionExists = a.process.HasSession
 
 	fc := file.Config{}
 	if cfg.File != nil {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -29,53 +30,89 @@ import (
 // call is one call on its way through the guard.
 type call struct {
 	guard   *guard
-	who     *caller
+	info    credentials.AuthInfo // of the connection
 	method  string
 	start   time.Time
-	what    policy.Call     // once it was decided on, if anybody wants to know
-	verdict policy.Decision // once it was decided on
 	confine *file.Confinement
 	in, out atomic.Uint64 // bytes of messages, if anybody wants to know
+
+	// cancel ends the context of the handler; nil as long as it has none.
+	cancel context.CancelCauseFunc
+	why    atomic.Pointer[error] // why the call was stopped
+
+	// The rest changes while the call runs, with the keys and the policy.
+	mu      sync.Mutex
+	who     *caller
+	version uint64 // of the keys and the policy, that who and verdict are of
+	decided bool   // what and verdict are set
+	what    policy.Call
+	verdict policy.Decision
+	timer   *time.Timer // stops the call when its time is over; nil: no bound
+	over    bool        // the timer is not needed any more
 }
 
 // decide asks the policy about the call with its first message, which is nil if
 // there is none yet.
 func (c *call) decide(ctx context.Context, req any) error {
 	g := c.guard
-	p, _ := g.policy.Get()
-	ruled := p != nil || len(c.who.roles) > 0
-	if !ruled && g.audit == nil {
-		return nil
-	}
-	c.what = policy.CallOf(c.method, req)
-	if err := c.what.Check(); err != nil {
-		c.what = policy.Call{Method: c.method}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Who called may have lost its rights since the call began.
+	if err := c.identify(); err != nil {
 		return err
 	}
-	if !ruled {
+	p, _ := g.policy.Get()
+	ruled := p != nil || len(c.who.roles) > 0
+	// Also if there is no policy: one may come while the call runs.
+	what := policy.CallOf(c.method, req)
+	if err := what.Check(); err != nil {
+		c.what, c.decided = policy.Call{Method: c.method}, true
+		if ruled || g.audit != nil {
+			return err
+		}
 		return nil
 	}
-	who := c.who.policyCaller()
+	c.what, c.decided = what, true
 	c.own()
-	c.verdict = p.Decide(who, c.what, g.worldOf(ctx))
-	if err := ctx.Err(); err != nil {
-		// What was not looked at in the end counts for nothing.
-		return status.FromContextError(err).Err()
+	if !ruled {
+		c.remember()
+		return nil
 	}
-	if !c.verdict.Allowed {
-		return denial(c.method, c.verdict)
-	}
-	if c.verdict.WouldRefuse {
-		g.log.Warn("policy: would be refused", "peer", c.who.peer.String(), "key", c.who.key, "method", c.method, "rule", c.verdict.Rule, "text", c.verdict.Text)
+	if err := c.rule(ctx, p); err != nil {
+		return err
 	}
 	if c.verdict.Dirs != nil {
 		c.confine.Confine(c.verdict.Dirs)
 	}
 	c.bound(req)
-	if c.what.Program && c.what.SessionID != "" {
-		g.owners.set(c.what.SessionID, c.who.identity())
-	}
+	c.remember()
 	return nil
+}
+
+// rule asks the policy about what is known of the call. mu is held.
+func (c *call) rule(ctx context.Context, p *policy.Policy) error {
+	verdict := p.Decide(c.who.policyCaller(), c.what, c.guard.worldOf(ctx))
+	if err := ctx.Err(); err != nil {
+		// What was not looked at in the end counts for nothing.
+		return status.FromContextError(err).Err()
+	}
+	c.verdict = verdict
+	if !verdict.Allowed {
+		return denial(c.method, verdict)
+	}
+	if verdict.WouldRefuse {
+		c.guard.log.Warn("policy: would be refused", "peer", c.who.peer.String(), "key", c.who.key, "method", c.method, "rule", verdict.Rule, "text", verdict.Text)
+	}
+	c.limitTime()
+	return nil
+}
+
+// remember notes that the caller has started the session that the call is about.
+// mu is held.
+func (c *call) remember() {
+	if c.what.Program && len(c.what.SessionID) == 16 { // as every service has them
+		c.guard.owners.set(c.what.SessionID, c.who.identity())
+	}
 }
 
 // own finds out whose session the call is about. An Exec or Start of a session
@@ -145,26 +182,59 @@ func specOf(req any) *guestv1.SessionSpec {
 // count adds a message to a counter. It returns an error if that is beyond the
 // call's budget.
 func (c *call) count(counter *atomic.Uint64, m any) error {
-	limit := c.verdict.MaxBytes
-	if limit == 0 && c.guard.audit == nil {
-		return nil
-	}
+	c.mu.Lock()
+	limit, rule := c.verdict.MaxBytes, c.verdict.Rule
+	c.mu.Unlock()
+	// Without a limit too: one may come while the call runs.
 	counter.Add(size(m))
 	if limit > 0 && c.in.Load()+c.out.Load() > limit {
-		return fault.New(codes.ResourceExhausted, "budget", "the call has moved more than the %d bytes that the policy gives it (rule %s)", limit, c.verdict.Rule).
+		return fault.New(codes.ResourceExhausted, "budget", "the call has moved more than the %d bytes that the policy gives it (rule %s)", limit, rule).
 			On(c.method, "", nil).Hint("raise max_bytes of the role, or copy in parts")
 	}
 	return nil
 }
 
-func (c *call) overTime() *fault.Error {
-	return fault.New(codes.ResourceExhausted, "budget", "the call has taken longer than the %v that the policy gives it (rule %s)", c.verdict.MaxTime, c.verdict.Rule).
-		On(c.method, "", nil).Hint("raise max_time of the role")
+// limitTime has the call stopped when the time that the policy gives it is over. mu
+// is held.
+func (c *call) limitTime() {
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+	limit, rule := c.verdict.MaxTime, c.verdict.Rule
+	if limit == 0 || c.over {
+		return
+	}
+	c.timer = time.AfterFunc(limit-time.Since(c.start), func() {
+		c.stop(fault.New(codes.ResourceExhausted, "budget", "the call has taken longer than the %v that the policy gives it (rule %s)", limit, rule).
+			On(c.method, "", nil).Hint("raise max_time of the role"))
+	})
+}
+
+// stop ends the call with err, which its caller is told.
+func (c *call) stop(err error) {
+	if c.why.CompareAndSwap(nil, &err) && c.cancel != nil {
+		c.cancel(err)
+	}
+}
+
+// stopped returns why the call was stopped, or nil.
+func (c *call) stopped() error {
+	if why := c.why.Load(); why != nil {
+		return *why
+	}
+	return nil
 }
 
 // end writes the audit record of a call that has ended with err.
 func (c *call) end(err error) {
 	g := c.guard
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if c.timer != nil {
+		c.timer.Stop()
+	}
 	if g.audit == nil || access.ClassOf(c.method) == access.Open {
 		return
 	}
@@ -252,61 +322,6 @@ func (o *owners) set(id, owner string) {
 	}
 	o.of[id] = owner
 	o.order = append(o.order, id)
-}
-
-// keyedStreams are the open streams of callers with keys: they end when the key
-// is revoked.
-type keyedStreams struct {
-	mu      sync.Mutex
-	streams map[*keyedStream]bool
-	ticking bool
-}
-
-type keyedStream struct {
-	who    *caller
-	cancel context.CancelCauseFunc
-}
-
-// revocationInterval is how long a call may outlive its caller's key.
-const revocationInterval = 2 * time.Second
-
-// add watches over a stream until the function that it returns is called.
-func (k *keyedStreams) add(g *guard, who *caller, cancel context.CancelCauseFunc) func() {
-	s := &keyedStream{who, cancel}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.streams == nil {
-		k.streams = make(map[*keyedStream]bool)
-	}
-	k.streams[s] = true
-	if !k.ticking {
-		k.ticking = true
-		time.AfterFunc(revocationInterval, func() { k.sweep(g) })
-	}
-	return func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		delete(k.streams, s)
-	}
-}
-
-// sweep ends the streams whose keys are not known any more.
-func (k *keyedStreams) sweep(g *guard) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for s := range k.streams {
-		if s.who.decision.Rule != access.RuleKey {
-			continue
-		}
-		if _, status := g.hosts.Lookup(s.who.public); status != access.KeyKnown {
-			s.cancel(fault.New(codes.Unauthenticated, "refused", "the key %s is not known any more", s.who.key).
-				Hint("make another key, and have it enrolled"))
-		}
-	}
-	k.ticking = len(k.streams) > 0
-	if k.ticking {
-		time.AfterFunc(revocationInterval, func() { k.sweep(g) })
-	}
 }
 
 // guestWorld is this guest, as policies need to know it.

@@ -34,21 +34,26 @@ type caller struct {
 	peers []string
 }
 
-// callerOf finds out who calls, now: keys and rules change while a connection
-// is open.
-func (g *guard) callerOf(ctx context.Context) caller {
+// authInfoOf returns what the connection of a call says about its peer, or nil.
+func authInfoOf(ctx context.Context) credentials.AuthInfo {
 	if p, ok := peer.FromContext(ctx); ok {
-		return g.callerBy(p.AuthInfo)
+		return p.AuthInfo
 	}
-	return g.callerBy(nil)
+	return nil
 }
 
-// known tells the server for which connections it keeps most of its room.
+// known tells the server for which connections it keeps most of its room. It is also
+// how the guard learns that there are some to look after.
 func (g *guard) known(info credentials.AuthInfo) bool {
-	return g.callerBy(info).decision.Trusted
+	trusted := g.callerBy(info).decision.Trusted
+	if trusted {
+		g.open.watch()
+	}
+	return trusted
 }
 
-// callerBy finds out who is at the other end of a connection.
+// callerBy finds out who is at the other end of a connection, now: keys change while
+// it is open.
 func (g *guard) callerBy(info credentials.AuthInfo) caller {
 	c := caller{peer: access.PeerOf(info), face: access.FaceOf(info)}
 	c.decision = g.rules.Decide(c.peer)

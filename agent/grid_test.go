@@ -243,7 +243,7 @@ func TestOtherGuest(t *testing.T) {
 // TestRevocation: keys come and go while connections stay open.
 func TestRevocation(t *testing.T) {
 	hosts := gridHosts(t)
-	_, l := serve(t, &Config{Key: agentKey, Hosts: hosts, RequireKeys: true}, nil)
+	_, l := serve(t, &Config{Key: agentKey, Hosts: hosts, RequireKeys: true, RecheckInterval: 5 * time.Millisecond}, nil)
 	dial := func(ctx context.Context) (net.Conn, error) { return l.dial(ctx, vsockPeer(2, 900)) }
 	for i, wire := range []string{"grpc", "native"} {
 		newKey := seedKey(byte(20 + i))

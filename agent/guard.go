@@ -4,9 +4,10 @@ package agent
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,9 +40,9 @@ type guard struct {
 	// sessionExists tells whether the agent has a session.
 	sessionExists func(id string) bool
 	owners        owners
-	// open counts the streams of callers who are not trusted. Health.Watch
+	// strangers counts the streams of callers who are not trusted. Health.Watch
 	// never ends by itself, so they are bounded.
-	open atomic.Int32
+	strangers atomic.Int32
 	// stopping ends the streams of Open methods when the agent shuts down: no
 	// work is lost with them, and it would wait for them in vain.
 	stopping context.Context
@@ -49,7 +50,7 @@ type guard struct {
 
 	refusals  refusalLog
 	auditRate rate
-	keyed     keyedStreams
+	open      openCalls
 }
 
 // maxUntrustedStreams bounds the streams that callers who are not trusted have
@@ -59,27 +60,43 @@ const maxUntrustedStreams = 64
 func newGuard(cfg *Config, log *slog.Logger) *guard {
 	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(), log: log}
 	g.stopping, g.stop = context.WithCancel(context.Background())
+	g.open = openCalls{guard: g, interval: cfg.RecheckInterval}
+	if g.open.interval <= 0 {
+		g.open.interval = recheckInterval
+	}
 	return g
 }
 
 // check decides whether a caller may call a method at all. It returns the
-// context that the handler gets, or the error that the caller gets instead.
+// context that the handler gets, or the error that the caller gets instead. The
+// caller of check ends a call with end.
 func (g *guard) check(ctx context.Context, method string) (context.Context, *call, error) {
-	who := g.callerOf(ctx)
-	c := &call{guard: g, who: &who, method: method, start: time.Now()}
-	if !who.decision.Trusted && !access.ClassOf(method).Anybody() {
-		g.refused(ctx, method, who.decision, who.peer)
-		err := refusal(method, who.decision)
-		c.end(err)
-		return nil, nil, err
-	}
-	if !who.face.Has(access.ClassOf(method)) {
-		err := otherFace(method, who.face)
+	c := &call{guard: g, info: authInfoOf(ctx), method: method, start: time.Now()}
+	if err := c.identify(); err != nil {
+		if !c.who.decision.Trusted {
+			g.refused(ctx, method, c.who.decision, c.who.peer)
+		}
 		c.end(err)
 		return nil, nil, err
 	}
 	ctx, c.confine = file.WithConfinement(ctx)
-	return context.WithValue(ctx, callerKey{}, &who), c, nil
+	ctx = context.WithValue(ctx, callerKey{}, c.who)
+	ctx, c.cancel = context.WithCancelCause(ctx)
+	if !access.ClassOf(method).Anybody() {
+		g.open.add(c)
+	}
+	return ctx, c, nil
+}
+
+// finish ends a call that check has let through, and returns what the caller gets.
+func (c *call) finish(err error) error {
+	c.guard.open.remove(c)
+	if why := c.stopped(); why != nil && err != nil {
+		err = why
+	}
+	c.end(err)
+	c.cancel(nil)
+	return err
 }
 
 // refusal is the status that a caller gets who is not trusted.
@@ -101,8 +118,10 @@ func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 		return nil, err
 	}
 	resp, err := c.unary(ctx, req, handler)
-	c.end(err)
-	return resp, err
+	if err = c.finish(err); err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 func (c *call) unary(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
@@ -112,19 +131,11 @@ func (c *call) unary(ctx context.Context, req any, handler grpc.UnaryHandler) (a
 	if err := c.count(&c.in, req); err != nil {
 		return nil, err
 	}
-	if t := c.verdict.MaxTime; t > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, t, c.overTime())
-		defer cancel()
-	}
 	resp, err := handler(ctx, req)
 	if err == nil {
 		err = c.count(&c.out, resp)
 	}
-	if err != nil {
-		return nil, c.ended(ctx, err)
-	}
-	return resp, nil
+	return resp, err
 }
 
 // stream is the interceptor over all other methods.
@@ -133,46 +144,70 @@ func (g *guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 	if err != nil {
 		return err
 	}
-	err = c.stream(ctx, srv, ss, handler)
-	c.end(err)
-	return err
+	return c.finish(c.stream(ctx, srv, ss, handler))
 }
 
 func (c *call) stream(ctx context.Context, srv any, ss grpc.ServerStream, handler grpc.StreamHandler) error {
 	g := c.guard
-	if !c.who.decision.Trusted {
-		defer g.open.Add(-1)
-		if g.open.Add(1) > maxUntrustedStreams {
+	// The call's own may change meanwhile.
+	if who := callerIn(ctx); !who.decision.Trusted {
+		defer g.strangers.Add(-1)
+		if g.strangers.Add(1) > maxUntrustedStreams {
 			return fault.New(codes.ResourceExhausted, "too-many-streams", "callers who are not trusted have %d streams open already", maxUntrustedStreams).
-				On(c.method, "", nil).Hint(c.who.decision.Remedy)
+				On(c.method, "", nil).Hint(who.decision.Remedy)
 		}
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	if access.ClassOf(c.method) == access.Open {
 		defer context.AfterFunc(g.stopping, func() {
-			cancel(fault.New(codes.Unavailable, "agent-stopping", "the guest's agent is shutting down").On(c.method, "", nil))
+			c.stop(fault.New(codes.Unavailable, "agent-stopping", "the guest's agent is shutting down").On(c.method, "", nil))
 		})()
 	}
-	if c.who.key != "" && c.who.decision.Trusted {
-		defer g.keyed.add(g, c.who, cancel)()
+	err := c.handle(ctx, srv, &guardedStream{ServerStream: ss, ctx: ctx, call: c}, handler)
+	if why := c.stopped(); why != nil {
+		return why
 	}
-	gs := &guardedStream{ServerStream: ss, ctx: ctx, cancel: cancel, call: c}
-	err := handler(srv, gs)
-	gs.timer.stop()
-	if refused := gs.refusal.Load(); refused != nil {
-		return *refused
-	}
-	return c.ended(ctx, err)
+	return err
 }
 
-// ended returns what a caller is told whose call the guard has ended: why.
-func (c *call) ended(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
-		return err
+// lastAnswer is how long the handler of a stream that was stopped has to return by
+// itself. It may be waiting for a client that neither sends nor reads.
+const lastAnswer = 100 * time.Millisecond
+
+// handle runs the handler of a stream, on a goroutine of its own: when handle
+// returns, the stream ends, and the handler with it if it has not returned.
+func (c *call) handle(ctx context.Context, srv any, gs *guardedStream, handler grpc.StreamHandler) error {
+	var err error
+	var crash any
+	done := make(chan struct{})
+	go func() {
+		returned := false
+		defer func() {
+			if !returned {
+				if crash = recover(); crash == nil {
+					crash = "the handler ended its goroutine"
+				}
+				crash = fmt.Sprintf("%v\n%s", crash, debug.Stack())
+			}
+			close(done)
+		}()
+		err = handler(srv, gs)
+		returned = true
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		if c.stopped() == nil {
+			<-done // the client has gone, which the stream knows itself
+			break
+		}
+		select {
+		case <-done:
+		case <-time.After(lastAnswer):
+			return c.stopped()
+		}
 	}
-	if why, ok := errors.AsType[*fault.Error](context.Cause(ctx)); ok {
-		return why
+	if crash != nil {
+		panic(crash) // the server makes an answer of it
 	}
 	return err
 }
@@ -180,13 +215,9 @@ func (c *call) ended(ctx context.Context, err error) error {
 // guardedStream asks the policy about the first message, and counts all.
 type guardedStream struct {
 	grpc.ServerStream
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	call   *call
-	once   sync.Once
-	// refusal is why the call may not go on, whatever the handler makes of it.
-	refusal atomic.Pointer[error]
-	timer   budgetTimer
+	ctx  context.Context
+	call *call
+	once sync.Once
 }
 
 // Context returns the context with the caller in it.
@@ -216,51 +247,13 @@ func (s *guardedStream) pass(counter *atomic.Uint64, m any) error {
 			req = nil
 		}
 		if err := s.call.decide(s.ctx, req); err != nil {
-			s.refuse(err)
-			return
-		}
-		if t := s.call.verdict.MaxTime; t > 0 {
-			s.timer.start(t, func() { s.refuse(s.call.overTime()) })
+			s.call.stop(err)
 		}
 	})
 	if err := s.call.count(counter, m); err != nil {
-		s.refuse(err)
+		s.call.stop(err)
 	}
-	if refused := s.refusal.Load(); refused != nil {
-		return *refused
-	}
-	return nil
-}
-
-// refuse ends the call.
-func (s *guardedStream) refuse(err error) {
-	if s.refusal.CompareAndSwap(nil, &err) {
-		s.cancel(err)
-	}
-}
-
-// budgetTimer is a timer that may never start.
-type budgetTimer struct {
-	mu    sync.Mutex
-	timer *time.Timer
-	done  bool
-}
-
-func (b *budgetTimer) start(d time.Duration, f func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.done {
-		b.timer = time.AfterFunc(d, f)
-	}
-}
-
-func (b *budgetTimer) stop() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.done = true
-	if b.timer != nil {
-		b.timer.Stop()
-	}
+	return s.call.stopped()
 }
 
 // size returns about how large a message is on the wire.

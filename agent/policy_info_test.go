@@ -21,7 +21,7 @@ import (
 func TestPolicyReload(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "policy.toml")
-	_, l := serve(t, &Config{Policy: policy.Open(path, discard())}, nil)
+	_, l := serve(t, &Config{Policy: policy.Open(path, discard()), RecheckInterval: 5 * time.Millisecond}, nil)
 	cc := client(t, l, vsockPeer(2, 900))
 	const watch = "[roles.root]\npeers=['host-root']\n[[roles.root.allow]]\nmethods=['ProcessService/ListSessions']\n"
 	for _, step := range []struct {
@@ -50,7 +50,7 @@ func TestPolicyReload(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 			info, err := guestv1.NewAgentServiceClient(cc).Info(t.Context(), &guestv1.InfoRequest{})
 			if err != nil {
 				t.Fatal(err)

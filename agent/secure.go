@@ -45,6 +45,7 @@ func (a *Agent) secure(cfg *Config) error {
 		}
 	}
 	a.server = newServer(a.guard, a.version, tc)
+	a.guard.open.connections, a.guard.open.drop = a.server.Connections, a.server.Drop
 	return nil
 }
 
@@ -65,20 +66,6 @@ func (a *Agent) Level() string {
 
 // Fingerprint returns that of the agent's own key.
 func (a *Agent) Fingerprint() string { return a.key.Fingerprint() }
-
-// hasSession reports whether the process service has a session with this id.
-func (a *Agent) hasSession(id string) bool {
-	list, err := a.process.ListSessions(context.Background(), &guestv1.ListSessionsRequest{})
-	if err != nil {
-		return true // in doubt
-	}
-	for _, s := range list.GetSessions() {
-		if string(s.GetSessionId()) == id {
-			return true
-		}
-	}
-	return false
-}
 
 // describe tells a trusted caller what it may do, in Info.
 func (g *guard) describe(who *caller, acc *guestv1.Access) {

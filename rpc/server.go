@@ -44,7 +44,8 @@ type Server struct {
 	stopping  bool
 	lis       map[net.Listener]struct{}
 	natives   map[*serverConn]struct{}
-	early     []*arrival // in their handshake, the oldest first
+	https     map[*http2Conn]struct{} // of clients that are known
+	early     []*arrival              // in their handshake, the oldest first
 	peers     map[string]*peerArrivals
 	late      *time.Timer
 	lateArmed bool
@@ -63,6 +64,7 @@ func NewServer(cfg *ServerConfig) *Server {
 	s := &Server{
 		lis:     make(map[net.Listener]struct{}),
 		natives: make(map[*serverConn]struct{}),
+		https:   make(map[*http2Conn]struct{}),
 		peers:   make(map[string]*peerArrivals),
 	}
 	if cfg != nil {
@@ -268,12 +270,19 @@ var errTooManyStrangers = connErrorf(codeResource, "the server has %d connection
 
 // handleHTTP2 hands a connection to the stock server.
 func (s *Server) handleHTTP2(h *handshaken, a *arrival) {
-	c := &http2Conn{handshaken: h, ended: func() { s.gone(a) }}
+	c := &http2Conn{handshaken: h}
+	c.ended = func() {
+		s.forgetHTTP2(c)
+		s.gone(a)
+	}
 	end := func(why error) func() {
 		return func() {
 			s.fault(a.nc, why)
 			_ = c.Close()
 		}
+	}
+	if !a.stranger {
+		s.keepHTTP2(c)
 	}
 	switch {
 	case a.stranger:

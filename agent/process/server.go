@@ -221,6 +221,17 @@ func (s *Server) admit(id sessionID, spec *guestv1.SessionSpec, policy guestv1.O
 	return ses, nil
 }
 
+// HasSession reports whether there is a session with an id.
+func (s *Server) HasSession(id string) bool {
+	if len(id) != len(sessionID{}) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.sessions[sessionID([]byte(id))]
+	return ok
+}
+
 // drop takes a session that could not start out of the table.
 func (s *Server) drop(ses *session) {
 	s.mu.Lock()
