@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
@@ -19,11 +20,14 @@ import (
 // command is a spec made ready: what execve(2) gets, and as whom.
 type command struct {
 	paths    []string // candidates, tried in turn as execvp(3) does
+	name     string   // what they are made of; empty: there is one path
+	search   string   // PATH, for that
 	argv     []string
 	env      []string
 	dir      string
+	home     bool // dir is the user's home, and / will do if that is not there
 	account  account.Account
-	switches bool // the process runs as another user than the agent
+	switches bool // the process gets the ids and groups of account
 	limits   processLimits
 }
 
@@ -44,7 +48,8 @@ func unknownAccount(err error) error {
 // maxArgs bounds the number of arguments and of environment entries each.
 const maxArgs = 1 << 16
 
-// prepare checks a spec and looks up all that it names.
+// prepare checks a spec and looks up the accounts that it names. It looks at no
+// file that a user could own.
 func (s *Server) prepare(spec *guestv1.SessionSpec) (*command, error) {
 	if err := s.checkBytes(spec); err != nil {
 		return nil, err
@@ -63,9 +68,7 @@ func (s *Server) prepare(spec *guestv1.SessionSpec) (*command, error) {
 	case c.dir != "" && !filepath.IsAbs(c.dir):
 		c.dir = filepath.Join(acc.Home, c.dir)
 	case c.dir == "":
-		if c.dir = acc.Home; !isDir(c.dir) {
-			c.dir = "/"
-		}
+		c.dir, c.home = acc.Home, true
 	}
 	for _, a := range spec.Args {
 		c.argv = append(c.argv, string(a))
@@ -74,9 +77,9 @@ func (s *Server) prepare(spec *guestv1.SessionSpec) (*command, error) {
 		c.paths = []string{acc.Shell}
 		c.argv = append([]string{"-" + filepath.Base(acc.Shell)}, c.argv...)
 	} else {
-		c.paths, err = lookup(c.argv[0], pathOf(c.env, s.cfg.Path), c.dir)
-		if err != nil {
-			return nil, err
+		c.search = pathOf(c.env, s.cfg.Path)
+		if c.paths, c.name = candidates(c.argv[0], c.search); len(c.paths) == 0 {
+			return nil, notInPath(c.argv[0], c.search)
 		}
 	}
 	if spec.Arg0 != nil {
@@ -175,39 +178,73 @@ func (s *Server) environment(spec *guestv1.SessionSpec, acc account.Account) []s
 	return env
 }
 
-// lookup returns the files that name may mean: itself if it has a slash,
-// otherwise those in the directories of path that can be executed. If there are
-// none it says why.
-func lookup(name, path, dir string) ([]string, error) {
+const (
+	maxSearch = 1024 // directories of PATH that are searched
+	maxName   = 255  // NAME_MAX of Linux's file systems
+)
+
+// candidates returns the files that name may mean: itself if it has a slash,
+// otherwise one in each directory of path, and then the name again.
+func candidates(name, path string) (paths []string, searched string) {
 	if strings.Contains(name, "/") {
-		return []string{name}, nil
+		return []string{name}, ""
 	}
-	var paths []string
-	refused := ""
-	if name != "" {
-		for _, d := range filepath.SplitList(path) {
-			file := filepath.Join(d, name)
-			if !filepath.IsAbs(file) {
-				file = filepath.Join(dir, file)
-			}
-			info, err := os.Stat(file)
-			switch {
-			case err != nil:
-			case info.Mode().IsRegular() && info.Mode()&0o111 != 0:
-				paths = append(paths, file)
-			default:
-				refused = file
-			}
+	if name == "" || len(name) > maxName {
+		return nil, name
+	}
+	for d := range strings.SplitSeq(path, ":") {
+		if len(paths) == maxSearch {
+			break
+		}
+		if d == "" {
+			d = "."
+		}
+		if len(d) < unix.PathMax {
+			paths = append(paths, strings.TrimRight(d, "/")+"/"+name)
 		}
 	}
-	switch {
-	case len(paths) > 0:
-		return paths, nil
-	case refused != "":
-		return nil, newFault(codes.FailedPrecondition, reasonNotExecutable, "%q is not executable", refused).
-			On("exec", refused, syscall.EACCES)
+	return paths, name
+}
+
+// lookUp chooses the program and the directory for a program that has no launcher.
+func (c *command) lookUp() (path, dir string, err error) {
+	dir = c.dir
+	if info, err := os.Stat(dir); c.home && (err != nil || !info.IsDir()) {
+		dir = "/"
 	}
-	return nil, newFault(codes.NotFound, reasonNotFound, "%q is not in the PATH, which is %q", name, path).
+	if c.name == "" {
+		return c.paths[0], dir, nil
+	}
+	refused := ""
+	for _, path = range c.paths {
+		file := path
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(dir, file)
+		}
+		info, err := os.Stat(file)
+		switch {
+		case err != nil:
+		case info.Mode().IsRegular() && info.Mode()&0o111 != 0:
+			return path, dir, nil
+		default:
+			refused = path
+		}
+	}
+	return "", "", lookupFault(c.name, c.search, refused)
+}
+
+// lookupFault is for a name that was looked up in vain; refused is what was found
+// and is no program.
+func lookupFault(name, search, refused string) *fault {
+	if refused != "" {
+		return newFault(codes.FailedPrecondition, reasonNotExecutable, "%q is not executable", refused).On("exec", refused, syscall.EACCES)
+	}
+	return notInPath(name, search)
+}
+
+// notInPath is the fault of a name that no directory of path has.
+func notInPath(name, path string) *fault {
+	return newFault(codes.NotFound, reasonNotFound, "%q is not in the PATH, which is %q", short([]byte(name)), path).
 		On("exec", name, syscall.ENOENT)
 }
 
@@ -219,9 +256,4 @@ func pathOf(env []string, preset string) string {
 		}
 	}
 	return preset
-}
-
-func isDir(name string) bool {
-	info, err := os.Stat(name)
-	return err == nil && info.IsDir()
 }

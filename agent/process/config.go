@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +37,10 @@ type Config struct {
 	// limit holds beside it. Default: 2 MiB.
 	MaxArgBytes int
 
+	// StartTimeout bounds the time that a program may take to start, where it is
+	// up to users of the guest. Default: 30 s.
+	StartTimeout time.Duration
+
 	// Path is PATH in the base environment. Default: the usual six
 	// directories, /usr/local first.
 	Path string
@@ -60,6 +65,7 @@ const (
 	defaultMaxRun   = 4096
 	defaultMaxEnded = 1024
 	defaultMaxArgs  = 2 << 20
+	defaultStart    = 30 * time.Second
 )
 
 // withDefaults returns a copy of c in which every field is set.
@@ -95,6 +101,9 @@ func (c *Config) withDefaults() Config {
 	}
 	if d.MaxArgBytes <= 0 {
 		d.MaxArgBytes = defaultMaxArgs
+	}
+	if d.StartTimeout <= 0 {
+		d.StartTimeout = defaultStart
 	}
 	if d.Path == "" {
 		d.Path = defaultPath

@@ -44,6 +44,7 @@ const (
 	reasonNoMemory       = "memory-exhausted"
 	reasonNoCgroup       = "cgroup-unavailable"
 	reasonNoLauncher     = "launcher-unavailable"
+	reasonStartTimeout   = "start-timeout"
 	reasonFailed         = "failed"
 )
 

@@ -137,7 +137,7 @@ func TestBaseEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	home := acc.Home
-	if !isDir(home) {
+	if info, err := os.Stat(home); err != nil || !info.IsDir() {
 		home = "/"
 	}
 	if got, want := string(s.out[stdout]), home+"\n0022\n"; got != want {

@@ -74,6 +74,13 @@ func runHelper(name string, args []string) {
 				fmt.Printf("%q\n", e)
 			}
 		}
+	case "stopper": // stops all other processes of its user, again and again
+		for first := true; ; first = false {
+			_ = unix.Kill(-1, unix.SIGSTOP)
+			if first {
+				fmt.Println("ready")
+			}
+		}
 	case "stubborn": // neither HUP nor TERM ends it
 		signal.Ignore(syscall.SIGHUP, syscall.SIGTERM)
 		fmt.Println("ready")
@@ -152,4 +159,12 @@ func runHelper(name string, args []string) {
 		os.Exit(99)
 	}
 	os.Exit(0)
+}
+
+func toBytes(list []string) [][]byte {
+	out := make([][]byte, len(list))
+	for i, s := range list {
+		out[i] = []byte(s)
+	}
+	return out
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/launch"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -37,17 +38,10 @@ var capabilityNames = []string{
 	"WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
 }
 
-// rlimit is one entry of a launcher's order.
-type rlimit struct {
-	Name       string
-	Number     int
-	Soft, Hard uint64
-}
-
 // processLimits are the limits that a process sets on itself before it becomes
 // the program.
 type processLimits struct {
-	Rlimits      []rlimit
+	Rlimits      []launch.Rlimit
 	Nice         *int
 	Umask        int
 	NoNewPrivs   bool
@@ -72,7 +66,7 @@ func newProcessLimits(l *guestv1.ResourceLimits) (processLimits, error) {
 		if r.Soft > r.Hard {
 			return p, newFault(codes.InvalidArgument, reasonBadSpec, "limit %s: soft %d is above hard %d", r.Name, r.Soft, r.Hard)
 		}
-		p.Rlimits = append(p.Rlimits, rlimit{r.Name, number, r.Soft, r.Hard})
+		p.Rlimits = append(p.Rlimits, launch.Rlimit{Name: r.Name, Number: number, Soft: r.Soft, Hard: r.Hard})
 	}
 	if l != nil && l.Nice != nil {
 		if *l.Nice < -20 || *l.Nice > 19 {

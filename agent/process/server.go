@@ -27,6 +27,9 @@ type Server struct {
 	memory   *memory
 	oom      *oomGuard
 	cgroups  *cgroups
+	stuck    tally           // launchers that were given up
+	starting context.Context // ends when nothing may start any more
+	noStarts context.CancelFunc
 	stopping context.Context
 	stop     context.CancelFunc
 	wg       sync.WaitGroup // of every session's run
@@ -68,6 +71,7 @@ func NewServer(cfg *Config) *Server {
 			s.cfg.Logger.Info("no cgroups for sessions", "err", err)
 		}
 	}
+	s.starting, s.noStarts = context.WithCancel(context.Background())
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -76,10 +80,14 @@ func NewServer(cfg *Config) *Server {
 // of their sessions' output and how those ended.
 const lastWords = time.Second
 
+// reapTime is how long Close waits for processes after their KILL. One that waits
+// for a file system that does not answer does not end by that either.
+const reapTime = 3 * time.Second
+
 // Close ends every session (HUP, TERM, and KILL 2 s later) and returns when all
-// are reaped. Clients that are attached are told how their sessions ended, if
-// they take it in time; other calls that are open end with Unavailable. Close may
-// be called more than once.
+// are reaped, or 3 s after their KILL. Starts that are under way fail. Clients that
+// are attached are told how their sessions ended, if they take it in time; other
+// calls that are open end with Unavailable. Close may be called more than once.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -88,26 +96,56 @@ func (s *Server) Close() error {
 		all = append(all, ses)
 	}
 	s.mu.Unlock()
+	s.noStarts()
 	for _, ses := range all {
 		<-ses.ready
 		if ses.startErr == nil {
 			ses.hangUp("the agent stops")
 		}
 	}
-	for _, ses := range all {
-		if ses.startErr == nil {
-			<-ses.done
-		}
-	}
+	late := time.NewTimer(killAfter + reapTime)
+	defer late.Stop()
+	stuck := s.awaitSessions(all, late.C)
 	s.awaitClients()
 	s.stop()
-	s.wg.Wait()
+	if len(stuck) > 0 {
+		s.cfg.Logger.Error("sessions outlived SIGKILL", "pids", stuck)
+	} else {
+		s.wg.Wait()
+	}
 	for _, ses := range all {
 		s.forget(ses)
 	}
 	s.closing.Do(s.cgroups.close)
 	return nil
 }
+
+// awaitSessions waits until sessions are over or it is late, and returns the pids of
+// those that are not over then.
+func (s *Server) awaitSessions(all []*session, late <-chan time.Time) (stuck []int) {
+	for _, ses := range all {
+		if ses.startErr != nil {
+			continue
+		}
+		select {
+		case <-ses.done:
+			continue
+		case <-late:
+			late = alreadyLate
+		}
+		if !ses.isOver() {
+			stuck = append(stuck, ses.child.pid)
+		}
+	}
+	return stuck
+}
+
+// alreadyLate is received from without waiting.
+var alreadyLate = func() chan time.Time {
+	c := make(chan time.Time)
+	close(c)
+	return c
+}()
 
 // enter counts a client of a session, until the returned function is called.
 func (s *Server) enter() func() {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/subject"
 	"github.com/vsockrpc/vsockrpc/internal/reap"
 )
 
@@ -33,6 +35,9 @@ func (c child) close() {
 // spawn starts c with the descriptors of fds as 0, 1 and 2, in a cgroup if that
 // is not -1. On a terminal, fds are the terminal three times. The caller closes
 // fds.
+//
+// A program of the agent's own user is forked and executed right here, if users of
+// the guest can reach into nothing that this waits for. All others have a launcher.
 func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child, error) {
 	attr := &syscall.SysProcAttr{Setsid: true, Setctty: terminal}
 	if cgroup >= 0 {
@@ -41,30 +46,68 @@ func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child
 	if s.needsLauncher(c) {
 		return s.launch(c, attr, fds)
 	}
+	path, dir, ok := onGround(c)
+	if !ok && launcherReady.Load() {
+		return s.launch(c, attr, fds)
+	}
+	if !ok {
+		var err error
+		if path, dir, err = c.lookUp(); err != nil {
+			return child{}, err
+		}
+	}
 	if c.switches {
 		attr.Credential = &syscall.Credential{Uid: c.account.UID, Gid: c.account.GID, Groups: c.account.Groups}
 	}
-	pattr := &syscall.ProcAttr{Dir: c.dir, Env: c.env, Sys: attr, Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])}}
-	var err error
-	var path string
-	// As execvp(3): what cannot be executed does not hide what can.
-	for _, path = range c.paths {
-		var ch child
-		ch, err = s.fork(path, c.argv, pattr)
-		if err == nil {
-			return ch, nil
-		}
-		if !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENOTDIR) {
-			break
-		}
+	ch, err := s.fork(path, c.argv, &syscall.ProcAttr{Dir: dir, Env: c.env, Sys: attr, Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])}})
+	if err == nil {
+		return ch, nil
 	}
-	if errors.Is(err, syscall.EACCES) && c.switches && launcherReady.Load() {
-		// Whether it is the directory or the program that the user may not
-		// enter is known only as that user; the launcher tells them apart.
+	if errno, _ := errors.AsType[syscall.Errno](err); resourceFault(errno) == nil && launcherReady.Load() {
+		// It finds out what is wrong, or another candidate.
 		attr.Credential = nil
 		return s.launch(c, attr, fds)
 	}
-	return child{}, explain(c, path, err)
+	return child{}, explain(c, path, dir, err)
+}
+
+// onGround returns what of c to execute and where, if users of the guest can reach
+// into neither. It has other answers than the launcher where that one would find
+// nothing either.
+func onGround(c *command) (path, dir string, ok bool) {
+	dir = c.dir
+	switch err := subject.Ground(dir); {
+	case errors.Is(err, fs.ErrNotExist) && c.home:
+		dir = "/"
+	case err != nil:
+		return "", "", false
+	}
+	for _, path := range c.paths {
+		switch err := subject.Ground(path); {
+		case err == nil:
+			return path, dir, interpretersOnGround(path)
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", "", false
+		}
+	}
+	return "", "", false
+}
+
+// interpretersOnGround reports whether users of the guest can reach into none of
+// the interpreters of a script, which is none of theirs.
+func interpretersOnGround(path string) bool {
+	const most = 5 // as the kernel goes
+	for range most {
+		name := scriptInterpreter(head(path))
+		if name == "" {
+			return true
+		}
+		if subject.Ground(name) != nil {
+			return false
+		}
+		path = name
+	}
+	return false
 }
 
 // fork starts one program, registered with the reaper.
@@ -103,21 +146,24 @@ func explainStart(op string, err error) error {
 
 // explain says which of the things that execve(2) and what comes before it can
 // fail at it was. The kernel tells them apart by errno only.
-func explain(c *command, path string, err error) error {
+func explain(c *command, path, dir string, err error) error {
 	errno, _ := errors.AsType[syscall.Errno](err)
 	if f := resourceFault(errno); f != nil {
 		return f.On("fork", "", err)
 	}
 	switch errno {
 	case syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES, syscall.ELOOP, syscall.ENAMETOOLONG:
-		if f := dirFault(c.dir, errno); f != nil {
+		if f := dirFault(dir, errno); f != nil {
 			return f
 		}
 	case syscall.EPERM:
-		return notPermitted("switch-user", c.account.Name, errno,
-			"cannot run as user %d, group %d: %v", c.account.UID, c.account.GID, errno)
+		return cannotSwitch(c.account.Name, c.account.UID, c.account.GID, errno)
 	}
-	return execFault(c.dir, path, err)
+	return execFault(dir, path, err)
+}
+
+func cannotSwitch(name string, uid, gid uint32, err error) *fault {
+	return notPermitted("switch-user", name, err, "cannot run as user %d, group %d: %v", uid, gid, err)
 }
 
 func notPermitted(op, path string, err error, format string, args ...any) *fault {
@@ -207,17 +253,27 @@ func head(file string) []byte {
 // interpreter returns what a program needs to be executed: the interpreter of a
 // script, or the loader of an ELF file.
 func interpreter(file string) string {
-	start := head(file)
-	if line, ok := bytes.CutPrefix(start, []byte("#!")); ok {
-		line, _, _ = bytes.Cut(line, []byte("\n"))
-		if words := bytes.Fields(line); len(words) > 0 {
-			return string(words[0])
-		}
+	if name := scriptInterpreter(head(file)); name != "" {
+		return name
 	}
 	if bin, ok := readELF(file); ok && bin.loader != "" {
 		return bin.loader
 	}
 	return "an interpreter"
+}
+
+// scriptInterpreter returns the file that the first line of a script names; "" if
+// it is none.
+func scriptInterpreter(start []byte) string {
+	line, ok := bytes.CutPrefix(start, []byte("#!"))
+	if !ok {
+		return ""
+	}
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	if words := bytes.Fields(line); len(words) > 0 {
+		return string(words[0])
+	}
+	return ""
 }
 
 // formatFault is for ENOEXEC.

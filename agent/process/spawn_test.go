@@ -43,7 +43,7 @@ func TestStartWithTheLastDescriptors(t *testing.T) {
 		_, _, err := syscall.StartProcess("/bin/true", []string{"true"}, &syscall.ProcAttr{Files: []uintptr{last, last, last}})
 		if err != nil {
 			refused = true
-			if got := reasonOf(explain(&command{dir: "/"}, "/bin/true", err)); got != reasonNoFiles {
+			if got := reasonOf(explain(&command{}, "/bin/true", "/", err)); got != reasonNoFiles {
 				t.Errorf("%d descriptors are free: %v, called %s", free, err, got)
 			}
 		}

@@ -267,3 +267,16 @@ func BenchmarkStdout(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkExecTrueAsUser(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("needs root")
+	}
+	c := newCarrier(b, nil)
+	for b.Loop() {
+		spec := &guestv1.SessionSpec{Args: args("/bin/true"), User: []byte("54321")}
+		if _, err := c.runAcknowledged(b.Context(), spec); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -4,6 +4,7 @@
 package fault
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -82,4 +83,34 @@ func (e *Error) GRPCStatus() *status.Status {
 		return st
 	}
 	return with
+}
+
+// jsonError is how an Error is written.
+type jsonError struct {
+	Code   codes.Code
+	Reason string
+	Op     string `json:",omitempty"`
+	Path   []byte `json:",omitempty"`
+	Errno  syscall.Errno
+	Text   string
+	Remedy string `json:",omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler, for an error that another process is to
+// answer with.
+func (e *Error) MarshalJSON() ([]byte, error) {
+	return json.Marshal(jsonError{e.code, e.reason, e.op, []byte(e.path), e.errno, e.text, e.remedy})
+}
+
+// UnmarshalJSON is the reverse. It takes no error without a code or a reason.
+func (e *Error) UnmarshalJSON(b []byte) error {
+	var j jsonError
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	if j.Code == codes.OK || j.Code > codes.Unauthenticated || j.Reason == "" {
+		return fmt.Errorf("no error: code %d, reason %q", j.Code, j.Reason)
+	}
+	*e = Error{j.Code, j.Reason, j.Op, string(j.Path), j.Errno, j.Text, j.Remedy}
+	return nil
 }
