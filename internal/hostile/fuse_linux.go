@@ -91,10 +91,14 @@ func (h *HungFS) Asked() <-chan struct{} { return h.asked }
 // Requests returns how many have come.
 func (h *HungFS) Requests() int { return int(h.requests.Load()) }
 
-// Close fails all requests and unmounts.
-func (h *HungFS) Close() error {
-	// The connection ends with the device, and what waits for it with that.
+// End fails all requests, as when its server ends.
+func (h *HungFS) End() {
 	h.device.Close()
 	<-h.served
+}
+
+// Close ends it and unmounts.
+func (h *HungFS) Close() error {
+	h.End()
 	return unix.Unmount(h.dir, unix.MNT_DETACH)
 }
