@@ -112,13 +112,17 @@ func (f *Files) CopyFrom(ctx context.Context, sources []string, destination stri
 		open.Resume, open.After = resume, after
 		_ = st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: open}})
 		return archive.Receive(st, &archive.ReceiveConfig{
-			Transfer: id, Destination: dst, Names: names, Options: open.Options, Resume: resume, Memory: &c.memory,
+			Transfer: id, Destination: dst, Names: names, Options: open.Options, Resume: resume, Skip: opts.Resume, Memory: &c.memory,
 			OutsideLinks: opts.OutsideLinks, Owner: hostOwner(opts), Xattr: userXattr,
 			FoldNames:  runtime.GOOS == "darwin" || runtime.GOOS == "windows",
 			MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes, OnDone: c.done,
 		})
 	})
 }
+
+// maxAccountName bounds the names of users and groups that are looked up, as Linux's
+// useradd does. Of others the numbers count.
+const maxAccountName = 256
 
 // hostOwner returns who is to own a file here: by name where this machine has
 // it, otherwise by number.
@@ -128,7 +132,7 @@ func hostOwner(opts *CopyOptions) func(e *guestv1.Entry) (uid, gid int) {
 	}
 	users, groups := make(map[string]int), make(map[string]int)
 	find := func(cache map[string]int, name string, number uint32, lookup func(string) (string, error)) int {
-		if name == "" {
+		if name == "" || len(name) > maxAccountName {
 			return int(number)
 		}
 		id, ok := cache[name]

@@ -65,7 +65,7 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 		_ = receiver.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: up}})
 		_ = sender.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: down}})
 		return archive.Relay(sender, receiver, cancel, &archive.RelayConfig{
-			Names: names, OutsideLinks: opts.OutsideLinks, Xattr: userXattr,
+			Names: names, OutsideLinks: opts.OutsideLinks, Archive: opts.Archive, Xattr: userXattr, Memory: &c.memory,
 			MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes, OnDone: c.done,
 		})
 	})

@@ -19,14 +19,23 @@ const (
 	batchSpan    = 2048
 	batchDirs    = 512 // directories held open
 	batchWritten = 256 << 20
+	batchHeld    = 2 << 20 // bytes of names and paths
 )
 
-// placed is a whole file under its temporary name.
+// placed is a whole file under its temporary name. Of its entry it has what is
+// needed to put it in place, and nothing that the entry's message lies in.
 type placed struct {
-	entry *guestv1.Entry
-	in    *target // held
-	temp  string
-	name  string
+	number uint64
+	source uint32
+	entry  []byte // its path below the source
+	size   uint64
+	in     *target // held
+	temp   string
+	name   string
+}
+
+func newPlaced(e *guestv1.Entry, t *target, temp, name string) *placed {
+	return &placed{number: e.Number, source: e.Source, entry: bytes.Clone(e.Path), size: e.Size, in: t.hold(), temp: temp, name: name}
 }
 
 func (p *placed) path() string { return joinPath(p.in.path, p.name) }
@@ -36,24 +45,27 @@ type batch struct {
 	files  []*placed
 	bytes  uint64
 	dirs   int
+	held   int        // bytes of names and paths
 	synced chan error // what the sync came to, once
 }
 
 // first returns the number of the first entry.
-func (b *batch) first() uint64 { return b.files[0].entry.Number }
+func (b *batch) first() uint64 { return b.files[0].number }
 
 func (b *batch) add(p *placed) {
 	if n := len(b.files); n == 0 || b.files[n-1].in != p.in {
 		b.dirs++
+		b.held += len(p.in.path)
 	}
 	b.files = append(b.files, p)
-	b.bytes += p.entry.Size
+	b.bytes += p.size
+	b.held += len(p.entry) + len(p.temp) + len(p.name)
 }
 
 // full reports whether the batch is to be synced when entries have come up to a
 // number.
 func (b *batch) full(number uint64) bool {
-	return len(b.files) > 0 && (number-b.first() >= batchSpan || b.dirs >= batchDirs || b.bytes >= batchWritten)
+	return len(b.files) > 0 && (number-b.first() >= batchSpan || b.dirs >= batchDirs || b.bytes >= batchWritten || b.held >= batchHeld)
 }
 
 // wait has a whole file wait for its batch. It takes over the hold of p.
@@ -71,7 +83,7 @@ func (r *receiver) wait(p *placed) error {
 // isWaiting reports whether an entry of before is whole and not in place yet.
 func (r *receiver) isWaiting(p *guestv1.Position) bool {
 	return r.anyWaiting(func(w *placed) bool {
-		return w.entry.Source == p.GetSource() && bytes.Equal(w.entry.Path, p.GetPath())
+		return w.source == p.GetSource() && bytes.Equal(w.entry, p.GetPath())
 	})
 }
 
@@ -158,12 +170,13 @@ func (r *receiver) place(err error, last bool) error {
 		} else if renameErr := p.rename(); renameErr != nil {
 			if last && r.ctx.Err() != nil {
 				r.finished.Failed++
+				r.done(Done{Failure: failed("rename", p.path(), renameErr)})
 			} else {
-				err = r.failedEntry(p.entry, renameErr)
+				err = r.failedEntry(&guestv1.Entry{Number: p.number, Source: p.source, Path: p.entry}, renameErr)
 			}
 		} else {
 			r.finished.Files++
-			r.finished.Bytes += p.entry.Size
+			r.finished.Bytes += p.size
 		}
 		p.in.release()
 	}

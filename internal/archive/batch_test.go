@@ -5,8 +5,6 @@ import (
 	"os"
 	"testing"
 	"testing/synctest"
-
-	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
 // TestSlowSyncIsWaitedFor: a receiver that may get no more entries before it
@@ -24,7 +22,7 @@ func TestSlowSyncIsWaitedFor(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			base := &target{root: root, refs: 2}
 			b := &batch{
-				files:  []*placed{{entry: &guestv1.Entry{Number: 1}, in: base, temp: "x", name: "y"}},
+				files:  []*placed{{number: 1, in: base, temp: "x", name: "y"}},
 				synced: make(chan error, 1),
 			}
 			r := &receiver{base: base, syncing: b, number: tt.number}

@@ -115,19 +115,20 @@ func FailureMessage(op, path string, err error) *guestv1.FileFailure {
 	return failed(op, path, err).message(0)
 }
 
-// FailureOf returns what a message says. Its texts are of the other side.
+// FailureOf returns what a message says, in memory of its own. Its texts are of the
+// other side, and cut where they are longer than any that is meant.
 func FailureOf(m *guestv1.FileFailure) *Failure {
-	const most = 8 << 10
-	text := m.GetMessage()
-	if len(text) > most {
-		text = text[:most]
-	}
+	const maxText, maxWord = 8 << 10, 64
 	code := codes.Code(m.GetCode())
 	if code == codes.OK || code > codes.Unauthenticated {
 		code = codes.Unknown
 	}
-	return &Failure{Op: m.GetOperation(), Path: string(m.GetPath()), Code: code, Reason: m.GetReason(), Errno: m.GetErrno(), Text: text}
+	return &Failure{Op: clip(m.GetOperation(), maxWord), Path: clip(string(m.GetPath()), maxPath), Code: code,
+		Reason: clip(m.GetReason(), maxWord), Errno: m.GetErrno(), Text: clip(m.GetMessage(), maxText)}
 }
+
+// clip returns a copy of at most so many bytes of s.
+func clip(s string, most int) string { return strings.Clone(s[:min(len(s), most)]) }
 
 // errnos says what each errno means. The first that matches counts.
 var errnos = []struct {

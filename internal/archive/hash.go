@@ -125,12 +125,38 @@ func (r *Rolling) advance(f io.ReaderAt, offset uint64, stop func() error) error
 }
 
 // Memory is what a side remembers of a transfer from one call to the next: the
-// hash of the file that was under way. The zero value remembers nothing. One
+// hash of the file that was under way, and how much the sender may still send. The zero value remembers nothing. One
 // transfer at a time uses it.
 type Memory struct {
 	mu      sync.Mutex
 	key     fileKey
 	rolling *Rolling
+	left    *allowance // nil: nothing was received yet
+}
+
+// allowance is what a sender may still send.
+type allowance struct{ entries, bytes uint64 }
+
+func newAllowance(entries, bytes uint64) *allowance {
+	a := &allowance{entries, bytes}
+	if entries == 0 {
+		a.entries = DefaultMaxEntries
+	}
+	if bytes == 0 {
+		a.bytes = DefaultMaxBytes
+	}
+	return a
+}
+
+// allowance returns what is left of the one that the first try began with: a sender
+// that cuts the connection is not given more.
+func (m *Memory) allowance(entries, bytes uint64) *allowance {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.left == nil {
+		m.left = newAllowance(entries, bytes)
+	}
+	return m.left
 }
 
 // fileKey tells whether a file is the one of before.

@@ -20,6 +20,9 @@ func (r *receiver) entry(e *guestv1.Entry) error {
 	if err := r.next(e.GetNumber()); err != nil {
 		return err
 	}
+	if err := r.keepAsked(e); err != nil {
+		return err
+	}
 	r.at(e)
 	r.bytes += uint64(len(e.Contents))
 	if err := r.consume(uint64(len(e.Contents))); err != nil {
@@ -74,6 +77,9 @@ func (r *receiver) make(t *target, name string, e *guestv1.Entry) error {
 	return newFailure("create", joinPath(t.path, name), codes.PermissionDenied, ReasonSpecial, "a %s is not made", kindOf(e.Mode))
 }
 
+// maxFolded bounds the bytes of names that are remembered to find collisions.
+const maxFolded = 16 << 20
+
 // fold reports a name that this system would take for another one.
 func (r *receiver) fold(t *target, name string) error {
 	if !r.cfg.FoldNames {
@@ -85,6 +91,9 @@ func (r *receiver) fold(t *target, name string) error {
 	key := strings.ToLower(name)
 	if other, ok := t.folded[key]; ok && other != name {
 		return newFailure("create", joinPath(t.path, name), codes.AlreadyExists, ReasonCollision, "here it has the same name as %s", other)
+	}
+	if r.foldedHeld += len(key) + len(name); r.foldedHeld > maxFolded {
+		return newFailure("create", joinPath(t.path, name), codes.ResourceExhausted, ReasonTooMany, "too many names to tell collisions in: copy fewer directories at once")
 	}
 	t.folded[key] = name
 	return nil
@@ -111,9 +120,6 @@ func (r *receiver) ownerAndXattrs(f *os.File, path string, e *guestv1.Entry) err
 		}
 	}
 	for _, x := range e.Xattrs {
-		if r.cfg.Xattr == nil || !r.cfg.Xattr(string(x.Name)) {
-			continue
-		}
 		if err := setXattr(f, string(x.Name), x.Value); err != nil {
 			return failed("setxattr", path, err)
 		}
@@ -294,7 +300,7 @@ func (r *receiver) complete(f *os.File, t *target, name string, e *guestv1.Entry
 		t.root.Remove(temp)
 		return failed("write", path, err)
 	}
-	p := &placed{entry: e, in: t.hold(), temp: temp, name: name}
+	p := newPlaced(e, t, temp, name)
 	if each || policy == guestv1.SyncPolicy_SYNC_POLICY_NONE {
 		err := p.rename()
 		if err == nil && each {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -34,8 +35,12 @@ type ReceiveConfig struct {
 	// the destination.
 	Names   []string
 	Options *guestv1.TransferOptions
-	// Resume keeps, and goes on with, the unfinished files of an earlier try.
+	// Resume keeps, and goes on with, the unfinished files and directories of an
+	// earlier try.
 	Resume bool
+	// Skip, of an offer, leaves files alone that are here with the right size and time
+	// of modification.
+	Skip   bool
 	Memory *Memory // of earlier tries; nil for none
 
 	// Trusted takes the sender's links as they are, wherever they lead, and
@@ -50,6 +55,7 @@ type ReceiveConfig struct {
 	// FoldNames reports names as collisions that differ in case alone.
 	FoldNames bool
 
+	// The most that is taken, in all tries that share a Memory.
 	MaxEntries uint64 // 0: DefaultMaxEntries
 	MaxBytes   uint64 // 0: DefaultMaxBytes
 
@@ -66,17 +72,11 @@ type ReceiveConfig struct {
 //
 // It does all its work on the goroutine that calls it.
 func Receive(st Stream, cfg *ReceiveConfig) (*guestv1.Finished, error) {
-	r := &receiver{st: st, cfg: cfg, ctx: st.Context(), finished: &guestv1.Finished{}, frame: newSenderFrame(),
-		maxEntries: cfg.MaxEntries, maxBytes: cfg.MaxBytes}
-	if r.maxEntries == 0 {
-		r.maxEntries = DefaultMaxEntries
-	}
-	if r.maxBytes == 0 {
-		r.maxBytes = DefaultMaxBytes
-	}
+	r := &receiver{st: st, cfg: cfg, ctx: st.Context(), finished: &guestv1.Finished{}, frame: newSenderFrame()}
 	if r.cfg.Memory == nil {
 		r.cfg.Memory = &Memory{}
 	}
+	r.left = r.cfg.Memory.allowance(cfg.MaxEntries, cfg.MaxBytes)
 	err := r.openDestination()
 	if err == nil {
 		err = r.run()
@@ -120,8 +120,8 @@ type receiver struct {
 	reported   uint64            // of them, acknowledged
 	reportedTo uint64            // entries
 	offered    map[uint64]uint64 // of an entry, how much of it is here
-	maxEntries uint64
-	maxBytes   uint64
+	left       *allowance
+	foldedHeld int // bytes of names in the targets' folded
 	finished   *guestv1.Finished
 }
 
@@ -196,6 +196,9 @@ func (r *receiver) openDestination() error {
 		return failed("open", dest, err)
 	}
 	r.base = &target{root: root, path: dest, refs: 1}
+	if info, err := root.Stat("."); err == nil {
+		r.base.setgid = info.Mode()&fs.ModeSetgid != 0
+	}
 	r.stack = []*target{r.base}
 	if !made {
 		r.base.clean(r.cfg)
@@ -345,21 +348,47 @@ func (r *receiver) take(to sink) (end bool, err error) {
 
 // count counts entries against the limit.
 func (r *receiver) count(n uint64) error {
-	if n > r.maxEntries {
+	if n > r.left.entries {
 		return &Failure{Code: codes.ResourceExhausted, Reason: ReasonTooMany, Text: "the sender has more entries than the limit",
 			Remedy: "raise the limit, if the sender is to be trusted"}
 	}
-	r.maxEntries -= n
+	r.left.entries -= n
 	return nil
 }
 
 // consume counts bytes of contents against the limit.
 func (r *receiver) consume(n uint64) error {
-	if n > r.maxBytes {
+	if n > r.left.bytes {
 		return &Failure{Code: codes.ResourceExhausted, Reason: ReasonTooManyBytes, Text: "the sender has more bytes than the limit",
 			Remedy: "raise the limit, if the sender is to be trusted"}
 	}
-	r.maxBytes -= n
+	r.left.bytes -= n
+	return nil
+}
+
+// keepAsked takes out of an entry what was not asked for: without Archive, whose file
+// it is, and extended attributes but those that may be set.
+func (r *receiver) keepAsked(e *guestv1.Entry) error {
+	if !r.cfg.Options.GetArchive() {
+		e.User, e.Group, e.Xattrs = nil, nil, nil
+		return nil
+	}
+	return keepXattrs(e, r.cfg.Xattr)
+}
+
+// keepXattrs takes out of an entry the extended attributes that may not be set. nil
+// means that none may.
+func keepXattrs(e *guestv1.Entry, may func(name string) bool) error {
+	size := 0
+	for _, x := range e.GetXattrs() {
+		size += len(x.GetName()) + len(x.GetValue())
+	}
+	if size > maxXattrs {
+		return protocolFailure("%d bytes of attributes of one file", size)
+	}
+	if len(e.GetXattrs()) > 0 {
+		e.Xattrs = slices.DeleteFunc(e.Xattrs, func(x *guestv1.TransferXattr) bool { return may == nil || !may(string(x.GetName())) })
+	}
 	return nil
 }
 
@@ -456,10 +485,11 @@ func (r *receiver) close(err error) error {
 		}
 		r.current = nil
 	}
-	if flushErr := r.flush(true); err == nil {
+	flushErr := r.flush(true)
+	if err == nil {
 		err = flushErr
 	}
-	if isCut && position != nil {
+	if isCut && position != nil && flushErr == nil {
 		r.done(Done{Position: position})
 	}
 	if r.isMarkable() && !isCut {

@@ -53,6 +53,9 @@ func (r *receiver) begin(m *guestv1.FileStart) error {
 	if err := r.next(e.GetNumber()); err != nil {
 		return err
 	}
+	if err := r.keepAsked(e); err != nil {
+		return err
+	}
 	r.at(e)
 	has := r.offered[e.Number]
 	switch {
@@ -300,7 +303,7 @@ func (r *receiver) look(e *guestv1.Entry, w *guestv1.Wanted) (skip bool, err err
 	}
 	root := r.base.root
 	info, err := root.Lstat(strings.Join(elements, "/"))
-	if err == nil && info.Mode().IsRegular() && uint64(info.Size()) == e.Size && sameTime(info.ModTime().UnixNano(), e.ModifiedUnixNanos) {
+	if err == nil && r.cfg.Skip && info.Mode().IsRegular() && uint64(info.Size()) == e.Size && sameTime(info.ModTime().UnixNano(), e.ModifiedUnixNanos) {
 		if !r.cfg.Options.GetChecksum() {
 			return true, nil
 		}

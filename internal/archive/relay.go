@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -21,9 +22,14 @@ type RelayConfig struct {
 	Names []string
 	// OutsideLinks allows symbolic links to lead out of the destination.
 	OutsideLinks bool
+	// Archive lets owners and extended attributes pass, as it does in the options of
+	// the opening messages.
+	Archive bool
 	// Xattr reports whether an extended attribute may pass. nil: none.
 	Xattr func(name string) bool
 
+	Memory *Memory // of earlier tries; nil for none
+	// The most that is taken, in all tries that share a Memory.
 	MaxEntries uint64 // 0: DefaultMaxEntries
 	MaxBytes   uint64 // 0: DefaultMaxBytes
 
@@ -58,13 +64,11 @@ const relayPatience = 10 * time.Second
 // of the streams are RelayErrors.
 func Relay(from, to Stream, cancel context.CancelFunc, cfg *RelayConfig) (*guestv1.Finished, error) {
 	r := &relay{from: from, to: to, cfg: cfg, cancel: cancel}
-	r.limits.maxEntries, r.limits.maxBytes = cfg.MaxEntries, cfg.MaxBytes
-	if cfg.MaxEntries == 0 {
-		r.limits.maxEntries = DefaultMaxEntries
+	memory := cfg.Memory
+	if memory == nil {
+		memory = &Memory{}
 	}
-	if cfg.MaxBytes == 0 {
-		r.limits.maxBytes = DefaultMaxBytes
-	}
+	r.limits.left = memory.allowance(cfg.MaxEntries, cfg.MaxBytes)
 	back := make(chan struct{})
 	go func() {
 		defer close(back)
@@ -89,13 +93,14 @@ type relay struct {
 	cancel   context.CancelFunc
 	limits   receiver // its counters alone
 
-	mu       sync.Mutex
-	err      error
-	underway []underway
-	offered  underway // the last entry of an offer that is not decided on
-	sent     uint64   // bytes of contents
-	acked    uint64
-	finished *guestv1.Finished
+	mu            sync.Mutex
+	err           error
+	underway      []underway
+	underwayBytes int      // of paths in it
+	offered       underway // the last entry of an offer that is not decided on
+	sent          uint64   // bytes of contents
+	acked         uint64
+	finished      *guestv1.Finished
 }
 
 // underway is an entry that was passed on and not acknowledged.
@@ -181,6 +186,7 @@ func (r *relay) acknowledged(a *guestv1.Acknowledge) {
 	n := 0
 	for n < len(r.underway) && r.underway[n].number <= a.GetEntries() {
 		d.Position = r.underway[n].position
+		r.underwayBytes -= len(d.Position.Path)
 		n++
 	}
 	clear(r.underway[:n])
@@ -255,13 +261,17 @@ func (r *relay) check(frame *bulk.Frame) ([]proto.Message, error) {
 		return r.entries(m.Entries.GetEntries())
 	case *guestv1.UploadRequest_File:
 		e := m.File.GetEntry()
-		r.strip(e)
+		if err := r.keepAsked(e); err != nil {
+			return nil, err
+		}
 		r.done(Done{Files: 1, Path: string(e.GetPath()), Size: e.GetSize() - min(m.File.GetOffset(), e.GetSize())})
 		return nil, r.note(e, 0)
 	case *guestv1.UploadRequest_Offer:
 		entries := m.Offer.GetEntries()
 		for _, e := range entries {
-			r.strip(e)
+			if err := r.keepAsked(e); err != nil {
+				return nil, err
+			}
 		}
 		if n := len(entries); n > 0 {
 			r.mu.Lock()
@@ -277,14 +287,15 @@ func (r *relay) check(frame *bulk.Frame) ([]proto.Message, error) {
 }
 
 func positionOf(e *guestv1.Entry) *guestv1.Position {
-	return &guestv1.Position{Source: e.GetSource(), Path: e.GetPath()}
+	return &guestv1.Position{Source: e.GetSource(), Path: bytes.Clone(e.GetPath())}
 }
 
-// note puts an entry among those that are under way.
+// maxUnderwayBytes bounds the paths of the entries that are under way.
+const maxUnderwayBytes = 8 << 20
+
+// note puts an entry among those that are under way, with its path in memory of its
+// own.
 func (r *relay) note(e *guestv1.Entry, contents uint64) error {
-	if len(e.GetPath()) > 64<<10 || len(e.GetLinkTarget()) > 64<<10 {
-		return protocolFailure("a path of %d bytes", len(e.GetPath()))
-	}
 	if err := errors.Join(r.limits.count(1), r.limits.consume(contents)); err != nil {
 		return err
 	}
@@ -294,22 +305,23 @@ func (r *relay) note(e *guestv1.Entry, contents uint64) error {
 	if len(r.underway) > maxUnderway {
 		return protocolFailure("more than %d entries under way", maxUnderway)
 	}
+	if r.underwayBytes += len(e.GetPath()); r.underwayBytes > maxUnderwayBytes {
+		return &Failure{Code: codes.ResourceExhausted, Reason: ReasonTooManyBytes, Text: "the paths of the entries under way are longer than the limit"}
+	}
 	r.underway = append(r.underway, underway{e.GetNumber(), positionOf(e)})
 	return nil
 }
 
-// strip takes away the attributes that may not pass.
-func (r *relay) strip(e *guestv1.Entry) {
-	if len(e.GetXattrs()) == 0 {
-		return
+// keepAsked takes out of an entry what may not pass.
+func (r *relay) keepAsked(e *guestv1.Entry) error {
+	if len(e.GetPath()) > maxPath || len(e.GetLinkTarget()) > maxTarget || len(e.GetHardLink().GetPath()) > maxPath {
+		return protocolFailure("a path of %d bytes", max(len(e.GetPath()), len(e.GetLinkTarget()), len(e.GetHardLink().GetPath())))
 	}
-	var kept []*guestv1.TransferXattr
-	for _, x := range e.Xattrs {
-		if r.cfg.Xattr != nil && r.cfg.Xattr(string(x.GetName())) {
-			kept = append(kept, x)
-		}
+	if !r.cfg.Archive {
+		e.User, e.Group, e.Xattrs = nil, nil, nil
+		return nil
 	}
-	e.Xattrs = kept
+	return keepXattrs(e, r.cfg.Xattr)
 }
 
 // entries checks a batch of entries. If one is refused the batch is split, with
@@ -325,7 +337,9 @@ func (r *relay) entries(all []*guestv1.Entry) ([]proto.Message, error) {
 	}
 	var d Done
 	for _, e := range all {
-		r.strip(e)
+		if err := r.keepAsked(e); err != nil {
+			return nil, err
+		}
 		if err := r.note(e, uint64(len(e.GetContents()))); err != nil {
 			return nil, err
 		}

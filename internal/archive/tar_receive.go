@@ -26,6 +26,7 @@ type TarConfig struct {
 	// bits.
 	Xattrs, KeepSetuid bool
 
+	// The most that is taken, in all calls of Receive.
 	MaxEntries uint64 // 0: DefaultMaxEntries
 	MaxBytes   uint64 // 0: DefaultMaxBytes
 
@@ -54,6 +55,7 @@ type TarWriter struct {
 	file    *tarFile          // under way, or nil
 	files   uint64
 	failed  uint64
+	left    *allowance
 }
 
 // tarFile is a file whose contents come in pieces.
@@ -63,17 +65,34 @@ type tarFile struct {
 	size     uint64
 	offset   uint64
 	hash     *Rolling
-	unsized  *bytes.Buffer // what has no size before its end
+	unsized  *pieces // what has no size before its end
 	entry    *guestv1.Entry
 }
 
-// maxUnsized bounds a file whose size is not known before its end.
-const maxUnsized = 64 << 20
+// maxUnsized bounds a file whose size is not known before its end. It is held, since
+// its size comes before it in an archive.
+const maxUnsized = 16 << 20
+
+// pieces hold bytes in pieces of one size, which are not copied when there are more.
+type pieces struct{ all [][]byte }
+
+func (p *pieces) write(b []byte) {
+	for len(b) > 0 {
+		last := len(p.all) - 1
+		if last < 0 || len(p.all[last]) == cap(p.all[last]) {
+			p.all = append(p.all, make([]byte, 0, 64<<10))
+			last++
+		}
+		n := min(len(b), cap(p.all[last])-len(p.all[last]))
+		p.all[last] = append(p.all[last], b[:n]...)
+		b = b[n:]
+	}
+}
 
 // NewTarWriter returns a TarWriter that writes to w.
 func NewTarWriter(w io.Writer, cfg *TarConfig) *TarWriter {
 	out := bufio.NewWriterSize(w, PieceBytes)
-	return &TarWriter{cfg: cfg, out: out, tar: tar.NewWriter(out)}
+	return &TarWriter{cfg: cfg, out: out, tar: tar.NewWriter(out), left: newAllowance(cfg.MaxEntries, cfg.MaxBytes)}
 }
 
 // Began reports whether anything of the archive was written.
@@ -107,14 +126,7 @@ type tarCall struct {
 // in which the sender offers what it has.
 func (t *TarWriter) Receive(st Stream) (*guestv1.Finished, error) {
 	c := &tarCall{TarWriter: t}
-	c.in = receiver{st: st, cfg: &ReceiveConfig{OnDone: t.cfg.OnDone}, ctx: st.Context(), finished: &guestv1.Finished{}, frame: newSenderFrame(),
-		maxEntries: t.cfg.MaxEntries, maxBytes: t.cfg.MaxBytes}
-	if c.in.maxEntries == 0 {
-		c.in.maxEntries = DefaultMaxEntries
-	}
-	if c.in.maxBytes == 0 {
-		c.in.maxBytes = DefaultMaxBytes
-	}
+	c.in = receiver{st: st, cfg: &ReceiveConfig{OnDone: t.cfg.OnDone}, ctx: st.Context(), finished: &guestv1.Finished{}, frame: newSenderFrame(), left: t.left}
 	defer c.in.frame.Free()
 	err := c.run()
 	if errors.Is(err, ErrCut) && c.in.position != nil {
@@ -165,6 +177,19 @@ func (c *tarCall) run() error {
 // finish ends the archive: a file that was under way when the connection was lost is
 // gone.
 func (c *tarCall) finish() error { return c.abandon() }
+
+// keepAsked takes out of an entry what is not to be in the archive.
+func (c *tarCall) keepAsked(e *guestv1.Entry) error {
+	if !c.cfg.Xattrs {
+		e.Xattrs = nil
+	}
+	if len(e.GetUser()) > maxName || len(e.GetGroup()) > maxName {
+		e.User, e.Group = nil, nil
+	}
+	return keepXattrs(e, func(name string) bool {
+		return strings.HasPrefix(name, "user.") && !strings.ContainsAny(name, "=\x00")
+	})
+}
 
 // passed notes that an entry is done.
 func (c *tarCall) passed(e *guestv1.Entry) {
@@ -235,15 +260,11 @@ func (c *tarCall) header(e *guestv1.Entry, name string) *tar.Header {
 	if bytes.IndexByte(e.GetGroup(), 0) < 0 {
 		h.Gname = string(e.GetGroup())
 	}
-	if c.cfg.Xattrs {
-		for _, x := range e.GetXattrs() {
-			if key := string(x.GetName()); strings.HasPrefix(key, "user.") && !strings.ContainsAny(key, "=\x00") {
-				if h.PAXRecords == nil {
-					h.PAXRecords = make(map[string]string)
-				}
-				h.PAXRecords[tarXattr+key] = string(x.GetValue())
-			}
+	for _, x := range e.GetXattrs() {
+		if h.PAXRecords == nil {
+			h.PAXRecords = make(map[string]string)
 		}
+		h.PAXRecords[tarXattr+string(x.GetName())] = string(x.GetValue())
 	}
 	return h
 }
@@ -253,12 +274,16 @@ func (c *tarCall) header(e *guestv1.Entry, name string) *tar.Header {
 const tarXattr = "SCHILY.xattr."
 
 // write writes an entry that is complete.
-func (c *tarCall) write(h *tar.Header, contents []byte) error {
+func (c *tarCall) write(h *tar.Header, contents ...[]byte) error {
 	c.began = true
-	h.Size = int64(len(contents))
+	for _, b := range contents {
+		h.Size += int64(len(b))
+	}
 	err := c.tar.WriteHeader(h)
-	if err == nil && len(contents) > 0 {
-		_, err = c.tar.Write(contents)
+	for _, b := range contents {
+		if err == nil && len(b) > 0 {
+			_, err = c.tar.Write(b)
+		}
 	}
 	return writeArchive(err)
 }
@@ -278,6 +303,9 @@ func (c *tarCall) refused(e *guestv1.Entry, err error) error {
 // entry writes what needs nothing more than its entry.
 func (c *tarCall) entry(e *guestv1.Entry) error {
 	if err := c.in.next(e.GetNumber()); err != nil {
+		return err
+	}
+	if err := c.keepAsked(e); err != nil {
 		return err
 	}
 	c.in.bytes += uint64(len(e.GetContents()))
@@ -349,6 +377,9 @@ func (c *tarCall) begin(m *guestv1.FileStart) error {
 	if err := c.in.next(e.GetNumber()); err != nil {
 		return err
 	}
+	if err := c.keepAsked(e); err != nil {
+		return err
+	}
 	has := c.in.offered[e.GetNumber()]
 	switch {
 	case e.GetMode()&modeType != modeRegular || e.GetHardLink() != nil || len(e.GetContents()) > 0:
@@ -380,9 +411,9 @@ func (c *tarCall) begin(m *guestv1.FileStart) error {
 	if err := c.abandonFor(e); err != nil {
 		return err
 	}
-	t := &tarFile{position: &guestv1.Position{Source: e.GetSource(), Path: e.GetPath()}, name: name, size: e.GetSize(), hash: newRolling(), entry: e}
+	t := &tarFile{position: positionOf(e), name: name, size: e.GetSize(), hash: newRolling(), entry: e}
 	if e.GetSizeUnknown() {
-		t.unsized = new(bytes.Buffer)
+		t.unsized = new(pieces)
 	} else {
 		c.began = true
 		h := c.header(e, name)
@@ -432,8 +463,10 @@ func (c *tarCall) piece() error {
 	var err error
 	switch {
 	case t.unsized != nil:
-		t.unsized.Write(data)
-		t.unsized.Write(make([]byte, hole))
+		t.unsized.write(data)
+		for left := hole; left > 0; left -= min(left, uint64(len(zeros))) {
+			t.unsized.write(zeros[:min(left, uint64(len(zeros)))])
+		}
 	case hole > 0:
 		err = c.zeros(hole)
 	default:
@@ -475,7 +508,7 @@ func (c *tarCall) end(m *guestv1.FileEnd) error {
 		return c.refused(e, hashMismatch(t.name))
 	}
 	if t.unsized != nil {
-		if err := c.write(c.header(t.entry, t.name), t.unsized.Bytes()); err != nil {
+		if err := c.write(c.header(t.entry, t.name), t.unsized.all...); err != nil {
 			return err
 		}
 	}

@@ -23,8 +23,9 @@ type target struct {
 	above *target
 	refs  int
 
-	entry   *guestv1.Entry // nil: neither mode nor time is to be set
+	entry   *guestv1.Entry // its mode and time alone; nil: neither is to be set
 	setuid  bool
+	setgid  bool // it has the bit, which a directory made in it has too
 	existed bool
 	last    string            // the last name
 	folded  map[string]string // the names, by their folded form
@@ -186,7 +187,10 @@ func (r *receiver) pop() {
 // there. If that fails what is below it is lost, which the error says once.
 func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	above := r.stack[len(r.stack)-1]
-	t := &target{path: joinPath(above.path, name), name: name, above: above.hold(), refs: 1, entry: e, setuid: r.cfg.Options.GetKeepSetuid()}
+	t := &target{path: joinPath(above.path, name), name: name, above: above.hold(), refs: 1, setuid: r.cfg.Options.GetKeepSetuid()}
+	if e != nil {
+		t.entry = &guestv1.Entry{Mode: e.Mode, ModifiedUnixNanos: e.ModifiedUnixNanos}
+	}
 	r.stack = append(r.stack, t)
 	if above.root == nil {
 		return errLost
@@ -194,6 +198,8 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	// Until it has all that is to be in it, its owner may write to it.
 	err := above.root.Mkdir(name, 0o700)
 	made := err == nil
+	t.setgid = above.setgid
+	unfinished := false
 	if errors.Is(err, fs.ErrExist) {
 		info, statErr := above.root.Lstat(name)
 		switch {
@@ -202,6 +208,7 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 		case !info.IsDir():
 			return newFailure("mkdir", t.path, codes.FailedPrecondition, ReasonNotDirectory, "a %s is in the way", describe(info))
 		}
+		t.setgid, unfinished = info.Mode()&fs.ModeSetgid != 0, r.cfg.Resume && isUnfinished(info)
 		err = nil
 	}
 	if err != nil {
@@ -209,6 +216,15 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	}
 	if t.root, err = above.root.OpenRoot(name); err != nil {
 		return failed("open", t.path, err)
+	}
+	if made && e != nil {
+		mode := unfinishedMode
+		if t.setgid {
+			mode |= fs.ModeSetgid
+		}
+		if err := t.root.Chmod(".", mode); err != nil {
+			return failed("mkdir", t.path, err)
+		}
 	}
 	if made && r.isMarkable() && len(r.stack) == 2 {
 		// If this fails, all that is lost is that it can be gone on with.
@@ -221,7 +237,7 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 		if !r.isWaitingIn(t.path) {
 			t.clean(r.cfg)
 		}
-		if !r.cfg.Resume && !r.cfg.Options.GetArchive() {
+		if !unfinished && !r.cfg.Options.GetArchive() {
 			t.entry = nil // it is merged with, and stays as it is
 		}
 		t.existed = true
@@ -232,6 +248,15 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 		return failed("mkdir", t.path, err)
 	}
 	return nil
+}
+
+// unfinishedMode is the mode of a directory that a transfer has made, until it has all
+// that is to be in it. Another try of the transfer gives such a directory its mode and
+// time; a directory that was there before keeps its own, whatever the sender says.
+const unfinishedMode = 0o700 | fs.ModeSticky
+
+func isUnfinished(dir fs.FileInfo) bool {
+	return dir.Mode()&(fs.ModePerm|fs.ModeSticky) == unfinishedMode
 }
 
 // errLost says that an entry is below a directory that could not be made.
