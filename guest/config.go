@@ -35,6 +35,13 @@ const (
 
 // Config holds the options of Dial. The zero value, or a nil pointer, is the
 // default. It is not changed, and must not be while the Guest is in use.
+//
+// A lost connection is only used again once its other end has shown to be the guest
+// that answered Dial, before anything else is sent. Where keys are used, it is known
+// by its key, whatever the target. Otherwise it must be in the same boot (boot id), or
+// a later one of a guest with the same machine id, and a copy goes on in the same boot
+// only. All else is an [*Error] with ReasonOtherGuest. Copies of one snapshot, and
+// guests that lie, are told apart by keys alone.
 type Config struct {
 	// File holds the guests that a target can name. If it is nil, the user's
 	// own file (DefaultFile) is read when the target is a name.
@@ -67,6 +74,12 @@ type Config struct {
 	// on; 0 means DefaultReconnect, less than 0 not at all.
 	Reconnect time.Duration
 
+	// MaxBuffered bounds the bytes of connections made in the guest that were
+	// received and that nobody has read yet: when they come to that, a connection
+	// that holds more breaks. On the native wire, it also bounds what the guest may
+	// send ahead on all calls together. 0 means 64 MiB, the least is 1 MiB.
+	MaxBuffered int
+
 	// Logger, if not nil, is told of every dial and every lost connection, at
 	// debug level.
 	Logger *slog.Logger
@@ -80,6 +93,16 @@ func (c *Config) reconnect() time.Duration {
 		return 0
 	}
 	return c.Reconnect
+}
+
+// defaultBuffered is MaxBuffered's default.
+const defaultBuffered = 64 << 20
+
+func (c *Config) maxBuffered() int {
+	if c.MaxBuffered == 0 {
+		return defaultBuffered
+	}
+	return max(c.MaxBuffered, 1<<20)
 }
 
 func (c *Config) logger() *slog.Logger {

@@ -233,6 +233,11 @@ func (c *copying) run(ctx context.Context, method string, try func(ctx context.C
 	g := c.files.g
 	delay := firstRetry
 	lost := time.Now()
+	// It goes on with the guests that it began with.
+	ctx = g.withinRun(ctx)
+	if c.to != nil && c.to.g != g {
+		ctx = c.to.g.withinRun(ctx)
+	}
 	for {
 		c.mu.Lock()
 		c.attempt++

@@ -31,6 +31,7 @@ const (
 	ReasonProtocol      = "protocol"        // the guest broke the protocol
 	ReasonOutputLost    = "output-lost"     // output is gone that was not to be dropped
 	ReasonWrongGuestKey = "wrong-guest-key" // the guest is not the one that was meant
+	ReasonOtherGuest    = "other-guest"     // after a lost connection another guest answers
 	ReasonNoTLS         = "no-tls"          // keys were to be shown, and the guest speaks no TLS
 	ReasonBadTarget     = "bad-target"      // the target is no address and no known name
 	ReasonLeft          = "left"            // Process.Release or Process.HangUp was called

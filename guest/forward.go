@@ -49,7 +49,7 @@ func (g *Guest) openTunnel(ctx context.Context, op, method, network string, firs
 		return nil, g.wrap(op, method, err)
 	}
 	datagrams := strings.HasPrefix(network, "udp") || network == "unixgram"
-	return newTunnel(stream, cancel,
+	return newTunnel(stream, cancel, &g.tunnels,
 		tunnelAddr{network, string(opened.GetLocalAddress())},
 		tunnelAddr{network, string(opened.GetRemoteAddress())}, datagrams), nil
 }

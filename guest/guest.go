@@ -22,7 +22,8 @@ type Guest struct {
 	user      string
 	dialer    *dialer
 	identity  *identity
-	conn      clientConn
+	conn      clientConn // bounded
+	buffered  int        // as in Config
 	agent     guestv1.AgentServiceClient
 	process   guestv1.ProcessServiceClient
 	reconnect time.Duration
@@ -30,16 +31,13 @@ type Guest struct {
 	closed    chan struct{}
 	closeOnce sync.Once
 
+	tunnels held // what tunnels hold that nobody has read
+
 	mu       sync.Mutex
 	info     *guestv1.InfoResponse // the last
 	infoDial int                   // how many connections there had been when it came
+	first    *guestv1.InfoResponse // by which the guest is known again
 	live     map[*session]bool     // whose run has not returned
-}
-
-// clientConn is what both wires have.
-type clientConn interface {
-	grpc.ClientConnInterface
-	Close() error
 }
 
 // Dial connects to the agent of a guest and returns when it has answered. A nil
@@ -61,7 +59,8 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	g := &Guest{target: target, reconnect: cfg.reconnect(), log: cfg.logger(), closed: make(chan struct{})}
+	g := &Guest{target: target, buffered: cfg.MaxBuffered, reconnect: cfg.reconnect(), log: cfg.logger(), closed: make(chan struct{})}
+	g.tunnels.most = int64(cfg.maxBuffered())
 	g.dialer = &dialer{config: cfg, log: g.log.With("guest", target)}
 	_, name := SplitUser(target)
 	if cfg.Dialer == nil {
@@ -79,13 +78,14 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 		g.identity.name = name
 	}
 	tc, err := g.identity.tlsConfig(cfg.TLS)
-	var conn clientConn
+	l := &link{guest: g, wire: cfg.Wire, tls: tc, dialer: g.dialer}
 	if err == nil {
-		conn, err = connect(cfg.Wire, g.dialer, tc)
+		_, err = l.take()
 	}
 	if err != nil {
 		return nil, &Error{Op: "dial", Guest: target, Code: codes.InvalidArgument, Reason: ReasonBadTarget, message: err.Error(), err: err}
 	}
+	conn := bounded{l}
 	g.conn = conn
 	g.agent = guestv1.NewAgentServiceClient(conn)
 	g.process = guestv1.NewProcessServiceClient(conn)
@@ -98,6 +98,7 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 		}
 		return nil, err
 	}
+	g.identity.keep()
 	if err := g.identity.pin(); err != nil {
 		g.log.Warn("the guest's key could not be kept", "guest", target, "error", err)
 	}
@@ -133,8 +134,8 @@ func (g *Guest) Target() string { return g.target }
 
 // Conn returns the connection, for the generated clients of the agent's
 // services and of services of others on the agent's port. It is closed by
-// Close.
-func (g *Guest) Conn() grpc.ClientConnInterface { return g.conn }
+// Close. How much memory an answer takes is bounded by its length alone there.
+func (g *Guest) Conn() grpc.ClientConnInterface { return g.conn.(bounded).link }
 
 // Info asks the agent for its description. A caller that the agent does not
 // trust gets the versions and the Access only.
@@ -148,10 +149,15 @@ func (g *Guest) askInfo(ctx context.Context) (*guestv1.InfoResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.mu.Lock()
-	g.info, g.infoDial = info, g.dialer.count()
-	g.mu.Unlock()
 	return info, nil
+}
+
+// know keeps the description that the agent has given of itself on the connection made
+// last.
+func (g *Guest) know(info *guestv1.InfoResponse) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.info, g.infoDial = info, g.dialer.count()
 }
 
 // met returns the description of the agent that this guest has a connection to

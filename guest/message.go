@@ -5,6 +5,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 )
@@ -49,7 +50,7 @@ func (m *response) UnmarshalBytes(data mem.Buffer) error {
 		return nil
 	}
 	m.ExecResponse = new(guestv1.ExecResponse)
-	return proto.Unmarshal(raw, m.ExecResponse)
+	return bulk.Unmarshal(raw, m.ExecResponse)
 }
 
 // MarshalBytes implements rpc.BytesMessage. A client never sends one.

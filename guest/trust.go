@@ -186,10 +186,27 @@ type identity struct {
 	trust *Trust
 	name  string // of the guest, if its key is to be known by that
 
-	mu   sync.Mutex
-	key  keys.Public // shown last
-	seen bool
-	err  *Error // why it was refused
+	mu    sync.Mutex
+	key   keys.Public // shown last
+	seen  bool
+	kept  bool        // first is set
+	first keys.Public // of the guest that answered first
+	err   *Error      // why it was refused
+}
+
+// keep takes the key shown last, if there is one, for that of the guest: no other is
+// spoken to from now on.
+func (i *identity) keep() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.kept, i.first = i.seen, i.key
+}
+
+// proved reports whether the guest is known by its key.
+func (i *identity) proved() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.kept
 }
 
 // tlsConfig returns how to speak TLS with the guest, or nil if not at all.
@@ -221,7 +238,14 @@ func (i *identity) verify(key keys.Public) error {
 	got := key.Fingerprint()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.key, i.seen, i.err = key, true, nil
+	i.err = nil
+	if i.kept && key != i.first {
+		i.err = &Error{Code: codes.FailedPrecondition, Reason: ReasonOtherGuest,
+			message: fmt.Sprintf("the connection was lost, and another guest answers now: its key is %s, was %s", got, i.first.Fingerprint()),
+			Remedy:  "find out which guest has this address now"}
+		return errors.New(i.err.message)
+	}
+	i.key, i.seen = key, true
 	if len(want) == 0 || slices.Contains(want, got) {
 		return nil
 	}

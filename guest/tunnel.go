@@ -33,6 +33,7 @@ type tunnel struct {
 	cancel        context.CancelFunc
 	local, remote net.Addr
 	datagrams     bool
+	held          *held // of all tunnels of the guest
 
 	in       chan *bulk.Frame // from the receiver, unbuffered
 	out      chan outgoing    // to the sender; one may wait there
@@ -58,9 +59,9 @@ var _ net.Conn = (*tunnel)(nil)
 
 // newTunnel takes over a stream whose opening messages have been exchanged.
 // Close, or the end of the connection, cancels.
-func newTunnel(stream grpc.ClientStream, cancel context.CancelFunc, local, remote net.Addr, datagrams bool) *tunnel {
+func newTunnel(stream grpc.ClientStream, cancel context.CancelFunc, h *held, local, remote net.Addr, datagrams bool) *tunnel {
 	t := &tunnel{
-		stream: stream, cancel: cancel, local: local, remote: remote, datagrams: datagrams,
+		stream: stream, cancel: cancel, local: local, remote: remote, datagrams: datagrams, held: h,
 		in: make(chan *bulk.Frame), out: make(chan outgoing, 1),
 		gotEnd: make(chan struct{}), writeEnd: make(chan struct{}), closed: make(chan struct{}), broken: make(chan struct{}),
 		readDeadline: makeDeadline(), writeDeadline: makeDeadline(),
@@ -87,17 +88,22 @@ func (t *tunnel) receive() {
 			t.fail(protocolError("a tunnel goes on after its end"))
 			return
 		}
+		if err := t.held.take(len(f.Data)); err != nil {
+			f.Free()
+			t.fail(err)
+			return
+		}
 		end := f.Varints[bulk.TunnelEnd] != 0
 		if len(f.Data) > 0 || t.datagrams && !end {
 			select {
 			case t.in <- f:
 			case <-t.closed:
 				// Nobody will read it: TCP answers with a reset too.
-				f.Free()
+				t.free(f)
 				t.fail(net.ErrClosed)
 				return
 			case <-t.broken:
-				f.Free()
+				t.free(f)
 				return
 			}
 		}
@@ -106,6 +112,30 @@ func (t *tunnel) receive() {
 			close(t.gotEnd)
 		}
 	}
+}
+
+// held counts the bytes of all tunnels of a guest that came and that nobody has read.
+type held struct {
+	most  int64
+	bytes atomic.Int64
+}
+
+// take counts the data of one segment.
+func (h *held) take(n int) error {
+	if n > bulk.MaxSegment {
+		return protocolError("a segment of %d bytes", n)
+	}
+	if h.bytes.Add(int64(n)) > h.most {
+		h.bytes.Add(-int64(n))
+		return fmt.Errorf("%w (connections hold %d MiB that nobody reads)", syscall.ECONNRESET, h.most>>20)
+	}
+	return nil
+}
+
+// free ends the use of a segment that was received.
+func (t *tunnel) free(f *bulk.Frame) {
+	t.held.bytes.Add(-int64(len(f.Data)))
+	f.Free()
 }
 
 // outgoing is what one write left.
@@ -199,7 +229,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 // release gives the buffer back once all of it was read.
 func (t *tunnel) release() {
 	if len(t.rest) == 0 && t.current != nil {
-		t.current.Free()
+		t.free(t.current)
 		t.current = nil
 	}
 }
@@ -379,6 +409,7 @@ func (t *tunnel) Close() error {
 			t.fail(net.ErrClosed)
 		}
 		close(t.closed)
+		go t.discard()
 		t.CloseWrite()
 		timer := time.AfterFunc(linger, func() { t.fail(net.ErrClosed) })
 		context.AfterFunc(t.stream.Context(), func() { timer.Stop() })
@@ -387,6 +418,14 @@ func (t *tunnel) Close() error {
 		}
 	})
 	return nil
+}
+
+// discard gives back what was received and is not going to be read.
+func (t *tunnel) discard() {
+	t.readMu.Lock()
+	defer t.readMu.Unlock()
+	t.rest = nil
+	t.release()
 }
 
 // SetLinger says what Close does, as that of *net.TCPConn: with 0 it breaks the

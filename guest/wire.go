@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -19,26 +20,32 @@ import (
 // that has booted meanwhile.
 const tryTimeout = 5 * time.Second
 
-// connect returns a client that makes its connections with d when it needs
-// them. It does not dial yet.
-func connect(wire Wire, d *dialer, tc *tls.Config) (clientConn, error) {
+// windowsOfConn is how many streams may stall before a connection does.
+const windowsOfConn = 64
+
+// connect returns a client that makes its connections with dial when it needs them.
+// It does not dial yet. The guest may send buffered bytes that nobody has read, or as
+// many as package rpc has it if that is 0.
+func connect(wire Wire, log *slog.Logger, tc *tls.Config, buffered int, dial func(context.Context) (net.Conn, error)) (clientConn, error) {
 	switch wire {
 	case WireNative, "":
-		return rpc.NewClient(d.dial, &rpc.ClientConfig{
+		return rpc.NewClient(dial, &rpc.ClientConfig{
+			StreamWindow:   buffered / windowsOfConn,
+			ConnWindow:     buffered,
 			TLS:            tc,
 			Backoff:        backoff.Config{BaseDelay: firstRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastRetry},
 			ConnectTimeout: tryTimeout,
-			Logger:         d.log,
+			Logger:         log,
 		}), nil
 	case WireGRPC:
 		creds := transport.NewCredentials()
 		if tc != nil {
 			creds = credentials.NewTLS(tc)
 		}
-		// The target only passes grpc's checks: d knows where to go.
+		// The target only passes grpc's checks: dial knows where to go.
 		return transport.NewGRPCClient("unix:/agent",
 			grpc.WithTransportCredentials(creds),
-			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return d.dial(ctx) }),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
 			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rpc.Codec())))
 	}
 	return nil, fmt.Errorf("wire %q: want %s or %s", wire, WireNative, WireGRPC)

@@ -24,6 +24,7 @@ type target struct {
 	refs  int
 
 	entry   *guestv1.Entry // its mode and time alone; nil: neither is to be set
+	ownMode bool           // of these, the mode is not to be set
 	setuid  bool
 	setgid  bool // it has the bit, which a directory made in it has too
 	existed bool
@@ -42,8 +43,10 @@ func (t *target) release() {
 		return
 	}
 	if t.root != nil && t.entry != nil {
-		mode := permissions(t.entry.Mode, t.setuid)
-		err := t.root.Chmod(".", mode)
+		var err error
+		if !t.ownMode {
+			err = t.root.Chmod(".", permissions(t.entry.Mode, t.setuid))
+		}
 		if err == nil {
 			when := time.Unix(0, t.entry.ModifiedUnixNanos)
 			err = t.root.Chtimes(".", when, when)
@@ -238,7 +241,12 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 			t.clean(r.cfg)
 		}
 		if !unfinished && !r.cfg.Options.GetArchive() {
-			t.entry = nil // it is merged with, and stays as it is
+			// It is merged with, and stays as it is. If it was made by an earlier copy,
+			// which this one is to complete, it has that one's time again.
+			t.ownMode = true
+			if !r.cfg.Skip {
+				t.entry = nil
+			}
 		}
 		t.existed = true
 	case e == nil:

@@ -153,7 +153,7 @@ func (f *Frame) unmarshalControl(b []byte) error {
 		return fmt.Errorf("a message of %d bytes is not data", len(b))
 	}
 	m := f.NewControl()
-	if err := proto.Unmarshal(b, m); err != nil {
+	if err := Unmarshal(b, m); err != nil {
 		return err
 	}
 	f.Control = m
