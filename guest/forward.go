@@ -73,8 +73,14 @@ func openStream(ctx context.Context, cc grpc.ClientConnInterface, method string,
 	if m.GetOpened() == nil {
 		return nil, nil, protocolError("the first message of a tunnel is not opened")
 	}
+	if n := max(len(m.GetOpened().GetLocalAddress()), len(m.GetOpened().GetRemoteAddress())); n > maxAddress {
+		return nil, nil, protocolError("a tunnel has an address of %d bytes", n)
+	}
 	return m.GetOpened(), stream, nil
 }
+
+// maxAddress bounds the text of an address: more than a name, or a path, and a port.
+const maxAddress = 4 << 10
 
 // tunnelAddr is an address inside the guest, as the guest wrote it. The text may
 // hold any character.

@@ -64,8 +64,8 @@ func (l *listener) listen(ctx context.Context, addr string) (grpc.ServerStreamin
 	if err == nil {
 		first, err = stream.Recv()
 	}
-	if err == nil && len(first.GetAddress()) == 0 {
-		err = protocolError("the first message of Listen has no address")
+	if n := len(first.GetAddress()); err == nil && (n == 0 || n > maxAddress) {
+		err = protocolError("the first message of Listen has an address of %d bytes", n)
 	}
 	if err != nil || !stop() {
 		cancel()

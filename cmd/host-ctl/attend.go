@@ -34,6 +34,9 @@ type attendance struct {
 
 	breakOnce sync.Once
 	broken    exitCode // 0: not broken off
+	// ours is closed when signals are the command's. Until then none of its output is
+	// shown: who sees it may send one.
+	ours chan struct{}
 }
 
 // attended runs the command that build makes, and returns its exit code as an
@@ -48,14 +51,16 @@ func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duratio
 	ctx, cancel := context.WithCancelCause(cmd.Context())
 	defer cancel(nil)
 	early := watchEarly(signals, func(sig os.Signal) { cancel(interrupted{signalNumber(sig)}) })
+	a := &attendance{cli: c, ctx: ctx, ours: make(chan struct{})}
 	fail := func(err error) error {
-		if sig := early.end(); sig != nil {
+		sig := early.end()
+		close(a.ours)
+		if sig != nil {
 			return exitCode(exitSignal + signalNumber(sig))
 		}
 		return err
 	}
 
-	a := &attendance{cli: c, ctx: ctx}
 	c.reconnect = reconnect
 	if reconnect <= 0 {
 		c.reconnect = -1
@@ -83,11 +88,12 @@ func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duratio
 	}
 	stop := make(chan struct{})
 	defer close(stop)
+	go a.forward(signals, stop)
+	close(a.ours)
 	if first != nil {
 		// As if it had come before: ctx is over, and the command too unless it is kept.
 		a.breakOff(exitCode(exitSignal + signalNumber(first)))
 	}
-	go a.forward(signals, stop)
 	if a.stdin != nil {
 		go a.feed()
 	}
@@ -153,8 +159,8 @@ func (a *attendance) outcome(err error) error {
 
 // connect connects this process's streams to a command.
 func (a *attendance) connect(k *guest.Cmd, stdin bool) error {
-	k.Stdout = &pipeWatcher{w: a.cli.stdout, broken: func() { a.breakOff(exitSignal + 13) }}
-	k.Stderr = a.cli.stderr
+	k.Stdout = &pipeWatcher{w: a.cli.stdout, ours: a.ours, broken: func() { a.breakOff(exitSignal + 13) }}
+	k.Stderr = &pipeWatcher{w: a.cli.stderr, ours: a.ours, broken: func() {}}
 	if stdin {
 		var err error
 		if a.stdin, err = k.StdinPipe(); err != nil {
@@ -249,13 +255,16 @@ func (a *attendance) terminal() *guest.Terminal {
 	return t
 }
 
-// pipeWatcher is a writer that tells when nobody reads any more.
+// pipeWatcher is a writer that tells when nobody reads any more. It writes nothing
+// before ours is closed.
 type pipeWatcher struct {
 	w      io.Writer
+	ours   <-chan struct{}
 	broken func()
 }
 
 func (p *pipeWatcher) Write(b []byte) (int, error) {
+	<-p.ours
 	n, err := p.w.Write(b)
 	if errors.Is(err, syscall.EPIPE) {
 		go p.broken()

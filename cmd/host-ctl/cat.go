@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -45,8 +46,10 @@ file or a pipe the bytes go as they are.`,
 type visibleWriter struct{ w io.Writer }
 
 func (v visibleWriter) Write(p []byte) (int, error) {
-	if err := printVisible(v.w, "%s", p); err != nil {
-		return 0, err
+	for part := range slices.Chunk(p, maxText) {
+		if err := printVisible(v.w, "%s", part); err != nil {
+			return 0, err
+		}
 	}
 	return len(p), nil
 }

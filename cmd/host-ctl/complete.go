@@ -57,9 +57,13 @@ func (c *cli) completeSessions(cmd *cobra.Command, args []string, toComplete str
 		if err != nil {
 			continue
 		}
-		names = append(names, id.String()+"\t"+visibleLine(commandLine(s.Args)))
-		if s.Name != "" && s.Name == visibleLine(s.Name) {
-			names = append(names, s.Name+"\t"+visibleLine(commandLine(s.Args)))
+		if len(names) >= maxCompletions {
+			break
+		}
+		about := visibleLine(clip(commandLine(s.Args), maxCompletionText))
+		names = append(names, id.String()+"\t"+about)
+		if s.Name != "" && len(s.Name) <= maxCompletionText && s.Name == visibleLine(s.Name) {
+			names = append(names, s.Name+"\t"+about)
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp

@@ -10,8 +10,11 @@ import (
 	"github.com/vsockrpc/vsockrpc/guest"
 )
 
-// maxCompletions bounds the names that a directory of a guest adds to a completion.
-const maxCompletions = 1000
+// Bounds of a completion: names, and bytes of one or of what is said about it.
+const (
+	maxCompletions    = 1000
+	maxCompletionText = 256
+)
 
 // completePath completes GUEST PATH...
 func (c *cli) completePath(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
@@ -65,7 +68,7 @@ func (c *cli) completeGuestPath(cmd *cobra.Command, target, before, toComplete s
 			break // what has come is of use all the same
 		}
 		name := info.Name()
-		if !strings.HasPrefix(name, base) || info.Path() == "" || name != visibleLine(name) ||
+		if !strings.HasPrefix(name, base) || info.Path() == "" || len(name) > maxCompletionText || name != visibleLine(name) ||
 			base == "" && strings.HasPrefix(name, ".") {
 			continue
 		}

@@ -117,6 +117,7 @@ func (c *cli) reportJSON(err error, ge *guest.Error) {
 		f.Guest, f.Op, f.Code, f.Reason, f.Remedy = ge.Guest, ge.Op, ge.Code.String(), ge.Reason, ge.Remedy
 		f.Path, f.Errno, f.Message = string(ge.Path), ge.Errno, ge.Message()
 	}
+	clipAll(&f)
 	data, err := json.Marshal(f)
 	if err != nil {
 		data = []byte(`{"error":"unprintable"}`)

@@ -147,11 +147,9 @@ func sessionID(ctx context.Context, g *guest.Guest, arg string) (guest.SessionID
 
 // each calls f with each argument, and returns all that failed.
 func each(args []string, f func(string) error) error {
-	var errs []error
+	var failed failures
 	for _, arg := range args {
-		if err := f(arg); err != nil {
-			errs = append(errs, err)
-		}
+		failed.add(f(arg))
 	}
-	return errors.Join(errs...)
+	return failed.err()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -105,8 +106,12 @@ func (c *cli) logs(ctx context.Context, g *guest.Guest, info *guestv1.SessionInf
 	return err
 }
 
-// maxTail bounds what --tail holds back: the largest ring of an agent.
-const maxTail = 16 << 20
+// maxTail bounds what --tail holds back of a stream, and tailPiece is the size of the
+// pieces that it is held in.
+const (
+	maxTail   = 8 << 20
+	tailPiece = 64 << 10
+)
 
 // logPart is one stream of logs. Up to where the stream was at first it may
 // hold the output back, to print only the last lines of it.
@@ -116,7 +121,7 @@ type logPart struct {
 	until   uint64
 	tail    int // -1: all
 	pending *sync.WaitGroup
-	held    []byte
+	held    [][]byte
 	done    bool
 }
 
@@ -126,16 +131,31 @@ func (p *logPart) Write(b []byte) (int, error) {
 	p.offset += uint64(n)
 	if !p.done && p.tail >= 0 {
 		// Of what is held back, what came after the mark is printed too.
-		p.held = append(p.held, b...)
-		if over := len(p.held) - maxTail; over > 0 {
-			p.held = p.held[over:]
-		}
+		p.hold(b)
 		return n, p.reached()
 	}
 	if _, err := p.w.Write(b); err != nil {
 		return 0, err
 	}
 	return n, p.reached()
+}
+
+// hold holds b back, and lets go of the oldest.
+func (p *logPart) hold(b []byte) {
+	for len(b) > 0 {
+		last := len(p.held) - 1
+		if last < 0 || len(p.held[last]) == tailPiece {
+			p.held = append(p.held, make([]byte, 0, tailPiece))
+			last++
+		}
+		n := min(len(b), tailPiece-len(p.held[last]))
+		p.held[last] = append(p.held[last], b[:n]...)
+		b = b[n:]
+	}
+	for len(p.held) > maxTail/tailPiece {
+		p.held[0] = nil
+		p.held = p.held[1:]
+	}
 }
 
 // skip notes that bytes are missing.
@@ -160,28 +180,36 @@ func (p *logPart) finish() error {
 	defer p.pending.Done()
 	held := lastLines(p.held, p.tail)
 	p.held = nil
-	if len(held) == 0 {
-		return nil
+	for _, b := range held {
+		if _, err := p.w.Write(b); err != nil {
+			return err
+		}
 	}
-	_, err := p.w.Write(held)
-	return err
+	return nil
 }
 
-// lastLines returns the last n lines of b; the last need not have ended.
-func lastLines(b []byte, n int) []byte {
+// lastLines returns the last n lines of pieces; the last line need not have ended.
+func lastLines(pieces [][]byte, n int) [][]byte {
 	if n <= 0 {
 		return nil
 	}
-	end := len(b)
-	if end > 0 && b[end-1] == '\n' {
-		end--
-	}
-	for ; n > 0; n-- {
-		i := bytes.LastIndexByte(b[:end], '\n')
-		if i < 0 {
-			return b
+	end := true // of the last line
+	for i, b := range slices.Backward(pieces) {
+		stop := len(b)
+		if end && stop > 0 && b[stop-1] == '\n' {
+			stop--
 		}
-		end = i
+		end = end && len(b) == 0
+		for {
+			at := bytes.LastIndexByte(b[:stop], '\n')
+			if at < 0 {
+				break
+			}
+			if n--; n == 0 {
+				return append([][]byte{b[at+1:]}, pieces[i+1:]...)
+			}
+			stop = at
+		}
 	}
-	return b[end+1:]
+	return pieces
 }

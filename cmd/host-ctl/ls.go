@@ -99,10 +99,10 @@ func (c *cli) lsCommand() *cobra.Command {
 }
 
 func listFiles(ctx context.Context, files *guest.Files, path string, all bool, opts *guest.ListOptions, p *printer) error {
-	var failures []error
+	var failed failures
 	for info, err := range files.List(ctx, path, opts) {
 		if err != nil {
-			failures = append(failures, err)
+			failed.add(err)
 			continue
 		}
 		name := info.Path()
@@ -122,5 +122,5 @@ func listFiles(ctx context.Context, files *guest.Files, path string, all bool, o
 			return err
 		}
 	}
-	return errors.Join(failures...)
+	return failed.err()
 }

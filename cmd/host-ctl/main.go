@@ -17,6 +17,7 @@ import (
 
 func main() {
 	maybeRunLauncher()
+	limitMemory()
 	os.Exit(run(os.Args[1:]))
 }
 
@@ -43,6 +44,7 @@ type cli struct {
 	keyFlags       trustFlags
 
 	reconnect time.Duration // as in guest.Config
+	buffered  int           // as MaxBuffered in guest.Config
 
 	file  *guest.File // the configuration file, once read
 	local *localAgent // the embedded agent, once started
@@ -98,7 +100,7 @@ GUEST is one of
 
 // config returns the configuration for guest.Dial.
 func (c *cli) config() *guest.Config {
-	return &guest.Config{Wire: guest.Wire(c.wire), File: c.file, Reconnect: c.reconnect, Logger: c.logger()}
+	return &guest.Config{Wire: guest.Wire(c.wire), File: c.file, Reconnect: c.reconnect, MaxBuffered: c.buffered, Logger: c.logger()}
 }
 
 // logger returns what -v asks for: a logger to stderr, or nil.
@@ -143,6 +145,7 @@ func (c *cli) dial(ctx context.Context, target string) (*guest.Guest, error) {
 	if user, rest := guest.SplitUser(target); rest == "local" {
 		cfg.User = user
 		if c.local == nil {
+			unlimitMemory()
 			local, err := startLocal(c.logger())
 			if err != nil {
 				return nil, err

@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"reflect"
 	"syscall"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 )
@@ -40,19 +39,19 @@ func checkFormat(format string) error {
 	return nil
 }
 
-// printer prints the rows of a listing as they come; a table's columns can be
-// set only at the end.
+// printer prints the rows of a listing as they come, but for the first of a table,
+// which set how wide its columns are.
 type printer struct {
 	listing
 	out   *bufio.Writer
-	table *tabwriter.Writer
+	table table
 }
 
 func (l *listing) printer(w io.Writer, headers ...string) *printer {
 	p := &printer{listing: *l, out: bufio.NewWriter(w)}
-	p.table = tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	p.table.out = p.out
 	if l.format == "table" && !l.quiet && !l.noHeaders {
-		fmt.Fprintln(p.table, strings.Join(headers, "\t"))
+		p.table.add(headers) // held: there is no error yet
 	}
 	return p
 }
@@ -62,32 +61,34 @@ func (l *listing) printer(w io.Writer, headers ...string) *printer {
 func (p *printer) row(id string, value any, cells ...string) error {
 	switch {
 	case p.quiet:
-		fmt.Fprintln(p.out, visibleLine(id))
+		_, err := fmt.Fprintln(p.out, visibleLine(id))
+		return quietPipe(err)
 	case p.format == "json":
 		if err := writeJSON(p.out, value); err != nil {
 			return err
 		}
-		return p.out.Flush()
+		return quietPipe(p.out.Flush())
 	default:
 		for i := range cells {
 			if cells[i] = visibleLine(cells[i]); cells[i] == "" {
 				cells[i] = "-"
 			}
 		}
-		fmt.Fprintln(p.table, strings.Join(cells, "\t"))
+		return quietPipe(p.table.add(cells))
 	}
-	return nil
 }
 
 // close prints what is left.
 func (p *printer) close() error {
-	p.table.Flush()
-	return quietPipe(p.out.Flush())
+	return quietPipe(p.table.flush())
 }
 
-// writeJSON writes a value as one line.
+// writeJSON writes a value as one line. Its texts are cut to maxText in all.
 func writeJSON(w io.Writer, value any) error {
-	data, err := json.Marshal(value)
+	v := reflect.New(reflect.TypeOf(value))
+	v.Elem().Set(reflect.ValueOf(value))
+	clipAll(v.Interface())
+	data, err := json.Marshal(v.Interface())
 	if err != nil {
 		return err
 	}

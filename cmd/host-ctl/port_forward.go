@@ -26,6 +26,10 @@ const maxForwarded = 1024
 // keepForwarding has a guest that was lost listen again whenever it comes back.
 const keepForwarding = 100 * 365 * 24 * time.Hour
 
+// maxBuffered bounds what is held of connections that nobody reads, by them and by the
+// connection to the guest each.
+const maxBuffered = 8 << 20
+
 func (c *cli) portForwardCommand() *cobra.Command {
 	f := &forwarder{cli: c}
 	cmd := &cobra.Command{
@@ -78,6 +82,7 @@ the guest can be reached again.`,
 				return err
 			}
 			c.reconnect = keepForwarding
+			c.buffered = maxBuffered
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
 				f.guest = g
 				return f.run(ctx, specs)

@@ -117,15 +117,23 @@ func texts(args [][]byte) []string {
 }
 
 // commandLine joins arguments for a table, quoted where it would be unclear
-// where one ends.
+// where one ends, and not many more than can be shown.
 func commandLine(args [][]byte) string {
-	words := texts(args)
-	for i, w := range words {
-		if w == "" || strings.ContainsAny(w, " \t\n'\"\\") {
-			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	var b strings.Builder
+	for i, arg := range args {
+		if b.Len() > maxText {
+			break
 		}
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		w := clip(string(arg[:min(len(arg), maxText+1)]), maxText)
+		if w == "" || strings.ContainsAny(w, " \t\n'\"\\") {
+			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+		b.WriteString(w)
 	}
-	return strings.Join(words, " ")
+	return b.String()
 }
 
 // unixTime returns a guest's time, which JSON can only hold up to year 9999.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -156,8 +157,11 @@ func TestLastLines(t *testing.T) {
 		{"a\n", 0, ""}, {"", 3, ""}, {"\n\n", 1, "\n"}, {"abc", 1, "abc"},
 	}
 	for _, tt := range tests {
-		if got := lastLines([]byte(tt.in), tt.n); string(got) != tt.want {
-			t.Errorf("lastLines(%q, %d) = %q, want %q", tt.in, tt.n, got, tt.want)
+		for size := 1; size < 6; size++ {
+			pieces := slices.Collect(slices.Chunk([]byte(tt.in), size))
+			if got := bytes.Join(lastLines(pieces, tt.n), nil); string(got) != tt.want {
+				t.Errorf("lastLines(%q in pieces of %d, %d) = %q, want %q", tt.in, size, tt.n, got, tt.want)
+			}
 		}
 	}
 }

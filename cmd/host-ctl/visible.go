@@ -11,11 +11,12 @@ import (
 // visible makes text of a guest harmless to a terminal: control characters but
 // newline and tab, bytes that are not UTF-8, and the characters that reorder
 // text become escapes such as \x1b and \u202e. It is the only way on which
-// names and messages of a guest may reach a terminal (CVE-2021-25743).
-func visible(s string) string { return escape(s, false) }
+// names and messages of a guest may reach a terminal (CVE-2021-25743). What is longer
+// than maxText is cut.
+func visible(s string) string { return escape(clip(s, maxText), false) }
 
 // visibleLine is visible for text that must stay on one line and in one column.
-func visibleLine(s string) string { return escape(s, true) }
+func visibleLine(s string) string { return escape(clip(s, maxText), true) }
 
 func escape(s string, oneLine bool) string {
 	clean := true
