@@ -63,6 +63,10 @@ type Config struct {
 	// Policy says what trusted callers may do. Default: everything, or what the
 	// role of their key in Hosts says.
 	Policy *policy.File
+	// Locked, if not empty, says why it is not known who may call, such as a setting
+	// that is wrong. Then every call but those of health fails with
+	// FailedPrecondition, the word misconfigured, and this text.
+	Locked string
 	// RecheckInterval is how often Hosts and Policy are looked at while anybody is
 	// connected. What they do not allow any more ends soon after: calls at the next
 	// look, and connections of callers who are not known any more. Default: 500 ms.

@@ -33,6 +33,7 @@ type guard struct {
 	hosts       *access.Hosts
 	requireKeys bool
 	ownTLS      bool
+	locked      string // why nothing but health is served; empty: all is
 	policy      *policy.File
 	audit       *audit.Log
 	world       policy.World
@@ -58,7 +59,7 @@ type guard struct {
 const maxUntrustedStreams = 64
 
 func newGuard(cfg *Config, log *slog.Logger) *guard {
-	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(), log: log}
+	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, locked: cfg.Locked, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(), log: log}
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.open = openCalls{guard: g, interval: cfg.RecheckInterval}
 	if g.open.interval <= 0 {
@@ -103,6 +104,13 @@ func (c *call) finish(err error) error {
 func refusal(method string, d access.Decision) error {
 	return fault.New(codes.Unauthenticated, "refused", "the guest's agent does not trust this caller (rule %s): %s", d.Rule, d.Remedy).
 		On(method, "", nil).Hint(d.Remedy)
+}
+
+// misconfigured is the status that everybody gets whose call is not about health,
+// while it is not known who may call.
+func misconfigured(method, why string) error {
+	return fault.New(codes.FailedPrecondition, "misconfigured", "the guest's agent serves health alone, since it is not known who may call: %s", why).
+		On(method, "", nil).Hint("mend the setting in the guest, or on its kernel's command line, and start the agent again")
 }
 
 // denial is the status that a trusted caller gets for what the policy, or the

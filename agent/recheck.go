@@ -143,6 +143,8 @@ func (c *call) identify() error {
 	c.who, c.version = &who, version
 	class := access.ClassOf(c.method)
 	switch {
+	case c.guard.locked != "" && class != access.Open:
+		return misconfigured(c.method, c.guard.locked)
 	case !who.decision.Trusted && !class.Anybody():
 		return refusal(c.method, who.decision)
 	case !who.face.Has(class):

@@ -89,6 +89,9 @@ func (d *daemon) run() (os.Signal, error) {
 		return nil, err
 	}
 	defer closeAudit()
+	if cfg.Locked = d.settings.locked; cfg.Locked != "" {
+		d.log.Error("it is not known who may call: nothing but health is served until this is mended", "err", cfg.Locked)
+	}
 	a, err := agent.New(cfg)
 	if err != nil {
 		return nil, err

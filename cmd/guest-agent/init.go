@@ -37,7 +37,7 @@ func runInit(s *settings, settingsErr error) int {
 			}
 		}()
 		if settingsErr != nil && !errors.Is(settingsErr, flag.ErrHelp) {
-			d.log.Error("some settings are wrong and left out", "err", settingsErr)
+			d.log.Error("some settings are wrong and left out", "err", oneLine(settingsErr))
 		}
 		if err := pid1.CatchCtrlAltDel(); err != nil {
 			d.log.Warn("set up the guest", "err", err)

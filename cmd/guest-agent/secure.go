@@ -75,8 +75,8 @@ func (d *daemon) ownKey(path string) ed25519.PrivateKey {
 	return key // without one, the agent makes one
 }
 
-// hosts collects the keys of hosts. What is malformed is left out: it lets
-// nobody in.
+// hosts collects the keys of hosts. What is malformed may have restricted or revoked
+// one, so that it locks the agent.
 func (d *daemon) hosts() *access.Hosts {
 	cfg := &access.HostsConfig{StateFile: filepath.Join(d.settings.stateDir, "authorized_hosts"), Fixed: make(map[string][]byte), Logger: d.log}
 	var words []string
@@ -95,14 +95,22 @@ func (d *daemon) hosts() *access.Hosts {
 	}
 	text, from, err := credential("/", os.Getenv("CREDENTIALS_DIRECTORY"), hostsCredential)
 	if err != nil {
-		d.log.Error("credential "+hostsCredential, "err", err)
+		d.lock(fmt.Errorf("credential %s: %w", hostsCredential, err))
 	}
 	if len(text) > 0 {
 		cfg.Fixed[fmt.Sprintf("credential (%s)", from)] = text
 	}
 	hosts, err := access.NewHosts(cfg)
 	if err != nil {
-		d.log.Error("some keys are left out", "err", err)
+		d.lock(err)
 	}
 	return hosts
+}
+
+// lock has the agent serve health alone.
+func (d *daemon) lock(err error) {
+	if d.settings.locked != "" {
+		d.settings.locked += "; "
+	}
+	d.settings.locked += oneLine(err)
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +39,9 @@ type settings struct {
 
 	// unknown names settings that this version does not know.
 	unknown []string
+	// locked says why it is not known who may call, or what: a setting that says so
+	// is wrong. Empty: it is known.
+	locked string
 }
 
 const (
@@ -82,8 +86,9 @@ flags:
 //
 // It always returns settings of use: with the values that were wrong left out,
 // and the errors joined. With -h the error is flag.ErrHelp. A name that is not
-// known is an error among the flags only: the kernel's command line may be that
-// of a host which knows newer agents.
+// known is an error among the flags, and elsewhere if it looks like a setting of who
+// may call: otherwise the kernel's command line may be that of a host which knows
+// newer agents. After errors about who may call, locked has them.
 func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Writer) (*settings, error) {
 	s := &settings{
 		peer:     access.ModeAuto,
@@ -137,10 +142,22 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 	fs.Func("files-root", "confine the file service to what is below `DIR`: it is / to those who copy and list (default no bound)", absolute(&s.filesRoot))
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
 
-	var errs []error
+	var errs, locks []error
+	wrong := func(name string, err error) {
+		errs = append(errs, err)
+		if isAboutCallers(name) {
+			locks = append(locks, err)
+		}
+	}
 	set := func(source, name, value string) {
 		if err := fs.Set(name, value); err != nil {
-			errs = append(errs, fmt.Errorf("%s=%s: %w", source, value, err))
+			wrong(name, fmt.Errorf("%s=%s: %w", source, value, err))
+		}
+	}
+	unknown := func(source, name string) {
+		s.unknown = append(s.unknown, source)
+		if name != "version" && isAboutCallers(name) {
+			wrong(name, fmt.Errorf("%s: there is no such setting, and it looks like one of who may call", source))
 		}
 	}
 	for _, a := range kernel {
@@ -149,7 +166,7 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 			continue
 		}
 		if f := fs.Lookup(name); f == nil || name == "version" {
-			s.unknown = append(s.unknown, a.Name)
+			unknown(a.Name, name)
 		} else {
 			set("kernel argument "+a.Name, name, orTrue(f, a.Value))
 		}
@@ -165,7 +182,7 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 		}
 		name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 		if fs.Lookup(name) == nil || name == "version" {
-			s.unknown = append(s.unknown, variable)
+			unknown(variable, name)
 		} else {
 			set(variable, name, value)
 		}
@@ -180,11 +197,60 @@ func parseSettings(args, environ []string, kernel []system.KernelArg, out io.Wri
 		fs.PrintDefaults()
 		return s, err
 	case err != nil:
-		errs = append(errs, err)
+		errs, locks = append(errs, err), append(locks, err) // the flags after it are not read
 	case fs.NArg() > 0:
-		errs = append(errs, fmt.Errorf("unexpected argument %q: guest-agent takes flags only", fs.Arg(0)))
+		err = fmt.Errorf("unexpected argument %q: guest-agent takes flags only", fs.Arg(0))
+		errs, locks = append(errs, err), append(locks, err)
+	}
+	if err := errors.Join(locks...); err != nil {
+		s.locked = oneLine(err)
 	}
 	return s, errors.Join(errs...)
+}
+
+// harmless are the settings that do not say who may call, or what.
+var harmless = []string{"init", "grace", "log-level", "version"}
+
+// aboutCallers are parts of names of settings that do, in this version or in another.
+var aboutCallers = []string{"peer", "cid", "key", "auth", "polic", "root", "face", "listen", "audit",
+	"requir", "allow", "deny", "trust", "tls", "secur", "only", "user", "role", "cert", "restrict", "lock"}
+
+// isAboutCallers reports whether a setting says who may call, or what, or looks like
+// one that does.
+func isAboutCallers(name string) bool {
+	name = strings.ToLower(name)
+	if slices.Contains(harmless, name) {
+		return false
+	}
+	return slices.ContainsFunc(aboutCallers, func(part string) bool { return strings.Contains(name, part) }) ||
+		slices.ContainsFunc([]string{"peer", "allow-cid", "require-keys", "authorized-hosts", "policy", "files-root", "listen", "audit", "state-dir"},
+			func(known string) bool { return near(name, known) })
+}
+
+// near reports whether a name differs from another by two letters at most: changed,
+// missing, or too many.
+func near(a, b string) bool {
+	const most = 2
+	if max(len(a), len(b))-min(len(a), len(b)) > most {
+		return false
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := before
+			if a[i] != b[j] {
+				change++
+			}
+			before = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)] <= most
 }
 
 // orTrue lets a bare word on the kernel's command line switch a flag on.
