@@ -49,8 +49,14 @@ func offered(alloc uint32, h *header) flow {
 
 // accept answers the other end's request.
 func (f *flow) accept() {
-	f.phase = phaseOpen
 	f.due |= 1 << opResponse
+	f.open()
+}
+
+// open begins the phase in which bytes go.
+func (f *flow) open() {
+	f.phase = phaseOpen
+	f.close(0) // what was said before
 }
 
 // reset closes the connection and tells the other end.
@@ -75,7 +81,7 @@ func (f *flow) receive(h *header) (data bool) {
 	}
 	switch h.op {
 	case opResponse:
-		f.phase = phaseOpen
+		f.open()
 	case opShutdown:
 		f.peerShut |= h.flags & shutBoth
 		if f.peerShut == shutBoth {

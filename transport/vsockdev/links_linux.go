@@ -59,7 +59,7 @@ func (s *session) after(l *link) {
 		return
 	}
 	l.flush(&s.vectors)
-	if l.gone && !l.readable && l.shut != shutBoth {
+	if l.gone && (!l.readable || l.phase != phaseOpen) && l.shut != shutBoth {
 		l.close(shutBoth)
 	}
 	if l.gone && l.phase == phaseOpen && !l.lingers {
@@ -116,8 +116,8 @@ func (s *session) settle(l *link) {
 		if l.cancel != nil {
 			l.cancel()
 		}
-		if l.conn != nil && l.peerShut != shutBoth {
-			l.conn.fail(ErrReset)
+		if l.conn != nil && l.peerShut&shutSend == 0 {
+			l.conn.fail(ErrReset) // else the guest sent everything
 		}
 	}
 	if len(l.out) == 0 || l.fd < 0 {

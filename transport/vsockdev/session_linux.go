@@ -202,7 +202,7 @@ func (s *session) event(ev unix.EpollEvent) {
 		return // it was enough to be woken
 	}
 	l := s.byFD[ev.Fd]
-	if ev.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 && l.peerShut&shutRecv == 0 {
+	if ev.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 && l.peerShut&shutRecv == 0 && l.shut&shutSend == 0 {
 		l.readable = true
 	}
 	if ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {

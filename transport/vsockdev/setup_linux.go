@@ -265,9 +265,9 @@ func (s *setup) remap() error {
 		if v.ring == nil {
 			continue
 		}
-		taken := v.ring.taken
+		v.base = v.ring.taken
 		v.ring = nil
-		r, err := newRing(&s.mem, v.num, v.desc, v.avail, v.used, taken, s.features&featureEventIdx != 0, s.features&featureIndirect != 0)
+		r, err := newRing(&s.mem, v.num, v.desc, v.avail, v.used, v.base, s.features&featureEventIdx != 0, s.features&featureIndirect != 0)
 		if err != nil && first == nil {
 			first = err
 		}
@@ -303,12 +303,13 @@ func (s *setup) setKick(v *vring, m *message) error {
 		return fmt.Errorf("%w (rings are not polled)", err)
 	}
 	s.unwatch(v)
-	v.kick = fd
 	// Edge-triggered: it need not be read.
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: tokenKick}
 	if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		unix.Close(fd)
 		return fmt.Errorf("watch a ring's kicks: %w", err)
 	}
+	v.kick = fd
 	return s.start(v)
 }
 
