@@ -63,7 +63,7 @@ func (c *callCtx) expired() {
 	c.hmu.Lock()
 	defer c.hmu.Unlock()
 	if c.ss != nil {
-		c.ss.cancel(context.DeadlineExceeded)
+		c.ss.expire()
 	} else {
 		c.cancel(context.DeadlineExceeded)
 	}

@@ -244,6 +244,8 @@ func (cc *clientConn) reset(s *stream, code wireCode, text string) {
 		err = &errNotRun{status.Error(codes.Unavailable, "rpc: the server refused the call: "+text)}
 	case code == codeCancelled:
 		err = status.Error(codes.Canceled, "rpc: the server cancelled the call")
+	case code == codeDeadline:
+		err = status.FromContextError(context.DeadlineExceeded).Err()
 	default:
 		err = status.Errorf(code.status(), "rpc: the server reset the call: %v: %s", code, text)
 	}
@@ -327,13 +329,22 @@ func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
 		return cc.lateFrame(h.stream, h.typ, cost(len(msg)))
 	}
 	cs := s.cl
+	limit := cc.client.cfg.MaxHeaderBytes
+	size := metadataSize(eh.md) + metadataSize(eh.trailer)
 	if h.typ == frameHeader {
 		buffers.Put(own)
 		if cs.headerKnown {
 			return connErrorf(codeProtocol, "a second HEADER, or one after a message, on stream %d", h.stream)
 		}
+		if size > limit {
+			cs.abort(status.Errorf(codes.ResourceExhausted, "rpc: header of %d bytes, more than %d", size, limit))
+			return nil
+		}
 		cs.setHeader(eh.md)
 		return nil
+	}
+	if size > limit {
+		eh = endHead{code: codes.ResourceExhausted, text: fmt.Sprintf("rpc: header and trailer of %d bytes, more than %d", size, limit)}
 	}
 	if s.inMsg {
 		// The handler has ended while something else was sending.

@@ -98,8 +98,11 @@ func (cs *clientStream) cancelled() {
 func (cs *clientStream) abort(err error) {
 	id, open := cs.id, cs.opened && cs.cc.streams[cs.id] == &cs.stream
 	code := codeCancelled
-	if status.Code(err) == codes.DeadlineExceeded {
+	switch status.Code(err) {
+	case codes.DeadlineExceeded:
 		code = codeDeadline
+	case codes.ResourceExhausted:
+		code = codeResource
 	}
 	cs.over(err)
 	if open {

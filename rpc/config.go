@@ -91,9 +91,12 @@ type ServerConfig struct {
 	// 1 MiB to 1 GiB. ConnWindow / StreamWindow handlers may stop reading without
 	// holding up the other streams of their connection: 64.
 	ConnWindow int
-	// Budget bounds what all native connections together may make the server
-	// hold. A stream that would go beyond it ends with codes.ResourceExhausted.
-	// 0 means 128 MiB.
+	// Budget bounds what all native connections together may make the server hold:
+	// messages that are not consumed, and 6 KiB for each call. Half of it is for who
+	// comes first; of the rest a connection gets a third of what it leaves, less what
+	// its Peer holds. A stream that would go beyond that ends with
+	// codes.ResourceExhausted, and a call is refused. It should be 8 times
+	// MaxRecvMsgSize at least. 0 means that, and no less than 128 MiB.
 	Budget int64
 
 	// HandshakeTimeout is how long a connection may take to send its first valid
@@ -104,8 +107,9 @@ type ServerConfig struct {
 	// the most of them, the oldest. Those of which nothing was received and those of
 	// which something was have half of it each. 0 means 64.
 	MaxHandshakes int
-	// Peer, if not nil, tells one peer from another for that, by the AuthInfo of the
-	// connection's transport, which may be nil. It must not block, and may be called
+	// Peer, if not nil, tells one peer from another for that and for Budget, by the
+	// AuthInfo of the connection's transport, which may be nil; "" means that nothing
+	// is known of the peer. It must not block, and may be called
 	// concurrently.
 	Peer func(credentials.AuthInfo) string
 	// MaxConnections bounds the connections in all; more are closed at once. 0
@@ -226,7 +230,7 @@ func (c *ServerConfig) setDefaults() *ServerConfig {
 	c.MaxHeaderBytes = orDefault(c.MaxHeaderBytes, DefaultMaxHeaderBytes, 0, maxMetadata)
 	c.StreamWindow = orDefault(c.StreamWindow, DefaultStreamWindow, initialStreamWindow, 16<<20)
 	c.ConnWindow = orDefault(c.ConnWindow, DefaultConnWindow, initialConnWindow, 1<<30)
-	c.Budget = orDefault(c.Budget, DefaultServerBudget, 0, 0)
+	c.Budget = orDefault(c.Budget, max(DefaultServerBudget, 8*int64(c.MaxRecvMsgSize)), 0, 0)
 	c.HandshakeTimeout = orDefault(c.HandshakeTimeout, DefaultHandshakeTimeout, 0, 0)
 	c.MaxHandshakes = orDefault(c.MaxHandshakes, DefaultMaxHandshakes, 0, 0)
 	c.Keepalive.setDefaults()

@@ -28,7 +28,7 @@ type conn struct {
 	inFlight   atomic.Int32  // calls
 	batchCalls int32         // calls in flight when the last batch came; of who reads
 	streamWin  int           // window of each stream for what is received
-	budget     *budget       // of a server; nil: none
+	share      share         // of a server's budget
 
 	leading
 
@@ -385,34 +385,6 @@ func (c *conn) fail(err error) {
 	c.mu.Unlock()
 	c.w.close(err, bye)
 	c.role.failed(err)
-}
-
-// budget bounds what all connections of a server hold.
-type budget struct {
-	held  atomic.Int64
-	limit int64
-}
-
-// hold counts n bytes for the budget, if that leaves half of it to others.
-func (c *conn) hold(n int64) bool {
-	b := c.budget
-	for b != nil {
-		held := b.held.Load()
-		if held+n > b.limit/2 {
-			return false // without others having seen it as held
-		}
-		if b.held.CompareAndSwap(held, held+n) {
-			break
-		}
-	}
-	return true
-}
-
-// unhold ends that n bytes count for the budget.
-func (c *conn) unhold(n int64) {
-	if c.budget != nil && n > 0 {
-		c.budget.held.Add(-n)
-	}
 }
 
 // assembly bounds what a connection holds of messages that are longer than the

@@ -11,17 +11,16 @@ import (
 // A head is a list of items, each a tag byte, a uvarint length and a value.
 // Tags that are not known are skipped.
 const (
-	tagMethod     = 1  // "/package.Service/Method"
-	tagTimeout    = 2  // uvarint, nanoseconds from when the frame was sent
-	tagMetadata   = 3  // OPEN: of the request; HEADER, END: before the first message
-	tagTrailer    = 4  // END: metadata after the last message
-	tagCode       = 5  // END: uvarint, a gRPC status code; absent means OK
-	tagMessage    = 6  // END: the text of the status
-	tagDetails    = 7  // END: google.rpc.Status, if the status has details
-	tagCodec      = 8  // OPEN: the content subtype, if it is not "proto"
-	tagAuthority  = 9  // OPEN
-	tagLength     = 10 // uvarint: bytes of the whole message, if flagMore is set
-	tagCompressor = 11 // OPEN: reserved
+	tagMethod    = 1  // "/package.Service/Method"
+	tagTimeout   = 2  // uvarint, nanoseconds from when the frame was sent
+	tagMetadata  = 3  // OPEN: of the request; HEADER, END: before the first message
+	tagTrailer   = 4  // END: metadata after the last message
+	tagCode      = 5  // END: uvarint, a gRPC status code; absent means OK
+	tagMessage   = 6  // END: the text of the status
+	tagDetails   = 7  // END: google.rpc.Status, if the status has details
+	tagCodec     = 8  // OPEN: the content subtype, if it is not "proto"
+	tagAuthority = 9  // OPEN
+	tagLength    = 10 // uvarint: bytes of the whole message, if flagMore is set
 )
 
 func appendItem(b []byte, tag byte, v string) []byte {
@@ -78,11 +77,13 @@ func messageLength(head []byte) (n uint64, ok bool, err error) {
 			return 0, false, err
 		}
 		if tag == tagLength {
-			n, err = uintItem(v)
-			return n, err == nil, err
+			if n, err = uintItem(v); err != nil {
+				return 0, false, err
+			}
+			ok = true
 		}
 	}
-	return 0, false, nil
+	return n, ok, nil
 }
 
 // appendMetadata appends md as the value of an item: for each pair the key and

@@ -160,7 +160,7 @@ func TestDeadlineOfALeader(t *testing.T) {
 	for sc := range l.srv.natives {
 		sc.mu.Lock()
 		for _, s := range sc.streams {
-			go s.sv.cancel(context.DeadlineExceeded)
+			go s.sv.expire()
 		}
 		sc.mu.Unlock()
 	}

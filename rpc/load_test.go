@@ -260,7 +260,7 @@ func (c *conn) heldBytes() int64 {
 // TestLongMessagesBeyondTheBudget sends messages for each of which the budget has
 // room in pieces, but not once more as a whole.
 func TestLongMessagesBeyondTheBudget(t *testing.T) {
-	for _, budget := range []int64{2<<20 + 100_000, 3 << 20, 5 << 20} {
+	for _, budget := range []int64{4<<20 + 200_000, 6 << 20, 20 << 20} {
 		s := newEchoServer(nil, &ServerConfig{Budget: budget})
 		c := NewClient(serveUnix(t, s), nil)
 		defer c.Close()

@@ -82,7 +82,7 @@ func (s *stream) only(limit int) (m message, spent, ok bool) {
 	*seg = segment{}
 	s.queue, s.complete = s.queue[:0], 0
 	frames := c.credit(cost(len(m.data)))
-	c.unhold(cost(len(m.data)))
+	c.share.free(cost(len(m.data)))
 	spent = s.unlisted()
 	c.mu.Unlock()
 	if frames {
@@ -139,7 +139,7 @@ func (s *stream) settle() {
 		s.c.w.flush()
 		s.c.mu.Lock()
 	}
-	s.c.unhold(n)
+	s.c.share.free(n)
 }
 
 // assembling is a message in pieces that is put together. It belongs to the
@@ -158,7 +158,7 @@ type assembling struct {
 func (as *assembling) step(s *stream) (done, retry bool) {
 	if as.total == 0 {
 		total := s.queue[0].total
-		if s.complete == 0 && (total <= shortMessage || !s.c.assembly.reserve(s, total)) {
+		if s.complete == 0 && (total <= shortMessage && !s.starved() || total > shortMessage && !s.c.assembly.reserve(s, total)) {
 			return false, false // it is not its turn, or not worth beginning
 		}
 		as.total = total
@@ -195,11 +195,15 @@ func (as *assembling) step(s *stream) (done, retry bool) {
 	return done, !done
 }
 
+// joinRoom is how many times a message's length there must be room for in the budget
+// to hold a buffer for it beside its pieces: they must not fail for the buffer.
+const joinRoom = 4
+
 // join copies the pieces into the buffer for the whole message, if the budget has
 // plenty of room for that; if not they are kept until the last has come.
 func (as *assembling) join(s *stream) {
 	if as.buf == nil {
-		if !s.c.hold(as.total) {
+		if !s.c.share.hold(as.total, joinRoom) {
 			return
 		}
 		as.buf = buffers.Get(int(as.total))
@@ -220,7 +224,7 @@ func (as *assembling) copyPieces(s *stream) {
 func (as *assembling) finish(s *stream) (message, error) {
 	s.c.mu.Unlock()
 	if as.buf != nil {
-		s.c.unhold(as.total)
+		s.c.share.free(as.total)
 	} else {
 		as.buf = buffers.Get(int(as.total))
 	}
@@ -234,7 +238,7 @@ func (as *assembling) abort(s *stream, err error) (message, error) {
 	s.c.mu.Unlock()
 	s.free(as.pieces)
 	if as.buf != nil {
-		s.c.unhold(as.total)
+		s.c.share.free(as.total)
 		buffers.Put(as.buf)
 	}
 	return message{}, err
@@ -254,7 +258,7 @@ func (s *stream) giveBack(n int64, now bool) bool {
 		return false
 	}
 	k := s.recv.consume(n)
-	if k == 0 && now {
+	if k == 0 && now && s.recv.freed >= leastCredit {
 		k = s.recv.giveBack()
 	}
 	return s.c.appendCredit(s.id, k)

@@ -245,7 +245,7 @@ func (s *Server) handle(nc net.Conn) {
 		s.handleHTTP2(h, a)
 		return
 	}
-	sc := newServerConn(s, h.Conn, h.peer(), a)
+	sc := newServerConn(s, h.Conn, h.peer(), a, name)
 	s.mu.Lock()
 	s.natives[sc] = struct{}{}
 	stopping = s.stopping
@@ -308,6 +308,7 @@ func (s *Server) connEnded(sc *serverConn, err error) {
 	if isFault(err) {
 		s.fault(sc.nc, err)
 	}
+	sc.share.leave()
 	s.mu.Lock()
 	delete(s.natives, sc)
 	s.mu.Unlock()

@@ -74,16 +74,17 @@ type serverConn struct {
 	handlers sync.WaitGroup // that run
 }
 
-func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a *arrival) *serverConn {
+func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a *arrival, name string) *serverConn {
 	cfg := &srv.cfg
 	sc := &serverConn{srv: srv, arrived: a, maxStreams: int(cfg.MaxConcurrentStreams), maxRecv: cfg.MaxRecvMsgSize}
 	streamWin, connWin := cfg.StreamWindow, cfg.ConnWindow
-	sc.budget = &srv.budget
+	b := &srv.budget
 	if a.stranger {
 		sc.maxStreams, sc.maxRecv = min(sc.maxStreams, MaxStrangerStreams), min(sc.maxRecv, MaxStrangerRecvSize)
 		streamWin, connWin = initialStreamWindow, min(connWin, MaxStrangerConnWindow)
-		sc.budget = &srv.strangeBudget
+		b = &srv.strangeBudget
 	}
+	sc.share.join(b, name)
 	sc.init(nc, streamWin, connWin)
 	sc.role = sc
 	sc.patient, sc.reading = lendTime, true
@@ -113,6 +114,16 @@ func (sc *serverConn) readLoop() {
 	if err := sc.process(); err != nil {
 		sc.stopReading(rd, err)
 		return
+	}
+	if !sc.greeted {
+		sc.after(sc.srv.cfg.HandshakeTimeout, func() {
+			sc.mu.Lock()
+			known := sc.peerKnown
+			sc.mu.Unlock()
+			if !known {
+				sc.fail(connErrorf(codeTimeout, "no HELLO within %v", sc.srv.cfg.HandshakeTimeout))
+			}
+		})
 	}
 	for {
 		sc.w.flush()
@@ -243,29 +254,22 @@ func (sc *serverConn) headerLimit() int {
 	return maxMetadata
 }
 
-func (sc *serverConn) reset(s *stream, code wireCode, text string) {
+func (sc *serverConn) reset(s *stream, code wireCode, _ string) {
 	ss := s.sv
 	err := context.Canceled
 	if code == codeDeadline {
 		err = context.DeadlineExceeded
 	}
-	st := status.FromContextError(err).Err()
-	if code == codeResource {
-		// This side's own doing: the client has to know.
-		st = status.Error(codes.ResourceExhausted, "rpc: "+text)
-		sc.w.appendControl(func(b []byte) []byte { return appendReset(b, ss.id, code, text) })
-	}
-	ss.stop(st, false)
-	if !ss.started {
-		sc.unqueue(ss)
-		delete(sc.streams, ss.id)
-		sc.streamOver(ss.recv.credit)
-	}
+	ss.over(status.FromContextError(err).Err(), false)
 	ss.ctx.cancel(err)
 }
 
 func (sc *serverConn) lost(s *stream, err error) {
 	s.stop(err, true)
+	if ss := s.sv; !ss.started { // it waits for its handler, and gets none
+		sc.share.free(ss.charged)
+		ss.charged = 0
+	}
 	s.sv.ctx.cancel(context.Canceled)
 }
 
@@ -309,7 +313,9 @@ func (sc *serverConn) clientLeaves(code wireCode, text string) error {
 type openHead struct {
 	method, codec, authority string
 	timeout                  time.Duration
+	expired                  bool // there is a timeout, of 0
 	md                       metadata.MD
+	size                     int // of md, without what HELLO adds to it
 }
 
 func parseOpen(head []byte) (o openHead, err error) {
@@ -331,11 +337,12 @@ func parseOpen(head []byte) (o openHead, err error) {
 			if err != nil {
 				return o, err
 			}
-			o.timeout = max(timeoutOf(n), 1)
+			o.timeout, o.expired = timeoutOf(n), n == 0
 		case tagMetadata:
 			if o.md, err = parseMetadata(v); err != nil {
 				return o, err
 			}
+			o.size = metadataSize(o.md)
 		}
 	}
 	return o, nil
@@ -390,14 +397,7 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 	}
 	waits := sc.active >= sc.maxStreams
 	if waits && len(sc.pending) >= sc.maxStreams+initialMaxStreams {
-		sc.streamOver(int64(sc.streamWin))
-		err := sc.skip(h, msg)
-		sc.mu.Unlock()
-		buffers.Put(own)
-		if !sc.w.appendControl(func(b []byte) []byte { return appendReset(b, h.stream, codeRefused, "too many streams") }) {
-			return connErrorf(codeFlood, "streams are opened beyond the limit, and the refusals not read")
-		}
-		return err
+		return sc.refuse(h, msg, own, "too many streams")
 	}
 	if !waits && m.unary != nil && h.flags&(flagMsg|flagMore) == flagMsg && sc.leader == nil && !sc.srv.cfg.HandlersApart && m.pace.quick() {
 		if err := sc.acceptNow(ss, h, msg, own); err != nil {
@@ -419,6 +419,10 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		}
 		return nil
 	}
+	if ss.charged = callCost + int64(len(head)); !sc.share.hold(ss.charged, 1) {
+		ss.charged = 0
+		return sc.refuse(h, msg, own, "the calls of this client hold too much of the server")
+	}
 	sc.streams[h.stream] = &ss.stream
 	if h.flags&(flagMsg|flagClose) != 0 {
 		if err := ss.receive(h, head, msg, own); err != nil {
@@ -430,11 +434,27 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 	}
 	if waits {
 		sc.pending = append(sc.pending, ss)
+		if !ss.ctx.deadline.IsZero() {
+			ss.ctx.Done() // starts the timer
+		}
 	} else {
 		sc.start(ss)
 	}
 	sc.mu.Unlock()
 	return nil
+}
+
+// refuse resets the stream of an OPEN that is not given to a handler. It takes own and
+// unlocks mu.
+func (sc *serverConn) refuse(h header, msg []byte, own *[]byte, why string) error {
+	sc.streamOver(int64(sc.streamWin))
+	err := sc.skip(h, msg)
+	if !sc.w.appendControl(func(b []byte) []byte { return appendReset(b, h.stream, codeRefused, why) }) {
+		err = connErrorf(codeFlood, "streams are opened beyond the limit, and the refusals not read")
+	}
+	sc.mu.Unlock()
+	buffers.Put(own)
+	return err
 }
 
 // start runs the handler of ss on a goroutine. mu is held.
@@ -527,10 +547,11 @@ func (sc *serverConn) newStream(id uint32, m *method, o *openHead) *serverStream
 
 // admit checks what can be said against a call before its handler starts.
 func (sc *serverConn) admit(ss *serverStream, o *openHead) error {
-	if o.md != nil {
-		if n := metadataSize(o.md); n > sc.srv.cfg.MaxHeaderBytes {
-			return status.Errorf(codes.ResourceExhausted, "rpc: metadata of %d bytes, more than %d", n, sc.srv.cfg.MaxHeaderBytes)
-		}
+	if o.size > sc.srv.cfg.MaxHeaderBytes {
+		return status.Errorf(codes.ResourceExhausted, "rpc: metadata of %d bytes, more than %d", o.size, sc.srv.cfg.MaxHeaderBytes)
+	}
+	if o.expired {
+		return status.FromContextError(context.DeadlineExceeded).Err()
 	}
 	if o.codec != "" && o.codec != "proto" {
 		if err := ss.setCodec(o.codec); err != nil {
@@ -553,13 +574,21 @@ func (sc *serverConn) unqueue(ss *serverStream) {
 	}
 }
 
+// remove forgets a stream. mu is held.
+func (sc *serverConn) remove(ss *serverStream) {
+	delete(sc.streams, ss.id)
+	sc.share.free(ss.charged)
+	ss.charged = 0
+	if ss.remoteClosed {
+		sc.streamOver(0)
+	} else {
+		sc.streamOver(ss.recv.credit)
+	}
+}
+
 // ended accounts for a handler that has returned. mu is held.
 func (sc *serverConn) ended(ss *serverStream) {
-	if delete(sc.streams, ss.id); !ss.remoteClosed {
-		sc.streamOver(ss.recv.credit)
-	} else {
-		sc.streamOver(0)
-	}
+	sc.remove(ss)
 	if !ss.started {
 		return
 	}

@@ -30,6 +30,7 @@ type serverStream struct {
 	now     message
 	hasNow  bool
 	started bool   // given to the handler; guarded by conn.mu
+	charged int64  // to conn.share; guarded by conn.mu
 	inline  uint64 // the turn in which the handler runs on the goroutine that reads
 
 	// Guarded by ctx.hmu.
@@ -232,13 +233,35 @@ func (ss *serverStream) decode(v any) error {
 	return nil
 }
 
-// cancel ends the call's context, and what its handler waits for.
-func (ss *serverStream) cancel(err error) {
-	ss.c.mu.Lock()
-	ss.stop(status.FromContextError(err).Err(), true)
-	ss.c.mu.Unlock()
-	ss.c.w.flush()
-	ss.ctx.cancel(err)
+// expire ends a call whose time is up, and lets the client know.
+func (ss *serverStream) expire() {
+	c := ss.c
+	c.mu.Lock()
+	if ss.err == nil {
+		c.w.appendControl(func(b []byte) []byte { return appendReset(b, ss.id, codeDeadline, "") })
+	}
+	ss.over(status.FromContextError(context.DeadlineExceeded).Err(), true)
+	c.mu.Unlock()
+	c.w.flush()
+	ss.ctx.cancel(context.DeadlineExceeded)
+}
+
+// refuse ends a call that needs more than the server has for it, and lets the client
+// know. conn.mu is held, by the goroutine that reads.
+func (ss *serverStream) refuse(why string) {
+	ss.c.w.appendControl(func(b []byte) []byte { return appendReset(b, ss.id, codeResource, why) })
+	ss.over(status.Error(codes.ResourceExhausted, "rpc: "+why), false)
+	ss.ctx.cancel(context.Canceled)
+}
+
+// over ends what the handler waits for with err, or the call if it has no handler yet.
+// conn.mu is held; outside is as of conn.wake.
+func (ss *serverStream) over(err error, outside bool) {
+	ss.stop(err, outside)
+	if !ss.started {
+		ss.sc.unqueue(ss)
+		ss.sc.remove(ss)
+	}
 }
 
 // run runs the handler on its own goroutine.

@@ -182,9 +182,9 @@ func TestStrangerStreams(t *testing.T) {
 // TestStrangerBudget: messages that strangers begin and do not end take nothing
 // from others.
 func TestStrangerBudget(t *testing.T) {
-	friends, strangers := serveStrangers(t, &ServerConfig{Budget: 256 << 10})
+	friends, strangers := serveStrangers(t, &ServerConfig{Budget: 1200 << 10})
 	resets := 0
-	for range 4 {
+	for range 12 {
 		p := &wirePeer{t, mustDial(t, strangers)}
 		p.hello()
 		p.greeted()

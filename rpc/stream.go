@@ -81,20 +81,19 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 			seg.own = buffers.copyOf(msg)
 			seg.msg = *seg.own
 		}
-		if b := c.budget; b != nil && b.held.Add(cost(len(msg))) > b.limit {
-			c.unhold(cost(len(msg)))
+		if !c.share.hold(cost(len(msg)), 1) {
 			buffers.Put(seg.own)
 			if !seg.more {
 				c.credit(cost(len(msg)))
 			}
-			c.role.reset(s, codeResource, "the server holds too much that was not consumed")
+			s.sv.refuse("the server holds too much that was not consumed")
 			return nil
 		}
 		s.queue = append(s.queue, seg)
 		if !seg.more {
 			s.complete++
 		}
-		if !seg.more || s.reserved > 0 || s.want+seg.total > shortMessage {
+		if !seg.more || s.reserved > 0 || s.want+seg.total > shortMessage || s.starved() {
 			c.wakeLater(s)
 		}
 	} else {
@@ -118,6 +117,10 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 	return nil
 }
 
+// starved reports whether the peer's credit on s may not do for the rest of the message
+// that comes in pieces, however it cuts that.
+func (s *stream) starved() bool { return s.inMsg && s.recv.credit < s.want+s.recv.size/4 }
+
 // throwAway accounts for DATA with a message of n bytes, or none, that nobody wants.
 func (s *stream) throwAway(h header, n int) error {
 	switch {
@@ -136,13 +139,17 @@ func (s *stream) throwAway(h header, n int) error {
 func (s *stream) accept(h header, head, msg []byte) (segment, error) {
 	n := len(msg)
 	seg := segment{msg: msg, more: h.flags&flagMore != 0}
+	var total uint64
+	var ok bool
+	if seg.more || h.typ == frameData { // parseOpen has checked the head of an OPEN
+		var err error
+		if total, ok, err = messageLength(head); err != nil {
+			return seg, err
+		}
+	}
 	if !s.inMsg {
 		seg.total = int64(n)
 		if seg.more {
-			total, ok, err := messageLength(head)
-			if err != nil {
-				return seg, err
-			}
 			if !ok || total <= uint64(n) || total > 1<<40 {
 				return seg, connErrorf(codeProtocol, "%v begins a message without its right length", h.typ)
 			}
@@ -182,7 +189,7 @@ func (s *stream) unreserve() {
 // delivered.
 func (s *stream) free(pieces []segment) {
 	for _, seg := range pieces {
-		s.c.unhold(cost(len(seg.msg)))
+		s.c.share.free(cost(len(seg.msg)))
 		buffers.Put(seg.own)
 	}
 }
@@ -205,7 +212,7 @@ func (s *stream) discard() {
 	s.loan = nil // who receives may be decoding what lies in it
 	n := s.run.cost
 	s.run.cost = 0
-	s.c.unhold(n)
+	s.c.share.free(n)
 	for _, seg := range s.queue {
 		if !seg.more { // of the others it was given back at once
 			n += cost(len(seg.msg))

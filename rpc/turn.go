@@ -137,6 +137,9 @@ func (sc *serverConn) takeOver(seq uint64) {
 	ss := t.cur
 	if sc.err == nil {
 		sc.streams[ss.id] = &ss.stream
+		if ss.charged = callCost; sc.share.b != nil {
+			sc.share.add(callCost)
+		}
 	}
 	lost := sc.err
 	sc.mu.Unlock()
