@@ -140,7 +140,7 @@ func New(cfg *Config) (*Agent, error) {
 		pc.Logger = a.log
 	}
 	a.process = process.NewServer(&pc)
-	a.guard.sessionExists = a.process.HasSession
+	a.guard.sessionOwner = a.process.Owner
 
 	fc := file.Config{}
 	if cfg.File != nil {
@@ -279,13 +279,6 @@ func (a *Agent) Close() error {
 	return a.closeErr
 }
 
-// Bounds on callers. A host may have many programs that each keep a connection
-// open, and one of them may have thousands of sessions.
-const (
-	maxConnections = 1024
-	maxStreams     = 4096 // of one connection
-)
-
 // newServer makes the server that all services run on. What it says about
 // itself reaches callers who are not trusted, so it says no more than Info tells
 // those.
@@ -296,10 +289,15 @@ func newServer(g *guard, version string, tc *tls.Config) *rpc.Server {
 		UnaryInterceptor:     g.unary,
 		StreamInterceptor:    g.stream,
 		MaxConcurrentStreams: maxStreams,
-		MaxConnections:       maxConnections,
-		Known:                g.known,
-		Hello:                rpc.HelloInfo{Software: "guest-agent/" + version},
-		Logger:               g.log,
+		// Twice as many as are let in: some are in their handshake, some of strangers,
+		// some about to end.
+		MaxConnections: 2 * maxConnections,
+		MaxHandshakes:  maxHandshakes,
+		Known:          g.known,
+		Peer:           peerName,
+		Admit:          newAdmission(g).admit,
+		Hello:          rpc.HelloInfo{Software: "guest-agent/" + version},
+		Logger:         g.log,
 	})
 }
 

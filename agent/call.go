@@ -4,9 +4,6 @@ package agent
 
 import (
 	"context"
-	"encoding/hex"
-	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,10 +14,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/vsockrpc/vsockrpc/agent/access"
-	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
@@ -35,6 +31,10 @@ type call struct {
 	start   time.Time
 	confine *file.Confinement
 	in, out atomic.Uint64 // bytes of messages, if anybody wants to know
+	account charge.Account
+	number  uint64 // among the calls of this agent
+	charged bool   // it counts as one of the caller's
+	kept    int64  // bytes of what that are charged to the caller
 
 	// cancel ends the context of the handler; nil as long as it has none.
 	cancel context.CancelCauseFunc
@@ -47,8 +47,10 @@ type call struct {
 	decided bool   // what and verdict are set
 	what    policy.Call
 	verdict policy.Decision
-	timer   *time.Timer // stops the call when its time is over; nil: no bound
-	over    bool        // the timer is not needed any more
+	timer   *time.Timer            // stops the call when its time is over; nil: no bound
+	over    bool                   // the timer is not needed any more
+	signal  *guestv1.SignalRequest // if it is one
+	begun   bool                   // its beginning was recorded
 }
 
 // decide asks the policy about the call with its first message, which is nil if
@@ -72,10 +74,14 @@ func (c *call) decide(ctx context.Context, req any) error {
 		}
 		return nil
 	}
+	if err := c.keep(what); err != nil {
+		return err
+	}
 	c.what, c.decided = what, true
+	c.note(req)
 	c.own()
 	if !ruled {
-		c.remember()
+		c.begin()
 		return nil
 	}
 	if err := c.rule(ctx, p); err != nil {
@@ -85,7 +91,7 @@ func (c *call) decide(ctx context.Context, req any) error {
 		c.confine.Confine(c.verdict.Dirs)
 	}
 	c.bound(req)
-	c.remember()
+	c.begin()
 	return nil
 }
 
@@ -107,12 +113,18 @@ func (c *call) rule(ctx context.Context, p *policy.Policy) error {
 	return nil
 }
 
-// remember notes that the caller has started the session that the call is about.
+// keep charges what the policy looks at to the caller, as long as the call is open.
 // mu is held.
-func (c *call) remember() {
-	if c.what.Program && len(c.what.SessionID) == 16 { // as every service has them
-		c.guard.owners.set(c.what.SessionID, c.who.identity())
+func (c *call) keep(what policy.Call) error {
+	n := int64(what.Size())
+	if !c.charged || n <= smallCall {
+		return nil
 	}
+	if r := c.guard.kept.Take(c.account, n); r != nil {
+		return tooManyCalls(c.method, r)
+	}
+	c.kept = n
+	return nil
 }
 
 // own finds out whose session the call is about. An Exec or Start of a session
@@ -122,9 +134,9 @@ func (c *call) own() {
 	if id == "" {
 		return
 	}
-	owner, known := c.guard.owners.get(id)
-	c.what.OwnSession = known && owner == c.who.identity()
-	if c.what.Program && !c.what.OwnSession && c.guard.sessionExists(id) {
+	owner, exists := c.guard.sessionOwner(id)
+	c.what.OwnSession = exists && owner == c.account.ID
+	if c.what.Program && exists && !c.what.OwnSession {
 		c.what = policy.Call{Method: guestv1.ProcessService_Attach_FullMethodName, SessionID: id}
 	}
 }
@@ -224,104 +236,6 @@ func (c *call) stopped() error {
 		return *why
 	}
 	return nil
-}
-
-// end writes the audit record of a call that has ended with err.
-func (c *call) end(err error) {
-	g := c.guard
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.over = true
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	if g.audit == nil || access.ClassOf(c.method) == access.Open {
-		return
-	}
-	if !c.who.decision.Trusted && !g.auditRate.take(time.Now()) {
-		return
-	}
-	now := time.Now()
-	r := audit.Record{
-		Time: now, Peer: auditPeer(c.who), Key: c.who.key, Name: c.who.name, Rule: c.who.decision.Rule,
-		Policy: c.verdict.Rule, WouldRefuse: c.verdict.WouldRefuse,
-		Method: c.method, Args: c.what.Args, Env: c.what.EnvNames(), User: c.what.User,
-		Paths:   slices.Concat(c.what.Reads, c.what.Writes),
-		Session: hex.EncodeToString([]byte(c.what.SessionID)),
-		BytesIn: c.in.Load(), BytesOut: c.out.Load(), Seconds: now.Sub(c.start).Seconds(),
-		Code: status.Code(err).String(),
-	}
-	if c.what.Network != "" || c.what.Address != "" {
-		r.Address = c.what.Network + ":" + c.what.Address
-	}
-	if f, ok := errors.AsType[*fault.Error](err); ok {
-		r.Reason = f.Reason()
-	}
-	g.audit.Write(r)
-}
-
-func auditPeer(who *caller) audit.Peer {
-	p := audit.Peer{Network: who.peer.Network, CID: who.peer.CID, Port: who.peer.Port, PID: who.peer.PID}
-	if who.peer.HasCreds {
-		p.UID = &who.peer.UID
-	}
-	return p
-}
-
-// rate lets so many records through in each second.
-type rate struct {
-	mu     sync.Mutex
-	second int64
-	n      int
-}
-
-// maxAuditedRefusals bounds the records of callers who are not trusted, in each
-// second: they must not push those of others out of the file.
-const maxAuditedRefusals = 20
-
-func (r *rate) take(now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s := now.Unix(); s != r.second {
-		r.second, r.n = s, 0
-	}
-	r.n++
-	return r.n <= maxAuditedRefusals
-}
-
-// owners remembers who has started which session.
-type owners struct {
-	mu    sync.Mutex
-	of    map[string]string
-	order []string
-}
-
-// maxOwners bounds what is remembered. Whoever is forgotten cannot attach to an
-// own session again, if only rules about programs allow it.
-const maxOwners = 16384
-
-func (o *owners) get(id string) (string, bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	owner, ok := o.of[id]
-	return owner, ok
-}
-
-func (o *owners) set(id, owner string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if _, ok := o.of[id]; ok {
-		return // the first one has it
-	}
-	if o.of == nil {
-		o.of = make(map[string]string)
-	}
-	if len(o.order) >= maxOwners {
-		delete(o.of, o.order[0])
-		o.order = o.order[1:]
-	}
-	o.of[id] = owner
-	o.order = append(o.order, id)
 }
 
 // guestWorld is this guest, as policies need to know it.

@@ -20,6 +20,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/file"
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
@@ -38,9 +39,11 @@ type guard struct {
 	audit       *audit.Log
 	world       policy.World
 	log         *slog.Logger
-	// sessionExists tells whether the agent has a session.
-	sessionExists func(id string) bool
-	owners        owners
+	// sessionOwner returns who has started a session that the agent has.
+	sessionOwner func(id string) (owner string, exists bool)
+	calls        *charge.Pool // that are open, of callers who are trusted
+	kept         *charge.Pool // bytes that they hold
+	numbers      atomic.Uint64
 	// strangers counts the streams of callers who are not trusted. Health.Watch
 	// never ends by itself, so they are bounded.
 	strangers atomic.Int32
@@ -49,17 +52,18 @@ type guard struct {
 	stopping context.Context
 	stop     context.CancelFunc
 
-	refusals  refusalLog
-	auditRate rate
-	open      openCalls
+	refusals refusalLog
+	open     openCalls
+	records
 }
 
 // maxUntrustedStreams bounds the streams that callers who are not trusted have
 // open, all together.
 const maxUntrustedStreams = 64
 
-func newGuard(cfg *Config, log *slog.Logger) *guard {
-	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, locked: cfg.Locked, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(), log: log}
+func newGuard(cfg *Config, agentID string, log *slog.Logger) *guard {
+	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, locked: cfg.Locked, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(), log: log,
+		calls: charge.NewPool(maxCalls), kept: charge.NewPool(maxKept), records: newRecords(agentID)}
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.open = openCalls{guard: g, interval: cfg.RecheckInterval}
 	if g.open.interval <= 0 {
@@ -72,14 +76,24 @@ func newGuard(cfg *Config, log *slog.Logger) *guard {
 // context that the handler gets, or the error that the caller gets instead. The
 // caller of check ends a call with end.
 func (g *guard) check(ctx context.Context, method string) (context.Context, *call, error) {
-	c := &call{guard: g, info: authInfoOf(ctx), method: method, start: time.Now()}
-	if err := c.identify(); err != nil {
+	c := &call{guard: g, info: authInfoOf(ctx), method: method, start: time.Now(), number: g.numbers.Add(1)}
+	err := c.identify()
+	c.account = g.account(c.who)
+	if err == nil && c.who.decision.Trusted {
+		if r := g.calls.Take(c.account, 1); r != nil {
+			err = tooManyCalls(method, r)
+		} else {
+			c.charged = true
+		}
+	}
+	if err != nil {
 		if !c.who.decision.Trusted {
 			g.refused(ctx, method, c.who.decision, c.who.peer)
 		}
 		c.end(err)
 		return nil, nil, err
 	}
+	ctx = charge.With(ctx, c.account)
 	ctx, c.confine = file.WithConfinement(ctx)
 	ctx = context.WithValue(ctx, callerKey{}, c.who)
 	ctx, c.cancel = context.WithCancelCause(ctx)
@@ -97,6 +111,10 @@ func (c *call) finish(err error) error {
 	}
 	c.end(err)
 	c.cancel(nil)
+	if c.charged {
+		c.guard.calls.Give(c.account, 1)
+		c.guard.kept.Give(c.account, c.kept)
+	}
 	return err
 }
 

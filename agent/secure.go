@@ -36,7 +36,7 @@ func (a *Agent) secure(cfg *Config) error {
 		}
 	}
 	a.key = keys.PublicOf(key)
-	a.guard = newGuard(&own, a.log)
+	a.guard = newGuard(&own, a.id, a.log)
 	tc := own.TLS
 	if tc == nil {
 		var err error

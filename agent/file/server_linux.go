@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -37,10 +38,11 @@ type Server struct {
 	log      *slog.Logger
 	root     *os.Root
 	accounts account.Files
-	slots    chan struct{}
+	calls    *charge.Pool
+	watches  *charge.Pool // directories that calls watch
 
 	mu        sync.Mutex
-	transfers map[string]*transfer // by id
+	transfers map[transferKey]*transfer
 }
 
 var _ guestv1.FileServiceServer = (*Server)(nil)
@@ -52,7 +54,7 @@ func NewServer(cfg *Config) (*Server, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	s := &Server{log: cfg.Logger, transfers: make(map[string]*transfer)}
+	s := &Server{log: cfg.Logger, transfers: make(map[transferKey]*transfer)}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -67,7 +69,7 @@ func NewServer(cfg *Config) (*Server, error) {
 	if n == 0 {
 		n = 1024
 	}
-	s.slots = make(chan struct{}, n)
+	s.calls, s.watches = charge.NewPool(int64(n)), charge.NewPool(maxWatchesTotal)
 	return s, nil
 }
 
@@ -81,13 +83,12 @@ func (s *Server) Close() error {
 
 // with calls f as a subject with a resolved path, within the bound on calls.
 func (s *Server) with(ctx context.Context, op string, subject *guestv1.Subject, path []byte, f func(t tree, path string) error) error {
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
-		return fault.New(codes.ResourceExhausted, reasonTooMany, "%d calls of the file service are open", cap(s.slots)).
+	account := charge.From(ctx)
+	if r := s.calls.Take(account, 1); r != nil {
+		return fault.New(codes.ResourceExhausted, reasonTooMany, "too many calls of the file service are open: %v", r).
 			Hint("close some of them")
 	}
+	defer s.calls.Give(account, 1)
 	return toFault(op, path, s.as(subject, func(t tree) error {
 		t, err := t.confine(ctx, path)
 		if err != nil {

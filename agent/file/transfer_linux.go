@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/internal/archive"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -27,19 +28,22 @@ type transfer struct {
 	idle    chan struct{} // closed when that has ended
 }
 
+// transferKey names a transfer: a caller cannot touch those of another.
+type transferKey struct {
+	account string
+	id      [16]byte
+}
+
 // begin takes a transfer over for a call, from one that carries it on a
 // connection which may be dead already. The caller must end it with finish.
-func (s *Server) begin(ctx context.Context, id []byte) (*transfer, error) {
-	if len(id) != 16 {
-		return nil, protocolFault("a transfer's id has 16 bytes")
-	}
+func (s *Server) begin(ctx context.Context, key transferKey) (*transfer, error) {
 	for {
 		s.mu.Lock()
-		t := s.transfers[string(id)]
+		t := s.transfers[key]
 		if t == nil {
 			s.forgetOldest()
 			t = &transfer{}
-			s.transfers[string(id)] = t
+			s.transfers[key] = t
 		}
 		if t.evict == nil {
 			t.evict, t.idle, t.evicted, t.used = make(chan struct{}), make(chan struct{}), false, time.Now()
@@ -60,35 +64,52 @@ func (s *Server) begin(ctx context.Context, id []byte) (*transfer, error) {
 	}
 }
 
-// forgetOldest makes room for another transfer. The caller holds mu.
+// forgetOldest makes room for another transfer: of the caller with the most that
+// no call carries, it forgets the oldest. The caller holds mu.
 func (s *Server) forgetOldest() {
 	if len(s.transfers) < maxTransfers {
 		return
 	}
-	oldest := ""
-	for id, t := range s.transfers {
-		if t.evict == nil && (oldest == "" || t.used.Before(s.transfers[oldest].used)) {
-			oldest = id
+	n := make(map[string]int)
+	for key, t := range s.transfers {
+		if t.evict == nil {
+			n[key.account]++
 		}
 	}
-	delete(s.transfers, oldest)
+	var oldest transferKey
+	var old *transfer
+	for key, t := range s.transfers {
+		if t.evict != nil {
+			continue
+		}
+		if more := n[key.account] - n[oldest.account]; old == nil || more > 0 || more == 0 && t.used.Before(old.used) {
+			oldest, old = key, t
+		}
+	}
+	if old != nil {
+		delete(s.transfers, oldest)
+	}
 }
 
 // finish ends what begin began.
-func (s *Server) finish(id []byte, t *transfer, forget bool) {
+func (s *Server) finish(key transferKey, t *transfer, forget bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.evict = nil
 	t.used = time.Now()
 	close(t.idle)
-	if forget && s.transfers[string(id)] == t {
-		delete(s.transfers, string(id))
+	if forget && s.transfers[key] == t {
+		delete(s.transfers, key)
 	}
 }
 
 // carry runs a transfer until it ends or another call takes it over.
 func (s *Server) carry(st archive.Stream, id []byte, run func(m *archive.Memory) error) error {
-	t, err := s.begin(st.Context(), id)
+	if len(id) != 16 {
+		return protocolFault("a transfer's id has 16 bytes")
+	}
+	key := transferKey{charge.From(st.Context()).ID, [16]byte(id)}
+	t, err := s.begin(st.Context(), key)
 	if err != nil {
 		return err
 	}
@@ -96,7 +117,8 @@ func (s *Server) carry(st archive.Stream, id []byte, run func(m *archive.Memory)
 	done := make(chan error, 1)
 	go func() {
 		err := run(&t.memory)
-		s.finish(id, t, err == nil)
+		// Only what was cut can be gone on with.
+		s.finish(key, t, !errors.Is(err, archive.ErrCut))
 		done <- err
 	}()
 	select {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -20,8 +21,11 @@ import (
 const watchMask = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_CLOSE_WRITE | unix.IN_ATTRIB | unix.IN_DELETE | unix.IN_DELETE_SELF |
 	unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_MOVE_SELF
 
-// maxWatches bounds the directories of one call.
-const maxWatches = 100_000
+// maxWatches bounds the directories of one call, and maxWatchesTotal those of all.
+const (
+	maxWatches      = 100_000
+	maxWatchesTotal = 400_000
+)
 
 // Watch streams what happens to a file or directory.
 func (s *Server) Watch(r *guestv1.WatchRequest, st grpc.ServerStreamingServer[guestv1.WatchResponse]) error {
@@ -37,9 +41,10 @@ func (s *Server) Watch(r *guestv1.WatchRequest, st grpc.ServerStreamingServer[gu
 		if err != nil {
 			return fmt.Errorf("inotify: %w", err)
 		}
-		w := &watcher{tree: t, path: path, recursive: r.Recursive, fd: fd, paths: make(map[int]string)}
+		w := &watcher{pool: s.watches, account: charge.From(st.Context()), tree: t, path: path, recursive: r.Recursive, fd: fd, paths: make(map[int]string)}
 		events := os.NewFile(uintptr(fd), "inotify")
 		defer events.Close()
+		defer w.giveAll()
 		if err := w.add("", info.IsDir()); err != nil {
 			return err
 		}
@@ -70,6 +75,9 @@ func (s *Server) Watch(r *guestv1.WatchRequest, st grpc.ServerStreamingServer[gu
 
 // watcher turns inotify's events into ours. It runs as the subject.
 type watcher struct {
+	pool      *charge.Pool
+	account   charge.Account
+	taken     int64 // from pool: at least as many as there are paths
 	tree      tree
 	path      string // what is watched
 	recursive bool
@@ -85,12 +93,31 @@ func (w *watcher) full(below string) string {
 	return strings.TrimRight(w.path, "/") + "/" + below
 }
 
+// chargeNext charges one more watch than there are paths.
+func (w *watcher) chargeNext() *charge.Refusal {
+	if w.taken > int64(len(w.paths)) {
+		return nil
+	}
+	r := w.pool.Take(w.account, 1)
+	if r == nil {
+		w.taken++
+	}
+	return r
+}
+
+// giveAll gives back what was charged.
+func (w *watcher) giveAll() { w.pool.Give(w.account, w.taken) }
+
 // add watches a directory, or a file, and with recursive the directories below.
 // The directory is opened with the subject's rights; the watch is put on what is
 // open, so that nobody can swap it.
 func (w *watcher) add(below string, isDir bool) error {
 	if len(w.paths) >= maxWatches {
 		return fault.New(codes.ResourceExhausted, "watches-exhausted", "more than %d directories to watch", maxWatches)
+	}
+	if r := w.chargeNext(); r != nil {
+		return fault.New(codes.ResourceExhausted, "watches-exhausted", "too many directories to watch: %v", r).On("watch", "", nil).
+			Hint("watch less")
 	}
 	flags := os.O_RDONLY
 	if below != "" {

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/internal/localhost"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -24,9 +25,10 @@ const (
 // waiting is a connection that waits to be accepted. Whoever removes it from
 // Server.waiting owns it.
 type waiting struct {
-	conn  net.Conn
-	timer *time.Timer
-	freed func() // gives its place in the listener's backlog back
+	account charge.Account // the listener's
+	conn    net.Conn
+	timer   *time.Timer
+	freed   func() // gives its place in the listener's backlog back
 }
 
 // Listen listens until the call ends and announces what connects.
@@ -39,10 +41,11 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 	default:
 		return unknownNetwork(network)
 	}
-	if err := s.take(); err != nil {
+	account := charge.From(stream.Context())
+	if err := s.take(account); err != nil {
 		return err
 	}
-	defer s.give()
+	defer s.give(account)
 	l, err := localhost.Listen(stream.Context(), new(net.ListenConfig), network, address)
 	if err != nil {
 		return listenFault(network, address, err)
@@ -76,12 +79,12 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 		if err != nil {
 			return err
 		}
-		if err := s.take(); err != nil {
+		if err := s.take(account); err != nil {
 			reset(conn)
 			<-backlog
 			continue
 		}
-		id := s.announce(conn, func() { <-backlog })
+		id := s.announce(account, conn, func() { <-backlog })
 		s.sweep(ids)
 		ids[id] = struct{}{}
 		err = stream.Send(&guestv1.ListenResponse{ConnectionId: []byte(id), RemoteAddress: addrBytes(conn.RemoteAddr())})
@@ -114,11 +117,11 @@ func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
 }
 
 // announce keeps conn until it is accepted or has waited too long.
-func (s *Server) announce(conn net.Conn, freed func()) (id string) {
+func (s *Server) announce(account charge.Account, conn net.Conn, freed func()) (id string) {
 	var b [16]byte
 	rand.Read(b[:])
 	id = string(b[:])
-	w := &waiting{conn: conn, freed: freed}
+	w := &waiting{account: account, conn: conn, freed: freed}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting[id] = w
@@ -147,7 +150,7 @@ func (s *Server) claim(id string) *waiting {
 // drop ends a connection that nobody accepted.
 func (s *Server) drop(w *waiting) {
 	reset(w.conn)
-	s.give()
+	s.give(w.account)
 }
 
 // sweep forgets the ids that no longer wait, once there are many of them.
@@ -179,7 +182,7 @@ func (s *Server) Accept(stream guestv1.ForwardService_AcceptServer) error {
 		return fault.New(codes.NotFound, reasonNoConn, "no such connection waits to be accepted").
 			Hint("accept a connection within " + s.acceptWait.String() + " of its announcement")
 	}
-	defer s.give()
+	defer s.give(w.account)
 	if err := stream.Send(&guestv1.AcceptResponse{Message: &guestv1.AcceptResponse_Opened{Opened: opened(w.conn)}}); err != nil {
 		reset(w.conn)
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/internal/localhost"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -34,7 +35,7 @@ type Server struct {
 	guestv1.UnimplementedForwardServiceServer
 	log        *slog.Logger
 	acceptWait time.Duration
-	slots      chan struct{} // one held for each socket
+	sockets    *charge.Pool
 
 	mu      sync.Mutex
 	waiting map[string]*waiting // by connection id
@@ -62,23 +63,20 @@ func NewServer(cfg *Config) *Server {
 	if n == 0 {
 		n = 4096
 	}
-	s.slots = make(chan struct{}, n)
+	s.sockets = charge.NewPool(int64(n))
 	return s
 }
 
-// take takes a slot for a socket, or says that all are taken. The caller gives
-// it back with give.
-func (s *Server) take() error {
-	select {
-	case s.slots <- struct{}{}:
-		return nil
-	default:
-		return fault.New(codes.ResourceExhausted, reasonTooMany, "the agent carries %d connections already", cap(s.slots)).
+// take charges a socket to an account, or says why not. The caller gives it back.
+func (s *Server) take(a charge.Account) error {
+	if r := s.sockets.Take(a, 1); r != nil {
+		return fault.New(codes.ResourceExhausted, reasonTooMany, "the agent carries too many connections: %v", r).
 			Hint("close some of them")
 	}
+	return nil
 }
 
-func (s *Server) give() { <-s.slots }
+func (s *Server) give(a charge.Account) { s.sockets.Give(a, 1) }
 
 // Dial connects to an address and carries the connection.
 func (s *Server) Dial(stream guestv1.ForwardService_DialServer) error {
@@ -90,10 +88,11 @@ func (s *Server) Dial(stream guestv1.ForwardService_DialServer) error {
 	if open == nil {
 		return protocolFault("the first message of Dial is not open")
 	}
-	if err := s.take(); err != nil {
+	account := charge.From(stream.Context())
+	if err := s.take(account); err != nil {
 		return err
 	}
-	defer s.give()
+	defer s.give(account)
 
 	conn, err := dial(stream.Context(), open)
 	if err != nil {

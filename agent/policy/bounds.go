@@ -56,6 +56,17 @@ func (c *Call) Check() *fault.Error {
 	return nil
 }
 
+// Size returns about how much memory the call takes, in bytes.
+func (c *Call) Size() int {
+	n := 0
+	for _, words := range [][]string{c.Args, c.Env, c.Reads, c.Writes} {
+		for _, w := range words {
+			n += len(w) + 16
+		}
+	}
+	return n
+}
+
 // clip bounds text that is repeated to the caller.
 func clip(s string) string {
 	if len(s) > maxQuoted {

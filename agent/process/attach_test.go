@@ -101,7 +101,7 @@ func TestHistoryGivesWay(t *testing.T) {
 		spec.RingBytes = size
 		c.start(t, last, spec)
 	}
-	eventually(t, "the memory is in use", func() bool { return c.srv.memory.used.Load() > minRingsTotal*2/3 })
+	eventually(t, "the memory is in use", func() bool { return c.srv.memory.pool.Used() > minRingsTotal*2/3 })
 	if exit := c.wait(t, last); exit.StdoutBytes != size {
 		t.Errorf("the last wrote %d bytes", exit.StdoutBytes)
 	}
@@ -413,12 +413,12 @@ func TestRemovedUnderAnObserver(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.wait(t, id)
-	if c.srv.memory.used.Load() == 0 {
+	if c.srv.memory.pool.Used() == 0 {
 		t.Fatal("the session holds no output")
 	}
 	if _, err := c.client.Remove(testContext(t), &guestv1.RemoveRequest{SessionId: id}); err != nil {
 		t.Fatal(err)
 	}
 	observer.stop()
-	eventually(t, "the memory is given back", func() bool { return c.srv.memory.used.Load() == 0 })
+	eventually(t, "the memory is given back", func() bool { return c.srv.memory.pool.Used() == 0 })
 }

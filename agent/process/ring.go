@@ -5,6 +5,8 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 )
 
 const (
@@ -30,34 +32,45 @@ func (c *chunk) end() uint64 { return c.off + uint64(c.n) }
 
 // memory is what all rings of a server share.
 type memory struct {
-	max  int64
-	used atomic.Int64
+	pool *charge.Pool
 	peak atomic.Int64
 
 	small, large sync.Pool // of *[]byte
 }
 
 func newMemory(limit uint64) *memory {
-	return &memory{max: int64(limit)}
+	return &memory{pool: charge.NewPool(int64(limit))}
 }
 
-// take returns a chunk's memory, or nil if that is beyond the limit and not
-// forced.
-func (m *memory) take(size int, force bool) []byte {
-	used := m.used.Add(int64(size))
-	if used > m.max && !force {
-		m.used.Add(int64(-size))
+// purse is the memory as one caller has it.
+type purse struct {
+	*memory
+	account charge.Account
+}
+
+// of returns the memory for the rings of a caller.
+func (m *memory) of(a charge.Account) purse { return purse{m, a} }
+
+// scarce reports whether more than half of the memory is in use.
+func (m *memory) scarce() bool { return m.pool.Used() > m.pool.Limit()/2 }
+
+// take returns a chunk's memory, or nil if that is beyond the caller's share and
+// not forced.
+func (p purse) take(size int, force bool) []byte {
+	if force {
+		p.pool.Force(p.account, int64(size))
+	} else if p.pool.Take(p.account, int64(size)) != nil {
 		return nil
 	}
-	for {
-		peak := m.peak.Load()
-		if used <= peak || m.peak.CompareAndSwap(peak, used) {
+	for used := p.pool.Used(); ; {
+		peak := p.peak.Load()
+		if used <= peak || p.peak.CompareAndSwap(peak, used) {
 			break
 		}
 	}
-	pool := &m.small
+	pool := &p.small
 	if size == largeChunk {
-		pool = &m.large
+		pool = &p.large
 	}
 	if b, ok := pool.Get().(*[]byte); ok {
 		return *b
@@ -65,12 +78,12 @@ func (m *memory) take(size int, force bool) []byte {
 	return make([]byte, size)
 }
 
-func (m *memory) give(b []byte) {
-	m.used.Add(int64(-len(b)))
+func (p purse) give(b []byte) {
+	p.pool.Give(p.account, int64(len(b)))
 	if len(b) == largeChunk {
-		m.large.Put(&b)
+		p.large.Put(&b)
 	} else {
-		m.small.Put(&b)
+		p.small.Put(&b)
 	}
 }
 
@@ -78,7 +91,7 @@ func (m *memory) give(b []byte) {
 // be dropped before it is full is its caller's decision. It is not safe for
 // concurrent use.
 type ring struct {
-	mem        *memory
+	mem        purse
 	max        uint64 // how many bytes it holds at most
 	first, end uint64 // it holds the bytes from first to before end
 	chunks     []*chunk
@@ -141,7 +154,7 @@ func (r *ring) grow(force bool) *chunk {
 
 // needsMemory reports whether reserve would return nil for want of memory.
 func (r *ring) needsMemory() bool {
-	return len(r.chunks) > 0 && r.last() == nil && r.mem.used.Load()+smallChunk > r.mem.max
+	return len(r.chunks) > 0 && r.last() == nil && !r.mem.pool.Fits(r.mem.account, smallChunk)
 }
 
 // commit says that the first n bytes of what reserve returned are written, and

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -38,7 +39,7 @@ type Server struct {
 	mu       sync.Mutex
 	sessions map[sessionID]*session
 	names    map[string]*session // the last with each name
-	running  int                 // or about to
+	places   *charge.Pool        // of those that run, or are about to
 	over     *list.List          // of *session, those that have ended, oldest first
 	gone     forgotten
 	seq      uint64
@@ -63,6 +64,7 @@ func NewServer(cfg *Config) *Server {
 		over:     list.New(),
 		watchers: make(map[*watcher]bool),
 	}
+	s.places = charge.NewPool(int64(s.cfg.MaxSessions))
 	s.memory = newMemory(s.cfg.MaxRingsTotal)
 	s.oom = newOOMGuard(s.cfg.Protect)
 	if s.cfg.Cgroup {
@@ -182,15 +184,15 @@ func (s *Server) awaitClients() {
 }
 
 // open returns the session with an id, after starting it if there is none;
-// found says that there was one.
-func (s *Server) open(id []byte, spec *guestv1.SessionSpec, policy guestv1.OwnerGone) (ses *session, found bool, err error) {
+// found says that there was one. A new one is charged to an account.
+func (s *Server) open(account charge.Account, id []byte, spec *guestv1.SessionSpec, policy guestv1.OwnerGone) (ses *session, found bool, err error) {
 	if len(id) != len(sessionID{}) {
 		return nil, false, newFault(codes.InvalidArgument, reasonBadSpec, "a session id has 16 bytes, not %d", len(id))
 	}
 	s.mu.Lock()
 	ses, found = s.sessions[sessionID(id)]
 	if !found {
-		ses, err = s.admit(sessionID(id), spec, policy)
+		ses, err = s.admit(account, sessionID(id), spec, policy)
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -211,7 +213,7 @@ func (s *Server) open(id []byte, spec *guestv1.SessionSpec, policy guestv1.Owner
 }
 
 // admit enters a new session in the table. It is called under mu.
-func (s *Server) admit(id sessionID, spec *guestv1.SessionSpec, policy guestv1.OwnerGone) (*session, error) {
+func (s *Server) admit(account charge.Account, id sessionID, spec *guestv1.SessionSpec, policy guestv1.OwnerGone) (*session, error) {
 	switch {
 	case s.closed:
 		return nil, stoppingFault()
@@ -219,9 +221,8 @@ func (s *Server) admit(id sessionID, spec *guestv1.SessionSpec, policy guestv1.O
 		return nil, goneFault(id)
 	case spec == nil:
 		return nil, noSession(id.String())
-	case s.running >= s.cfg.MaxSessions:
-		return nil, newFault(codes.ResourceExhausted, reasonTooMany, "%d sessions run, which is the most", s.running).
-			Hint("end some, or raise the agent's limit")
+	case len(spec.Name) > maxSessionName:
+		return nil, newFault(codes.InvalidArgument, reasonBadSpec, "a session's name has %d bytes at most, not %d", maxSessionName, len(spec.Name))
 	}
 	if other := s.names[spec.Name]; spec.Name != "" && other != nil && !other.isOver() {
 		return nil, newFault(codes.AlreadyExists, reasonNameTaken, "a session called %q runs", spec.Name)
@@ -229,19 +230,22 @@ func (s *Server) admit(id sessionID, spec *guestv1.SessionSpec, policy guestv1.O
 	if spec.OwnerGone != guestv1.OwnerGone_OWNER_GONE_UNSPECIFIED {
 		policy = spec.OwnerGone
 	}
+	if r := s.places.Take(account, 1); r != nil {
+		return nil, newFault(codes.ResourceExhausted, reasonTooMany, "too many sessions run: %v", r).
+			Hint("end some, or raise the agent's limit")
+	}
 	ringBytes := spec.RingBytes
 	if ringBytes == 0 {
 		ringBytes = defaultRing
 	}
 	s.seq++
-	s.running++
 	s.wg.Add(1)
 	ses := &session{
-		srv: s, id: id, spec: spec, policy: policy, seq: s.seq,
+		srv: s, account: account, id: id, spec: spec, policy: policy, seq: s.seq,
 		grace: defaultGrace, retention: defaultRetention,
 		ready: make(chan struct{}), done: make(chan struct{}),
 		fed: make(chan struct{}, 1),
-		st:  newState(s.memory, min(ringBytes, s.cfg.MaxRingBytes), spec.RingFull == guestv1.RingFull_RING_FULL_DROP_OLDEST, policy),
+		st:  newState(s.memory.of(account), min(ringBytes, s.cfg.MaxRingBytes), spec.RingFull == guestv1.RingFull_RING_FULL_DROP_OLDEST, policy),
 	}
 	for i := range ses.room {
 		ses.room[i] = make(chan struct{}, 1)
@@ -259,23 +263,12 @@ func (s *Server) admit(id sessionID, spec *guestv1.SessionSpec, policy guestv1.O
 	return ses, nil
 }
 
-// HasSession reports whether there is a session with an id.
-func (s *Server) HasSession(id string) bool {
-	if len(id) != len(sessionID{}) {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.sessions[sessionID([]byte(id))]
-	return ok
-}
-
 // drop takes a session that could not start out of the table.
 func (s *Server) drop(ses *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remove(ses)
-	s.running--
+	s.places.Give(ses.account, 1)
 	s.wg.Done()
 }
 
@@ -319,12 +312,12 @@ func (s *Server) ended(ses *session) {
 		"code", exit.GetCode(), "signal", exit.Signal, "reason", exit.Reason)
 	s.publishExit(ses)
 	s.mu.Lock()
-	s.running--
+	s.places.Give(ses.account, 1)
 	ses.element = s.over.PushBack(ses)
 	ses.expire = time.AfterFunc(ses.retention, func() { s.forget(ses) })
 	var old *session
 	if s.over.Len() > s.cfg.MaxEnded {
-		old = s.over.Front().Value.(*session)
+		old = s.oldestOfMost()
 	}
 	s.mu.Unlock()
 	ses.mu.Lock()
@@ -336,6 +329,35 @@ func (s *Server) ended(ses *session) {
 	if old != nil {
 		s.forget(old)
 	}
+}
+
+// oldestOfMost returns the oldest session that has ended, of the caller with the
+// most of them: nobody pushes out the results of others. It is called under mu.
+func (s *Server) oldestOfMost() *session {
+	n := make(map[string]int)
+	var old *session
+	for e := s.over.Back(); e != nil; e = e.Prev() {
+		n[e.Value.(*session).account.ID]++
+	}
+	for e := s.over.Front(); e != nil; e = e.Next() {
+		if ses := e.Value.(*session); old == nil || n[ses.account.ID] > n[old.account.ID] {
+			old = ses
+		}
+	}
+	return old
+}
+
+// Owner returns who has started a session that is there, running or ended.
+func (s *Server) Owner(id string) (account string, exists bool) {
+	if len(id) != len(sessionID{}) {
+		return "", false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ses := s.sessions[sessionID([]byte(id))]; ses != nil {
+		return ses.account.ID, true
+	}
+	return "", false
 }
 
 // forget takes a session that has ended out of the table, for good; it does

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -30,6 +31,7 @@ const (
 // each output stream, and feed.
 type session struct {
 	srv       *Server
+	account   charge.Account // who has started it
 	id        sessionID
 	spec      *guestv1.SessionSpec
 	policy    guestv1.OwnerGone
@@ -111,6 +113,8 @@ func (s *session) start() error {
 		s.timeout = startCountdown(millis(s.spec.TimeoutMillis), s.timeUp)
 	}
 	s.oomEvents = s.group.watchOOM(func() { s.srv.publishOOM(s) })
+	// What was only to start it is not kept as long as its result.
+	s.spec, s.cmd = slim(s.spec), &command{account: cmd.account}
 	s.srv.publishStart(s)
 	go s.run()
 	return nil

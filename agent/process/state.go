@@ -89,7 +89,7 @@ type piece struct {
 	chunk  *chunk
 }
 
-func newState(mem *memory, ring uint64, drop bool, policy guestv1.OwnerGone) *state {
+func newState(mem purse, ring uint64, drop bool, policy guestv1.OwnerGone) *state {
 	s := &state{policy: policy, readers: make(map[*reader]bool)}
 	for i := range s.out {
 		s.out[i].mem, s.out[i].max, s.out[i].drop = mem, ring, drop
@@ -120,7 +120,7 @@ func (o *output) short() bool {
 // half of all memory is in use, so that no history is in anybody's way.
 func (o *output) history() uint64 {
 	switch {
-	case o.mem.used.Load() > o.mem.max/2:
+	case o.mem.scarce():
 		return 0
 	case o.large:
 		return largeChunk

@@ -6,6 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -67,7 +68,7 @@ func TestStateIsTheTrueStream(t *testing.T) {
 		limit := uint64(rapid.SampledFrom([]int{1, 100, smallChunk, 3 * smallChunk, 3 * largeChunk}).Draw(t, "ring"))
 		mem := uint64(rapid.SampledFrom([]int{0, largeChunk, 1 << 30}).Draw(t, "memory"))
 		m := &machine{mem: newMemory(mem), drop: drop, max: limit}
-		m.st = newState(m.mem, limit, drop, guestv1.OwnerGone_OWNER_GONE_KILL)
+		m.st = newState(m.mem.of(charge.Everybody), limit, drop, guestv1.OwnerGone_OWNER_GONE_KILL)
 		m.st.in.connected = true
 		m.stdinTrue = trueBytes(7, 0, 4*stdinWindow)
 		t.Repeat(map[string]func(*rapid.T){
@@ -92,7 +93,7 @@ func TestStateIsTheTrueStream(t *testing.T) {
 // TestNothingAfterEnd runs out of memory once the end of a stream was sent: that
 // is no reason to say more of it.
 func TestNothingAfterEnd(t *testing.T) {
-	s := newState(newMemory(2*smallChunk), 1<<20, false, guestv1.OwnerGone_OWNER_GONE_KILL)
+	s := newState(newMemory(2*smallChunk).of(charge.Everybody), 1<<20, false, guestv1.OwnerGone_OWNER_GONE_KILL)
 	r, f := s.attach(&guestv1.Open{Role: guestv1.Role_ROLE_OWNER})
 	if f != nil {
 		t.Fatal(f)
@@ -142,14 +143,14 @@ func (m *machine) write(t *rapid.T) {
 	force := rapid.IntRange(0, 9).Draw(t, "force") == 0
 	buf := m.st.reserve(i, force)
 	if buf == nil {
-		if m.drop && m.mem.max > largeChunk {
+		if m.drop && m.mem.pool.Limit() > largeChunk {
 			t.Fatalf("stream %d: no room although the oldest may be dropped", i)
 		}
 		if chunks := m.st.out[i].chunks; len(chunks) > 0 && chunks[0].end() <= m.acked[i] {
 			t.Fatalf("stream %d: no memory, and %d bytes held that are acknowledged", i, m.acked[i]-m.st.out[i].first)
 		}
 		held := m.written[i] - m.acked[i]
-		if held < m.max && (m.mem.max > 1<<20 || len(m.st.out[i].chunks) == 0) {
+		if held < m.max && (m.mem.pool.Limit() > 1<<20 || len(m.st.out[i].chunks) == 0) {
 			t.Fatalf("stream %d: no room with %d of %d bytes unread", i, held, m.max)
 		}
 		return
@@ -512,7 +513,7 @@ func (m *machine) check(t *rapid.T) {
 		// What is acknowledged is kept, if there is memory, at least so far back.
 		m.mostAcked[i] = max(m.mostAcked[i], m.acked[i])
 		oldest := max(less(m.mostAcked[i], largeChunk), less(o.end, m.max))
-		if m.mem.max > 1<<20 && o.first > oldest {
+		if m.mem.pool.Limit() > 1<<20 && o.first > oldest {
 			t.Fatalf("stream %d: dropped %d, could keep from %d on", i, o.first, oldest)
 		}
 	}
@@ -522,8 +523,8 @@ func (m *machine) check(t *rapid.T) {
 	if in := &m.st.in; in.end != uint64(len(m.stdin)) || in.eof != m.stdinEOF || in.end-in.written > stdinWindow {
 		t.Fatalf("stdin: %+v, want %d", in, len(m.stdin))
 	}
-	if m.mem.used.Load() < 0 {
-		t.Fatalf("memory in use: %d", m.mem.used.Load())
+	if m.mem.pool.Used() < 0 {
+		t.Fatalf("memory in use: %d", m.mem.pool.Used())
 	}
 }
 
@@ -561,7 +562,7 @@ func (m *machine) finish(t *rapid.T) {
 	}
 	m.remove(last, &guestv1.Leave{})
 	m.st.dropAll()
-	if used := m.mem.used.Load(); used != 0 {
+	if used := m.mem.pool.Used(); used != 0 {
 		t.Fatalf("%d bytes of memory are still held", used)
 	}
 }

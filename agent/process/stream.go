@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -26,7 +27,7 @@ func (s *Server) Exec(stream grpc.BidiStreamingServer[guestv1.ExecRequest, guest
 	if open.Role == guestv1.Role_ROLE_OBSERVER {
 		return newFault(codes.InvalidArgument, reasonBadSpec, "who starts a session owns it")
 	}
-	ses, found, err := s.open(open.SessionId, open.Spec, guestv1.OwnerGone_OWNER_GONE_KILL)
+	ses, found, err := s.open(charge.From(stream.Context()), open.SessionId, open.Spec, guestv1.OwnerGone_OWNER_GONE_KILL)
 	if err != nil {
 		return err
 	}

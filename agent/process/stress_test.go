@@ -44,7 +44,7 @@ func (c *carrier) holdings(t testing.TB) holdings {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := holdings{goroutines: runtime.NumGoroutine(), fds: len(fds), memory: c.srv.memory.used.Load()}
+	h := holdings{goroutines: runtime.NumGoroutine(), fds: len(fds), memory: c.srv.memory.pool.Used()}
 	for _, pid := range list {
 		if p, ok := readStat(pid); ok && p.parent == os.Getpid() {
 			h.children++
@@ -168,7 +168,7 @@ func TestStalledReaders(t *testing.T) {
 		defer s.stop()
 	}
 	// One ring of the default size takes it all.
-	eventually(t, "the memory is used up", func() bool { return c.srv.memory.used.Load() > total-2*largeChunk })
+	eventually(t, "the memory is used up", func() bool { return c.srv.memory.pool.Used() > total-2*largeChunk })
 	s, err := c.exec(ctx, &guestv1.Open{SessionId: newID(), Spec: helper(t, "write", strconv.Itoa(size), "30011")})
 	if err != nil {
 		t.Fatal(err)

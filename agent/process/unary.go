@@ -8,15 +8,16 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
 // Start implements guest.v1.ProcessService.
-func (s *Server) Start(_ context.Context, req *guestv1.StartRequest) (*guestv1.StartResponse, error) {
+func (s *Server) Start(ctx context.Context, req *guestv1.StartRequest) (*guestv1.StartResponse, error) {
 	if err := s.checkRun(req.AgentId); err != nil {
 		return nil, err
 	}
-	ses, _, err := s.open(req.SessionId, req.Spec, guestv1.OwnerGone_OWNER_GONE_KEEP)
+	ses, _, err := s.open(charge.From(ctx), req.SessionId, req.Spec, guestv1.OwnerGone_OWNER_GONE_KEEP)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +84,11 @@ func (s *Server) Remove(ctx context.Context, req *guestv1.RemoveRequest) (*guest
 // ListSessions implements guest.v1.ProcessService.
 func (s *Server) ListSessions(context.Context, *guestv1.ListSessionsRequest) (*guestv1.ListSessionsResponse, error) {
 	resp := &guestv1.ListSessionsResponse{}
-	for _, ses := range s.list() {
-		resp.Sessions = append(resp.Sessions, ses.info())
+	all := s.list()
+	for _, ses := range all {
+		info := ses.info()
+		info.Args = clipArgs(info.Args, maxListedArgs/len(all))
+		resp.Sessions = append(resp.Sessions, info)
 	}
 	return resp, nil
 }

@@ -71,6 +71,7 @@ type victim struct {
 	peak            atomic.Uint64 // memory in use
 	calls           atomic.Int64
 	slowest         atomic.Int64
+	connections     []net.Conn
 	stop            context.CancelFunc
 	done            chan struct{}
 }

@@ -28,57 +28,66 @@ import (
 )
 
 // TestAgentConnections: an agent has so many connections and no more; those that
-// it has go on, and those of strangers are bound apart from it.
+// it has go on, and strangers have places of their own.
 func TestAgentConnections(t *testing.T) {
 	v := newVictim(t)
-	const most = 1024
-	conns := make([]net.Conn, 0, most)
-	open := func(dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
-		nc, err := dial(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { nc.Close() })
-		nc.SetDeadline(time.Now().Add(patience))
-		if _, err := nc.Write(nativePreface); err != nil {
-			return nil, err
-		}
-		_, err = io.ReadFull(nc, make([]byte, len(nativeMagic)))
-		return nc, err
-	}
-	refused := false
-	for range most {
-		nc, err := open(v.owner)
-		if err != nil {
-			refused = true
-			break
-		}
-		conns = append(conns, nc)
-	}
 	// The honest client has one of them.
-	if !refused || len(conns) != most-1 {
-		t.Errorf("%d connections were taken beside the first", len(conns))
+	const most = 1024 - 1
+	for i := range most {
+		if _, err := v.greeted(v.owner); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
 	}
-	if _, err := open(v.stranger); err == nil {
-		t.Error("a stranger's connection was taken beyond all others")
+	call := func(dial func(context.Context) (net.Conn, error), timeout time.Duration) error {
+		c := rpc.NewClient(dial, nil)
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		_, err := guestv1.NewAgentServiceClient(c).Info(ctx, &guestv1.InfoRequest{})
+		return err
 	}
-	conns[0].Close()
+	if err := call(v.owner, patience); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too many connections of this client") {
+		t.Errorf("one more: %v", err)
+	}
+	if err := call(v.stranger, patience); err != nil {
+		t.Errorf("a stranger: %v", err)
+	}
+	last, err := v.greeted(v.stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last.Close()
+	v.connections[0].Close()
 	// Its place comes free when the agent has noticed.
-	for end := time.Now().Add(patience); ; {
-		nc, err := open(v.owner)
-		if err == nil {
-			nc.Close()
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		if err = call(v.owner, time.Second); err == nil || time.Now().After(end) {
 			break
 		}
-		if time.Now().After(end) {
-			t.Fatalf("a place does not come free: %v", err)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
-	for _, nc := range conns {
+	if err != nil {
+		t.Errorf("a place does not come free: %v", err)
+	}
+	for _, nc := range v.connections {
 		nc.Close()
 	}
 	v.unharmed()
+}
+
+// greeted opens a native connection that the agent has greeted, and that is closed
+// with the test.
+func (v *victim) greeted(dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	nc, err := dial(v.t.Context())
+	if err != nil {
+		return nil, err
+	}
+	v.connections = append(v.connections, nc)
+	v.t.Cleanup(func() { nc.Close() })
+	nc.SetDeadline(time.Now().Add(patience))
+	if _, err := nc.Write(nativePreface); err != nil {
+		return nil, err
+	}
+	_, err = io.ReadFull(nc, make([]byte, len(nativeMagic)))
+	return nc, err
 }
 
 const nativeMagic = "VSOCKRPC/1\r\n\r\n\x00\xff"
