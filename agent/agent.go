@@ -25,7 +25,6 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/agent/process"
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 )
@@ -47,6 +46,10 @@ type Config struct {
 	// Key is the agent's own key, by which hosts know it. Default: one that is
 	// made for this run.
 	Key ed25519.PrivateKey
+	// CurrentKey, if not nil, returns the agent's own key as it is now, or nil for
+	// Key. It is called with every connection that speaks TLS, and concurrently. It is
+	// for a key in a file that another may be mounted over.
+	CurrentKey func() ed25519.PrivateKey
 	// Hosts are the keys of hosts that may call. Default: none, and what
 	// callers add stays for this run.
 	Hosts *access.Hosts
@@ -94,7 +97,7 @@ type Agent struct {
 	process *process.Server
 	file    *file.Server
 	guard   *guard
-	key     keys.Public
+	ownKey  func() ed25519.PrivateKey
 
 	mu           sync.Mutex
 	capabilities []*guestv1.Capability

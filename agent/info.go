@@ -37,7 +37,7 @@ func (s *infoService) Info(ctx context.Context, _ *guestv1.InfoRequest) (*guestv
 	a.mu.Unlock()
 
 	a.guard.describe(who, resp.Access)
-	resp.Access.AgentKey = a.key.Fingerprint()
+	resp.Access.AgentKey = a.Fingerprint()
 
 	facts := system.Read("/")
 	resp.BootId = facts.BootID

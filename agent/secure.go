@@ -35,7 +35,14 @@ func (a *Agent) secure(cfg *Config) error {
 			return fmt.Errorf("make the agent's key: %w", err)
 		}
 	}
-	a.key = keys.PublicOf(key)
+	a.ownKey = func() ed25519.PrivateKey {
+		if own.CurrentKey != nil {
+			if now := own.CurrentKey(); now != nil {
+				return now
+			}
+		}
+		return key
+	}
 	a.guard = newGuard(&own, a.id, a.log)
 	tc := own.TLS
 	if tc == nil {
@@ -43,6 +50,7 @@ func (a *Agent) secure(cfg *Config) error {
 		if tc, err = keys.ServerConfig(key); err != nil {
 			return err
 		}
+		keys.FollowKey(tc, a.ownKey)
 	}
 	a.server = newServer(a.guard, a.version, tc)
 	a.guard.open.connections, a.guard.open.drop = a.server.Connections, a.server.Drop
@@ -65,7 +73,9 @@ func (a *Agent) Level() string {
 }
 
 // Fingerprint returns that of the agent's own key.
-func (a *Agent) Fingerprint() string { return a.key.Fingerprint() }
+func (a *Agent) Fingerprint() string { return a.publicKey().Fingerprint() }
+
+func (a *Agent) publicKey() keys.Public { return keys.PublicOf(a.ownKey()) }
 
 // describe tells a trusted caller what it may do, in Info.
 func (g *guard) describe(who *caller, acc *guestv1.Access) {
@@ -131,7 +141,7 @@ func (s *controlService) AddHostKey(ctx context.Context, req *guestv1.AddHostKey
 			On(op, "", nil).Hint("take the line with revoked out of the guest's authorized_hosts")
 	}
 	a.log.Info("host key added", "key", pub.Fingerprint(), "name", host.Name, "roles", host.Roles, "by", callerIn(ctx).identity())
-	resp := &guestv1.AddHostKeyResponse{Key: hostKeyMessage(access.HostEntry{Host: host}), AgentPublicKey: a.key.String(), Durable: err == nil}
+	resp := &guestv1.AddHostKeyResponse{Key: hostKeyMessage(access.HostEntry{Host: host}), AgentPublicKey: a.publicKey().String(), Durable: err == nil}
 	if err != nil {
 		resp.NotDurable = err.Error()
 	}
@@ -175,7 +185,7 @@ func hostKeyMessage(e access.HostEntry) *guestv1.HostKey {
 // GetPolicy returns the policy in force.
 func (s *controlService) GetPolicy(context.Context, *guestv1.GetPolicyRequest) (*guestv1.GetPolicyResponse, error) {
 	a := s.agent
-	resp := &guestv1.GetPolicyResponse{AgentPublicKey: a.key.String(), AgentFingerprint: a.key.Fingerprint()}
+	resp := &guestv1.GetPolicyResponse{AgentPublicKey: a.publicKey().String(), AgentFingerprint: a.Fingerprint()}
 	p, err := a.guard.policy.Get()
 	if p != nil {
 		resp.Path, resp.Text = a.guard.policy.Path(), []byte(p.Text)

@@ -14,6 +14,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/internal/reload"
 )
 
 // defaultHosts is the file of keys if no other is named.
@@ -23,7 +24,9 @@ const defaultHosts = "/etc/guest-agent/authorized_hosts"
 // The function that it returns closes the log.
 func (d *daemon) secure(cfg *agent.Config) (func(), error) {
 	s := d.settings
-	cfg.Key = d.ownKey(filepath.Join(s.stateDir, "id_ed25519"))
+	own := filepath.Join(s.stateDir, "id_ed25519")
+	cfg.Key = d.ownKey(own)
+	cfg.CurrentKey = d.followKey(own)
 	cfg.RequireKeys = s.requireKeys
 	cfg.Hosts = d.hosts()
 	cfg.Policy = policy.Open(s.policy, d.log)
@@ -73,6 +76,28 @@ func (d *daemon) ownKey(path string) ed25519.PrivateKey {
 		d.log.Info("made the agent's key", "path", path, "key", keys.PublicOf(key).Fingerprint())
 	}
 	return key // without one, the agent makes one
+}
+
+// followKey returns a function that returns the key of the file as it is now: a file
+// system may be mounted over the directory after the agent has started.
+func (d *daemon) followKey(path string) func() ed25519.PrivateKey {
+	f := reload.New(reload.Config[ed25519.PrivateKey]{
+		Path:   path,
+		Parse:  keys.Parse,
+		Keep:   true,
+		Secret: true,
+		Report: func(err error) {
+			if err != nil {
+				d.log.Warn("the file of the agent's key cannot be read again; the key it had is used", "err", err)
+			} else {
+				d.log.Warn("the agent's key was replaced, and is read again", "path", path)
+			}
+		},
+	})
+	return func() ed25519.PrivateKey {
+		key, _, _ := f.Get()
+		return key
+	}
 }
 
 // hosts collects the keys of hosts. What is malformed may have restricted or revoked

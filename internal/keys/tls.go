@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"sync/atomic"
 	"time"
 )
 
@@ -59,6 +60,25 @@ func ServerConfig(key ed25519.PrivateKey) (*tls.Config, error) {
 		ClientAuth:             tls.RequestClientCert,
 		SessionTicketsDisabled: true, // each connection proves its key anew
 	}, nil
+}
+
+// FollowKey has a configuration of ServerConfig show what key returns when a client
+// connects. Key may be called concurrently.
+func FollowKey(cfg *tls.Config, key func() ed25519.PrivateKey) {
+	var last atomic.Pointer[tls.Certificate]
+	cfg.Certificates = nil
+	cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		now := key()
+		if cert := last.Load(); cert != nil && now.Equal(cert.PrivateKey.(ed25519.PrivateKey)) {
+			return cert, nil
+		}
+		cert, err := Certificate(now)
+		if err != nil {
+			return nil, err
+		}
+		last.Store(&cert)
+		return &cert, nil
+	}
 }
 
 // ErrNoKey is the error of a server that shows no key.

@@ -56,7 +56,7 @@ var promises = []struct {
 	{"guest-agent.service", "Unit.DefaultDependencies", []string{"no"}, "it starts early"},
 	{"guest-agent.service", "Unit.Before", []string{"sysinit.target shutdown.target"}, "it starts early"},
 	{"guest-agent.service", "Unit.Conflicts", []string{"shutdown.target"}, "without the default dependencies nothing else stops it"},
-	{"guest-agent.service", "Unit.WantsMountsFor", []string{stateDir}, "its key is there"},
+	{"guest-agent.service", "Unit.RequiresMountsFor", []string{stateDir}, "its key and what was revoked is there, and every systemd knows the setting"},
 	{"guest-agent.service", "Unit.ConditionVirtualization", []string{"!container"}, "a container's vsock is its host's"},
 	{"guest-agent.service", "Unit.StartLimitIntervalSec", []string{"0"}, "it is started again for ever"},
 	{"guest-agent.service", "Service.Type", []string{"notify"}, "started means that it listens"},
@@ -130,7 +130,7 @@ var plain = []string{"Type", "NotifyAccess", "ExecStart", "Restart", "RestartSec
 	"StandardInput", "StandardOutput", "StandardError", "KeyringMode"}
 
 // newer are settings that older versions of systemd say they ignore.
-var newer = regexp.MustCompile(`Unknown key.* '(WantsMountsFor|DelegateSubgroup)'`)
+var newer = regexp.MustCompile(`Unknown key.* '(DelegateSubgroup)'`)
 
 // TestSystemdReadsThem has systemd itself look at the units, alone and with each
 // drop-in, and measure how exposed they are.
