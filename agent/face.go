@@ -4,6 +4,7 @@ package agent
 
 import (
 	"net"
+	"syscall"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -21,7 +22,7 @@ func onFace(conn net.Conn, face access.Face) net.Conn {
 		info.Transport = c.AuthInfo()
 	}
 	if c, ok := conn.(*transport.Conn); ok {
-		return faceTransportConn{c, info}
+		return &faceTransportConn{c, info}
 	}
 	return faceConn{conn, info}
 }
@@ -32,7 +33,13 @@ type faceTransportConn struct {
 }
 
 // AuthInfo returns the connection's own, with the face.
-func (c faceTransportConn) AuthInfo() credentials.AuthInfo { return c.info }
+func (c *faceTransportConn) AuthInfo() credentials.AuthInfo { return c.info }
+
+// RawConn says that only AuthInfo differs from the connection below.
+func (c *faceTransportConn) RawConn() (self net.Conn, socket syscall.RawConn) {
+	_, socket = c.Conn.RawConn()
+	return c, socket
+}
 
 type faceConn struct {
 	net.Conn

@@ -18,6 +18,7 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -35,6 +36,26 @@ func describedMethods() []string {
 		return true
 	})
 	return all
+}
+
+// TestFaceConnIsASocket: a connection with a face is used through its descriptor, as the
+// one below it is.
+func TestFaceConnIsASocket(t *testing.T) {
+	addr := transport.UnixAddr(filepath.Join(t.TempDir(), "s"))
+	lis, err := transport.Listen(t.Context(), addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	conn, err := transport.Dial(t.Context(), addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	faced := onFace(conn, access.FaceUser)
+	if self, socket := faced.(rpc.RawConn).RawConn(); self != faced || socket == nil {
+		t.Errorf("RawConn = %v, %v", self, socket)
+	}
 }
 
 // TestFaces calls every method of the descriptors on each face, over both wires,

@@ -67,7 +67,7 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	cc.streams = make(map[uint32]*stream)
 	cc.methods = make(map[string]*methodNumber)
 	cc.spins = c.cfg.Spin > 0
-	cc.canLead, cc.patient = nc.SetReadDeadline(time.Time{}) == nil, handBack
+	cc.patient = handBack
 	cc.w.greet(hello{
 		info: c.cfg.Hello, streamWindow: c.cfg.StreamWindow, connWindow: c.cfg.ConnWindow,
 		maxHeader: c.cfg.MaxHeaderBytes, authority: c.cfg.Authority, userAgent: c.cfg.UserAgent,

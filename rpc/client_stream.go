@@ -422,7 +422,7 @@ func (cs *clientStream) recvMsg(m any) error {
 		return err
 	}
 	size := len(msg.data)
-	if err := msg.decode(&cs.info.codec, m, &cs.slab); err != nil {
+	if err := msg.decode(&cs.info.codec, m); err != nil {
 		err = status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 		cs.cancelWith(err)
 		return err

@@ -151,7 +151,12 @@ type ServerConfig struct {
 	Spin time.Duration
 	// HandlersApart starts every unary handler on a goroutine of its own. Without
 	// it, handlers that have proved to be quick run on the goroutine that reads
-	// the connection, which another takes over if one of them is slow after all.
+	// the connection, which another takes over if one of them is slow after all: that
+	// delays the other calls of the connection by at most 0.5 ms, and what the
+	// scheduler adds. If such a handler leaves runtime.LockOSThread on, its goroutine
+	// and its thread end, and the method runs apart from then on; but calls of the
+	// same millisecond may have run on that thread before. Set it where handlers
+	// change their thread.
 	HandlersApart bool
 
 	// Logger gets what concerns no single call: handshakes that failed, panics of

@@ -15,14 +15,13 @@ import (
 //
 // Locks are taken in the order conn.mu, then writer.mu or Client.mu.
 type conn struct {
-	nc       net.Conn
-	raw      *rawConn // nil: nc is read and written as it is
-	w        writer
-	rd       *reader   // of the goroutine that reads
-	greeted  bool      // what the peer sends first has come; of the same
-	wakes    []*stream // to be woken at the end of the batch; of the same
-	borrower *stream   // has messages in the read buffer; of the same
-	role     role
+	nc      net.Conn
+	raw     *rawConn // nil: nc is read and written as it is
+	w       writer
+	rd      *reader   // of the goroutine that reads
+	greeted bool      // what the peer sends first has come; of the same
+	wakes   []*stream // to be woken at the end of the batch; of the same
+	role    role
 
 	received   atomic.Uint64 // reads that brought something
 	inFlight   atomic.Int32  // calls
@@ -73,6 +72,7 @@ type role interface {
 
 func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 	c.nc, c.raw = nc, newRawConn(nc)
+	c.canLead = interruptible(nc)
 	c.w.c = c
 	c.w.parkingFn = c.w.parking
 	c.rd = &reader{nc: nc, raw: c.raw}
@@ -121,7 +121,6 @@ func (c *conn) process() error {
 			continue
 		}
 		if !errors.Is(err, errTurnOver) { // else these are another goroutine's
-			c.keepBorrowed()
 			c.wakeNow()
 		}
 		return err

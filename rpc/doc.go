@@ -22,14 +22,9 @@
 // it is the protobuf message that it stands for, so that either side may use
 // the generated type instead.
 //
-// The generated types do without copies where they can: a message of 16 KiB and
-// more that is mostly one bytes field is sent from where it lies, and is its
-// caller's again when SendMsg or Invoke has returned. Where such a message is received,
-// that field is a slice of the memory that it was received into, of a call from 32 KiB
-// on and of a stream from 96 KiB on; those of shorter messages of a stream, from 1 KiB
-// on, share pieces of 64 KiB. A program may write to the field and append to it. If it
-// keeps the field it keeps the piece, which is worth a bytes.Clone to a program that
-// keeps little of much; a process keeps at most 8 MiB so (docs/limits.md).
+// A generated message of 16 KiB and more that is mostly one bytes field is sent from
+// where it lies as well, and is its caller's again when SendMsg or Invoke has returned.
+// Received generated messages are decoded into memory of their own.
 //
 // # What ends a call
 //

@@ -187,7 +187,7 @@ func (cs *clientStream) unary(args, reply any, e *encoded) error {
 	}
 	cs.spent = spent
 	size := len(msg.data)
-	if err := msg.decode(&cs.info.codec, reply, nil); err != nil {
+	if err := msg.decode(&cs.info.codec, reply); err != nil {
 		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 	}
 	client.stats.inPayload(cs.ctx, reply, size, true)

@@ -19,7 +19,8 @@ func (s *Server) watchHandshakes() {
 	s.late.Reset(s.cfg.HandshakeTimeout)
 }
 
-// endLate makes the reads and writes of handshakes fail that have taken too long.
+// endLate makes the reads and writes of handshakes fail that have taken too long. A
+// connection whose deadlines may do nothing is closed.
 func (s *Server) endLate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,7 +33,7 @@ func (s *Server) endLate() {
 		}
 		if !e.late {
 			e.late = true
-			if err := e.nc.SetDeadline(time.Unix(1, 0)); err != nil {
+			if !interruptible(e.nc) || e.nc.SetDeadline(time.Unix(1, 0)) != nil {
 				_ = e.nc.Close()
 			}
 		}

@@ -11,7 +11,7 @@ const loneBatches = 8
 // woken by another goroutine. Now and then nobody reads, because the call that has
 // led is busy; not for long, since others may have something to say.
 type leading struct {
-	canLead bool          // a leader could be got out of its read
+	canLead bool          // a deadline gets a leader out of its read
 	patient time.Duration // how long nobody may read
 
 	// Guarded by conn.mu.
@@ -19,7 +19,7 @@ type leading struct {
 	leader    *waiter
 	handTimer *time.Timer
 	handArmed bool
-	handSeen  uint64
+	unread    time.Time // since when nobody reads
 }
 
 // await waits, with mu held before and after, until w is woken. If nobody reads the
@@ -70,16 +70,20 @@ func (c *conn) ensureReader() {
 
 // armHandBack sees to it that a goroutine reads soon, if no leader does. mu is held.
 func (c *conn) armHandBack() {
-	if c.handArmed || c.err != nil {
-		return
+	c.unread = time.Now()
+	if !c.handArmed && c.err == nil {
+		c.waitHandBack(c.patient)
 	}
+}
+
+// waitHandBack has handBack called after d. mu is held.
+func (c *conn) waitHandBack(d time.Duration) {
 	c.handArmed = true
-	c.handSeen = c.received.Load()
 	if c.handTimer == nil {
-		c.handTimer = time.AfterFunc(c.patient, c.handBack)
+		c.handTimer = time.AfterFunc(d, c.handBack)
 		return
 	}
-	c.handTimer.Reset(c.patient)
+	c.handTimer.Reset(d)
 }
 
 func (c *conn) handBack() {
@@ -90,8 +94,8 @@ func (c *conn) handBack() {
 	if c.reading || c.err != nil {
 		return
 	}
-	if c.received.Load() != c.handSeen {
-		c.armHandBack()
+	if left := c.patient - time.Since(c.unread); left > 0 {
+		c.waitHandBack(left)
 		return
 	}
 	c.readInBackground()

@@ -26,7 +26,10 @@ type method struct {
 }
 
 // pace remembers how quick the handler of a unary method has been.
-type pace struct{ score atomic.Int32 }
+type pace struct {
+	score atomic.Int32
+	apart atomic.Bool // never on the goroutine that reads: it keeps its thread
+}
 
 const (
 	// quick is how long a handler may take and count as quick. It includes what
@@ -39,7 +42,10 @@ const (
 )
 
 // quick reports whether the handler may run on the goroutine that reads.
-func (p *pace) quick() bool { return p.score.Load() >= provenQuick }
+func (p *pace) quick() bool { return p.score.Load() >= provenQuick && !p.apart.Load() }
+
+// proves reports whether the next quick call is part of the proof.
+func (p *pace) proves() bool { return p.score.Load() < provenQuick && !p.apart.Load() }
 
 // took records a call that did not run there.
 func (p *pace) took(d time.Duration) {
@@ -55,8 +61,10 @@ func (p *pace) took(d time.Duration) {
 	}
 }
 
-// slow records that somebody had to take over from the handler.
-func (p *pace) slow() { p.score.Store(provenSlow) }
+// slow records that another goroutine took over from the handler, and excuse that the
+// handler was quick nevertheless.
+func (p *pace) slow()   { p.score.Store(provenSlow) }
+func (p *pace) excuse() { p.score.Store(provenQuick) }
 
 // registry holds the services of a server.
 type registry struct {

@@ -2,9 +2,7 @@ package rpc
 
 import (
 	"math/bits"
-	"strings"
 	"sync"
-	"unsafe"
 
 	"google.golang.org/grpc/mem"
 )
@@ -42,34 +40,16 @@ func classOf(n int) int {
 func (p *bufferPool) Get(n int) *[]byte {
 	i := classOf(n)
 	if i < 0 {
-		b := newBuffer(n)
+		b := make([]byte, n)
 		return &b
 	}
 	b, _ := p.classes[i].Get().(*[]byte)
-	if b == nil && i >= lentFrom {
-		b = lent.take(i)
-	}
 	if b != nil {
 		*b = (*b)[:n]
 		return b
 	}
-	mem := newBuffer(classSize(i))[:n]
+	mem := make([]byte, n, classSize(i))
 	return &mem
-}
-
-// notCleared is from what length on it takes too long to clear what is overwritten.
-const notCleared = 32 << 10
-
-// newBuffer returns n bytes, whose contents are arbitrary.
-func newBuffer(n int) []byte {
-	if n < notCleared {
-		return make([]byte, n)
-	}
-	var b strings.Builder // unlike make, does not clear
-	b.Grow(n)
-	b.WriteByte(0)
-	// Nobody else ever sees the string.
-	return unsafe.Slice(unsafe.StringData(b.String()), n)
 }
 
 // copyOf returns a copy of b.

@@ -47,14 +47,10 @@ type writeState struct {
 	err     error
 }
 
-// newRawConn returns nil if conn does not give access to its descriptor.
+// newRawConn returns nil if conn is not a socket to be used through its descriptor.
 func newRawConn(conn net.Conn) *rawConn {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	rc, err := sc.SyscallConn()
-	if err != nil {
+	rc := socketOf(conn)
+	if rc == nil {
 		return nil
 	}
 	socket := false
@@ -178,13 +174,10 @@ func (r *rawConn) writev(bufs [][]byte, park bool, parking func()) (n int, again
 	return w.n, w.again, err
 }
 
-const maxIovecs = 1024
-
 func (r *rawConn) onWrite(fd uintptr) bool {
 	w := &r.write
 	for len(w.iov) > 0 {
-		k := min(len(w.iov), maxIovecs)
-		n, errno := w.writeNow(fd, k)
+		n, errno := w.writeNow(fd)
 		switch {
 		case errno == unix.EINTR:
 			continue
@@ -207,26 +200,29 @@ func (r *rawConn) onWrite(fd uintptr) bool {
 	return true
 }
 
-// rawMost is how many bytes a write may be of that the scheduler is not told about: it
-// takes no longer than to copy them. If it is told, and the write takes longer than
-// 20 µs, the scheduler wakes another thread to do what else there is.
-const rawMost = 2 * maxPending
+const (
+	// maxIovecs is how many pieces one system call takes.
+	maxIovecs = 1024
+	// rawMost bounds the bytes of one system call that the scheduler is not told
+	// about: while it lasts, the goroutine can be neither preempted nor moved. To copy
+	// so much takes less than 20 µs, from when on the scheduler would take the
+	// processor away from a call that it was told about.
+	rawMost = maxPayload + headerLen
+)
 
-// writeNow is one non-blocking write of the first k pieces.
-func (w *writeState) writeNow(fd uintptr, k int) (n uintptr, errno unix.Errno) {
+// writeNow is one non-blocking write, of up to rawMost bytes.
+func (w *writeState) writeNow(fd uintptr) (n uintptr, errno unix.Errno) {
 	raceWrite()
-	size := uint64(0)
-	for i := range w.iov[:k] {
-		size += uint64(w.iov[i].Len)
+	k, size := 0, uint64(0)
+	for k < min(len(w.iov), maxIovecs) && size+uint64(w.iov[k].Len) <= rawMost {
+		size += uint64(w.iov[k].Len)
+		k++
 	}
 	v := &w.iov[0]
-	switch {
-	case size > rawMost:
-		n, _, errno = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(v)), uintptr(k))
-	case k > 1:
+	if k > 1 {
 		n, _, errno = unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(v)), uintptr(k))
-	default:
-		n, _, errno = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(v.Base)), uintptr(v.Len))
+	} else {
+		n, _, errno = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(v.Base)), uintptr(min(v.Len, rawMost)))
 	}
 	runtime.KeepAlive(w)
 	return n, errno

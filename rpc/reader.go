@@ -27,8 +27,7 @@ type reader struct {
 	bigHdr header
 	bigN   int // bytes of it that are there
 
-	last     int // bytes of the last read
-	borrowed int // bytes in buf that next has returned and that must stay
+	last int // bytes of the last read
 }
 
 // acquire makes sure that there is a buffer.
@@ -114,7 +113,7 @@ func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
 	n := int(h.length)
 	if have >= headerLen+n {
 		r.r += headerLen + n
-		if r.r == r.w && n > len(*r.buf)/2 && r.borrowed == 0 {
+		if r.r == r.w && n > len(*r.buf)/2 {
 			own, r.buf, r.r, r.w = r.buf, nil, 0, 0
 		}
 		return h, b[headerLen : headerLen+n], own, true, nil

@@ -12,7 +12,7 @@ import (
 // message is a received message. It is freed once.
 type message struct {
 	data []byte
-	own  *[]byte // where data lies; nil: nowhere, or in a read buffer, until it is decoded
+	own  *[]byte // where data lies; nil: in the read buffer, until the handler has decoded it
 }
 
 // A run is whole messages that were taken off the queue together, to be consumed
@@ -35,7 +35,6 @@ func (s *stream) next(limit int) (message, error) {
 	c := s.c
 	c.mu.Lock()
 	s.settle()
-	s.repay()
 	var as assembling
 	for {
 		switch {
@@ -264,19 +263,16 @@ func (s *stream) giveBack(n int64, now bool) bool {
 	return s.c.appendCredit(s.id, k)
 }
 
-// decode decodes m into v and frees it. sl is that of the stream, nil for a call.
-func (m *message) decode(cd *callCodec, v any, sl *slab) error {
+// decode decodes m into v and frees it.
+func (m *message) decode(cd *callCodec, v any) error {
 	bm, ok := v.(BytesMessage)
 	if !ok && cd.v2 == nil {
 		pm, err := protoMessage(v)
 		if err == nil {
-			err = m.unmarshal(pm, sl)
+			err = proto.Unmarshal(m.data, pm)
 		}
 		buffers.Put(m.own)
 		return err
-	}
-	if !ok && sl != nil {
-		floor.received(len(m.data))
 	}
 	if m.own == nil || len(m.data) > 0 && &m.data[0] != &(*m.own)[0] {
 		// The pool could not use what begins within a buffer again.
@@ -292,33 +288,6 @@ func (m *message) decode(cd *callCodec, v any, sl *slab) error {
 		return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
 	}
 	return bm.UnmarshalBytes(b)
-}
-
-// unmarshal decodes m into pm. What is mostly one bytes field is copied to a slab, if
-// it is a stream's, or not at all if it has memory of its own that is not much longer.
-func (m *message) unmarshal(pm proto.Message, sl *slab) error {
-	n := len(m.data)
-	least := slabLeast
-	if sl == nil {
-		least = aliasCall
-	}
-	if n < least {
-		return proto.Unmarshal(m.data, pm)
-	}
-	r := pm.ProtoReflect()
-	f, ok := mostlyBytes(m.data, r)
-	if ok && sl != nil && n < aliasFrom {
-		return f.unmarshal(m.data, r, sl.copyOf(m.data[f.value:f.end]))
-	}
-	if sl != nil {
-		floor.received(n)
-	}
-	if ok && m.own != nil && (f.end-f.value)*3 >= cap(*m.own)*2 {
-		lent.lend(m.own)
-		m.own = nil
-		return f.unmarshal(m.data, r, m.data[f.value:f.end])
-	}
-	return proto.Unmarshal(m.data, pm)
 }
 
 // drop frees m undecoded.

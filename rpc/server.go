@@ -20,8 +20,9 @@ import (
 // listeners. Register services before the first Serve; after that all methods may
 // be called concurrently.
 //
-// A connection that has the method SyscallConn, of package syscall's Conn, is
-// read and written through it on Linux.
+// It serves any net.Conn; deadlines of the connection need not work. On Linux a
+// *net.UnixConn, a *net.TCPConn and a [RawConn] are read and written through their
+// descriptors, and all others by Read and Write.
 type Server struct {
 	cfg    ServerConfig
 	tls    *tls.Config

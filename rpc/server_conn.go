@@ -32,7 +32,7 @@ const (
 	lingerTime = time.Second
 	// lendTime is how long a connection stays unread while the handler that reads
 	// it is at work.
-	lendTime = 2 * time.Millisecond
+	lendTime = turnTick
 )
 
 var (
@@ -56,7 +56,9 @@ type serverConn struct {
 	// row have brought no more than one.
 	batchOpens int
 	lone       int
-	fed        int // reads in a row with one call alone, which had begun before
+	fed        int       // reads in a row with one call alone, which had begun before
+	ran        []*method // that had a turn since leaveThread looked
+	looked     time.Time // when it did
 
 	// Guarded by mu.
 	methods []*method       // by number
@@ -115,6 +117,10 @@ func (sc *serverConn) readLoop() {
 		sc.stopReading(rd, err)
 		return
 	}
+	if sc.leaveThread() {
+		rd.close()
+		return
+	}
 	if !sc.greeted {
 		sc.after(sc.srv.cfg.HandshakeTimeout, func() {
 			sc.mu.Lock()
@@ -143,6 +149,10 @@ func (sc *serverConn) readLoop() {
 			sc.stopReading(rd, err)
 			return
 		}
+		if sc.leaveThread() {
+			rd.close()
+			return
+		}
 		if sc.lend() {
 			return
 		}
@@ -164,16 +174,13 @@ func (sc *serverConn) lend() bool {
 	if sc.fed++; sc.batchOpens > 0 || sc.inFlight.Load() != 1 {
 		sc.fed = 0
 	}
-	if sc.fed < loneBatches {
+	if sc.fed < loneBatches || !sc.canLead {
 		return false
 	}
 	sc.fed = 0
 	sc.w.flush()
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
-	if sc.canLead = sc.canLead || sc.nc.SetReadDeadline(time.Time{}) == nil; !sc.canLead {
-		return false
-	}
 	for _, s := range sc.streams {
 		sc.wake(&s.rw, false) // it may have waited again already
 	}

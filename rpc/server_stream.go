@@ -32,6 +32,9 @@ type serverStream struct {
 	started bool   // given to the handler; guarded by conn.mu
 	charged int64  // to conn.share; guarded by conn.mu
 	inline  uint64 // the turn in which the handler runs on the goroutine that reads
+	// takenOver is when another goroutine has gone on reading instead; it is set
+	// before turn.end returns false.
+	takenOver time.Time
 
 	// Guarded by ctx.hmu.
 	header     metadata.MD
@@ -222,11 +225,7 @@ func (ss *serverStream) decode(v any) error {
 		}
 	}
 	size := len(msg.data)
-	sl := &ss.slab
-	if ss.m.unary != nil {
-		sl = nil
-	}
-	if err := msg.decode(&ss.codec, v, sl); err != nil {
+	if err := msg.decode(&ss.codec, v); err != nil {
 		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)
 	}
 	ss.sc.srv.stats.inPayload(ss.Context(), v, size, false)
@@ -313,12 +312,19 @@ func (ss *serverStream) runUnary() (mine bool) {
 	}
 	reply, err = ss.m.unary.Handler(ss.m.impl, ss.Context(), d.fn, ss.sc.srv.cfg.UnaryInterceptor)
 	if ss.inline == 0 {
-		ss.m.pace.took(time.Since(start)) // without the answer, whose write may wake who takes this CPU
+		d := time.Since(start) // without the answer, whose write may wake who takes this CPU
+		if d <= quick && ss.m.pace.proves() && lockedToThread() {
+			ss.sc.srv.keepsThread(ss.m)
+		}
+		ss.m.pace.took(d)
 	}
 	d.ss = nil
 	decoders.Put(d)
 	done = true
 	mine = ss.sc.turn.end(ss)
+	if !mine && ss.inline != 0 && time.Since(ss.takenOver) <= quick {
+		ss.m.pace.excuse()
+	}
 	if ss.answer(reply, err, mine) {
 		ss.recycle()
 	}

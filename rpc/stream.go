@@ -13,12 +13,10 @@ type stream struct {
 	id uint32
 
 	run      run
-	slab     slab        // of the goroutine that receives
 	stopped  atomic.Bool // err is set
 	recv     recvWindow
 	send     sendWindow
 	queue    []segment // received, not consumed
-	loan     *[]byte   // the read buffer in which some of queue and run lie
 	complete int       // whole messages in queue
 	want     int64     // bytes that the message at the end of queue still lacks
 	inMsg    bool      // there is such a message
@@ -47,7 +45,7 @@ type stream struct {
 // segment is a message, or a piece of one, that was received.
 type segment struct {
 	msg   []byte
-	own   *[]byte // nil: msg lies in the read buffer
+	own   *[]byte // where msg lies
 	total int64   // of the first piece of a message: its whole length
 	more  bool
 }
@@ -77,7 +75,7 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 		if s.cl != nil {
 			s.cl.setHeader(nil) // a message means that there is none
 		}
-		if seg.own = own; own == nil && !c.borrow(s, &seg) {
+		if seg.own = own; own == nil {
 			seg.own = buffers.copyOf(msg)
 			seg.msg = *seg.own
 		}
@@ -209,7 +207,6 @@ func (s *stream) dropTail() {
 // discard throws away what was received, and what still comes. mu is held.
 func (s *stream) discard() {
 	s.discards = true
-	s.loan = nil // who receives may be decoding what lies in it
 	n := s.run.cost
 	s.run.cost = 0
 	s.c.share.free(n)

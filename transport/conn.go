@@ -120,6 +120,17 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDea
 // and valid only inside the callbacks of the RawConn.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.stream.SyscallConn() }
 
+// RawConn returns c itself and its socket, for those who read and write the
+// socket instead of c, such as package rpc: c adds nothing to it. A type that embeds a Conn and has a Read or a Write of its
+// own is told apart by self.
+func (c *Conn) RawConn() (self net.Conn, socket syscall.RawConn) {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return c, nil
+	}
+	return c, rc
+}
+
 // unixConn wraps a connected Unix socket.
 func unixConn(u *net.UnixConn, local, remote Addr, network string, port uint32, path string) *Conn {
 	p := Peer{Network: network, Path: path, Port: port}

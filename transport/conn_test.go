@@ -433,3 +433,17 @@ func TestOptionsOfOtherSockets(t *testing.T) {
 		t.Errorf("ConnectTimeout: %v", err)
 	}
 }
+
+// TestRawConn: a Conn says that it is a socket, for itself alone.
+func TestRawConn(t *testing.T) {
+	a, b := carriers[0].pair(t)
+	defer b.Close()
+	if self, socket := a.RawConn(); self != net.Conn(a) || socket == nil {
+		t.Errorf("RawConn = %v, %v", self, socket)
+	}
+	outer := struct{ *Conn }{a}
+	if self, _ := outer.RawConn(); self == net.Conn(outer) {
+		t.Error("what embeds a Conn passes for it")
+	}
+	a.Close()
+}
