@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vsockrpc/vsockrpc/agent/file"
+	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
@@ -30,6 +31,7 @@ type call struct {
 	method  string
 	start   time.Time
 	confine *file.Confinement
+	sockets *forward.Hold
 	in, out atomic.Uint64 // bytes of messages, if anybody wants to know
 	account charge.Account
 	number  uint64 // among the calls of this agent
@@ -89,6 +91,12 @@ func (c *call) decide(ctx context.Context, req any) error {
 	}
 	if c.verdict.Dirs != nil {
 		c.confine.Confine(c.verdict.Dirs)
+	}
+	if len(c.verdict.Denied) > 0 {
+		c.confine.Deny(c.verdict.Denied)
+	}
+	if c.verdict.NoLinks {
+		c.sockets.NoLinks()
 	}
 	c.bound(req)
 	c.begin()
@@ -238,8 +246,9 @@ func (c *call) stopped() error {
 	return nil
 }
 
-// guestWorld is this guest, as policies need to know it.
-func guestWorld() policy.World {
+// guestWorld is this guest, as policies need to know it. The paths of files begin at
+// the root of the file service, if it has one.
+func guestWorld(filesRoot string) policy.World {
 	var files account.Files
 	return policy.World{
 		UserID: func(user string) (uint32, error) {
@@ -247,6 +256,7 @@ func guestWorld() policy.World {
 			return a.UID, err
 		},
 		GroupID: files.GroupID,
-		Resolve: resolve,
+		Resolve: func(path string) (string, error) { return resolveIn(filesRoot, path) },
+		Dir:     resolve,
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/file"
+	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
@@ -62,7 +63,7 @@ type guard struct {
 const maxUntrustedStreams = 64
 
 func newGuard(cfg *Config, agentID string, log *slog.Logger) *guard {
-	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, locked: cfg.Locked, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(), log: log,
+	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, locked: cfg.Locked, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(filesRoot(cfg)), log: log,
 		calls: charge.NewPool(maxCalls), kept: charge.NewPool(maxKept), records: newRecords(agentID)}
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.open = openCalls{guard: g, interval: cfg.RecheckInterval}
@@ -70,6 +71,14 @@ func newGuard(cfg *Config, agentID string, log *slog.Logger) *guard {
 		g.open.interval = recheckInterval
 	}
 	return g
+}
+
+// filesRoot returns what / is to the file service.
+func filesRoot(cfg *Config) string {
+	if cfg.File == nil || cfg.File.Root == "" {
+		return "/"
+	}
+	return cfg.File.Root
 }
 
 // check decides whether a caller may call a method at all. It returns the
@@ -95,6 +104,7 @@ func (g *guard) check(ctx context.Context, method string) (context.Context, *cal
 	}
 	ctx = charge.With(ctx, c.account)
 	ctx, c.confine = file.WithConfinement(ctx)
+	ctx, c.sockets = forward.WithHold(ctx)
 	ctx = context.WithValue(ctx, callerKey{}, c.who)
 	ctx, c.cancel = context.WithCancelCause(ctx)
 	if !access.ClassOf(method).Anybody() {

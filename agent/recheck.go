@@ -167,12 +167,13 @@ func (c *call) recheck() {
 		return
 	}
 	p, _ := c.guard.policy.Get()
-	dirs := c.verdict.Dirs
+	began := c.verdict
 	err := c.rule(context.Background(), p)
-	if err == nil && !slices.Equal(dirs, c.verdict.Dirs) {
-		// The call goes on in directories that were decided on when it began.
+	if err == nil && (!slices.Equal(began.Dirs, c.verdict.Dirs) || !slices.Equal(began.Denied, c.verdict.Denied) || !began.NoLinks && c.verdict.NoLinks) {
+		// The call goes on in directories, and by paths, that were decided on when it
+		// began.
 		d := c.verdict
-		d.Text, d.Remedy = "the directories that the policy lets this call reach have changed", "call again"
+		d.Text, d.Remedy = "what the policy lets this call reach has changed", "call again"
 		err = denial(c.method, d)
 	}
 	if err != nil {

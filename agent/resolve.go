@@ -15,16 +15,20 @@ import (
 // maxLinks is how many symbolic links a path may lead through: Linux's own.
 const maxLinks = 40
 
-// resolve follows the symbolic links of a clean, absolute path, as far as it
-// exists: each name is looked up once, in the directory before it. A path that
+// resolve is resolveIn of the whole file system.
+func resolve(path string) (string, error) { return resolveIn("/", path) }
+
+// resolveIn follows the symbolic links of a clean, absolute path beneath a directory
+// that is its /, as far as it exists: each name is looked up once, in the directory before it. A path that
 // ends in a link to nowhere is an error: what is made through it is not where it
 // seems to be.
-func resolve(path string) (string, error) {
+func resolveIn(root, path string) (string, error) {
 	if len(path) > policy.MaxPath {
 		return "", unix.ENAMETOOLONG
 	}
 	const flags = unix.O_PATH | unix.O_NOFOLLOW
-	dir, err := unix.Open("/", flags|unix.O_CLOEXEC, 0)
+	start := flags&^unix.O_NOFOLLOW | unix.O_CLOEXEC
+	dir, err := unix.Open(root, start|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", err
 	}
@@ -37,7 +41,7 @@ func resolve(path string) (string, error) {
 		linked := len(rest) > own
 		var name string
 		name, rest, _ = strings.Cut(rest, "/")
-		if name == "" || name == "." {
+		if name == "" || name == "." || name == ".." && len(real) == 0 {
 			continue
 		}
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
@@ -57,7 +61,7 @@ func resolve(path string) (string, error) {
 			dir = fd
 			if name != ".." {
 				real = append(real, name)
-			} else if len(real) > 0 {
+			} else {
 				real = real[:len(real)-1]
 			}
 			continue
@@ -75,7 +79,7 @@ func resolve(path string) (string, error) {
 		}
 		if strings.HasPrefix(target, "/") {
 			unix.Close(dir)
-			if dir, err = unix.Open("/", flags|unix.O_CLOEXEC, 0); err != nil {
+			if dir, err = unix.Open(root, start|unix.O_CLOEXEC, 0); err != nil {
 				return "", err
 			}
 			real = nil

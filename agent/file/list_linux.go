@@ -9,10 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/pinned"
 	"github.com/vsockrpc/vsockrpc/internal/archive"
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -43,6 +45,33 @@ type lister struct {
 	names   names
 	next    *guestv1.ListResponse
 	bytes   int
+	left    leftOut
+}
+
+// leftOut is what a walk leaves out.
+type leftOut struct {
+	denies archive.Denied
+	real   string // of where the walk begins
+}
+
+// leaveOut returns what a walk of a directory, which follows no links, leaves out.
+func leaveOut(t tree, root *os.Root) (leftOut, error) {
+	l := leftOut{denies: t.denies()}
+	if l.denies == nil {
+		return l, nil
+	}
+	f, err := root.Open(".")
+	if err != nil {
+		return l, err
+	}
+	defer f.Close()
+	l.real, err = pinned.Path(f)
+	return l, err
+}
+
+// has reports whether a file is left out, by its path below where the walk begins.
+func (l leftOut) has(path string) bool {
+	return l.denies != nil && l.denies(strings.TrimRight(l.real, "/")+"/"+path)
 }
 
 func (l *lister) start(t tree, path string) error {
@@ -60,16 +89,14 @@ func (l *lister) start(t tree, path string) error {
 		}
 		return l.add("", info, target)
 	}
-	var root *os.Root
-	if t.root != nil {
-		root, err = t.root.OpenRoot(in(path))
-	} else {
-		root, err = os.OpenRoot(path)
-	}
+	root, err := t.openRoot(path)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
+	if l.left, err = leaveOut(t, root); err != nil {
+		return err
+	}
 	return l.directory(root, "", l.request.Depth)
 }
 
@@ -90,6 +117,10 @@ func (l *lister) directory(root *os.Root, prefix string, depth uint32) error {
 			return err
 		}
 		path := join(prefix, name)
+		if l.left.has(path) {
+			l.fail("list", path, archive.Denial(path))
+			continue
+		}
 		info, err := root.Lstat(name)
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) { // otherwise it is gone since
@@ -198,17 +229,15 @@ func (s *Server) DiskUsage(ctx context.Context, r *guestv1.DiskUsageRequest) (*g
 		if !info.IsDir() {
 			return nil
 		}
-		var root *os.Root
-		if t.root != nil {
-			root, err = t.root.OpenRoot(in(path))
-		} else {
-			root, err = os.OpenRoot(path)
-		}
+		root, err := t.openRoot(path)
 		if err != nil {
 			return err
 		}
 		defer root.Close()
-		return u.below(root)
+		if u.left, err = leaveOut(t, root); err != nil {
+			return err
+		}
+		return u.below(root, "")
 	})
 	return u.m, err
 }
@@ -217,6 +246,7 @@ type usage struct {
 	ctx  context.Context
 	seen map[[2]uint64]bool // files with several names
 	m    *guestv1.DiskUsageResponse
+	left leftOut
 }
 
 func (u *usage) add(info fs.FileInfo) {
@@ -237,7 +267,7 @@ func (u *usage) add(info fs.FileInfo) {
 	u.m.ApparentBytes += m.Size
 }
 
-func (u *usage) below(root *os.Root) error {
+func (u *usage) below(root *os.Root, prefix string) error {
 	d, err := root.Open(".")
 	if err != nil {
 		u.m.Unreadable++
@@ -247,6 +277,11 @@ func (u *usage) below(root *os.Root) error {
 	for {
 		names, err := d.Readdirnames(1024)
 		for _, name := range names {
+			path := join(prefix, name)
+			if u.left.has(path) {
+				u.m.Unreadable++
+				continue
+			}
 			info, err := root.Lstat(name)
 			if err != nil {
 				continue // gone since
@@ -260,7 +295,7 @@ func (u *usage) below(root *os.Root) error {
 				u.m.Unreadable++
 				continue
 			}
-			err = u.below(sub)
+			err = u.below(sub, path)
 			sub.Close()
 			if err != nil {
 				return err

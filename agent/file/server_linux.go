@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -37,6 +38,7 @@ type Server struct {
 	guestv1.UnimplementedFileServiceServer
 	log      *slog.Logger
 	root     *os.Root
+	rootFile *os.File // the directory of root
 	accounts account.Files
 	calls    *charge.Pool
 	watches  *charge.Pool // directories that calls watch
@@ -64,6 +66,10 @@ func NewServer(cfg *Config) (*Server, error) {
 			return nil, fmt.Errorf("root of the file service: %w", err)
 		}
 		s.root = root
+		if s.rootFile, err = root.Open("."); err != nil {
+			root.Close()
+			return nil, fmt.Errorf("root of the file service: %w", err)
+		}
 	}
 	n := cfg.MaxCalls
 	if n == 0 {
@@ -78,7 +84,7 @@ func (s *Server) Close() error {
 	if s.root == nil {
 		return nil
 	}
-	return s.root.Close()
+	return errors.Join(s.root.Close(), s.rootFile.Close())
 }
 
 // with calls f as a subject with a resolved path, within the bound on calls.

@@ -23,7 +23,7 @@ func (s *Server) as(subject *guestv1.Subject, f func(tree) error) error {
 	if err != nil {
 		return accountFault(err)
 	}
-	t := tree{root: s.root, home: a.Home}
+	t := tree{root: s.root, home: a.Home, service: s.rootFile}
 	if s.root != nil {
 		t.home = "/"
 	}

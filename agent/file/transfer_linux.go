@@ -150,7 +150,7 @@ func (s *Server) Upload(st guestv1.FileService_UploadServer) error {
 		return s.with(st.Context(), "write", o.Subject, o.Destination, func(t tree, path string) error {
 			cfg := &archive.ReceiveConfig{
 				Transfer: [16]byte(o.TransferId), Destination: path, Root: t.root, Options: o.Options,
-				Resume: o.Resume, Skip: o.Resume, Memory: memory, Trusted: true,
+				Resume: o.Resume, Skip: o.Resume, Memory: memory, Trusted: true, Denied: t.denies(),
 				MaxEntries: 1 << 62, MaxBytes: 1 << 62,
 				Xattr: func(string) bool { return true },
 			}
@@ -220,7 +220,7 @@ func (s *Server) Download(st guestv1.FileService_DownloadServer) error {
 	}
 	return s.carry(st, o.TransferId, func(memory *archive.Memory) error {
 		return s.with(st.Context(), "read", o.Subject, o.Sources[0].Path, func(t tree, _ string) error {
-			cfg := &archive.SendConfig{Root: t.root, Options: o.Options, Resume: o.Resume, After: o.After, Memory: memory}
+			cfg := &archive.SendConfig{Root: t.root, Denied: t.denies(), Options: o.Options, Resume: o.Resume, After: o.After, Memory: memory}
 			for _, src := range o.Sources {
 				path, err := t.path(src.Path)
 				if err != nil {

@@ -18,6 +18,10 @@ type tree struct {
 	root *os.Root // nil: all
 	base string   // the directory that root is, for a call that is confined to it; its paths begin with it
 	home string   // what relative paths begin at
+
+	service *os.File // the directory of the service's root, if it has one
+	denied  []string // what the call must not reach, as its paths name it
+	only    string   // the name of the only file beneath base that it may open
 }
 
 // path returns a path of a request as this tree's methods want it.
@@ -57,13 +61,44 @@ func (t tree) parent(path string) (*os.File, string, error) {
 }
 
 // open never waits for the other end of a FIFO.
-func (t tree) open(path string, flags int, mode fs.FileMode) (*os.File, error) {
+func (t tree) open(path string, flags int, mode fs.FileMode) (f *os.File, err error) {
 	flags |= unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY
 	if t.root != nil {
 		// os.Root takes no other bits.
-		return t.root.OpenFile(in(path), flags, mode.Perm())
+		f, err = t.root.OpenFile(in(path), flags, mode.Perm())
+	} else {
+		f, err = os.OpenFile(path, flags, mode)
 	}
-	return os.OpenFile(path, flags, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.reaches(f, path); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openRoot opens a directory to go through it.
+func (t tree) openRoot(path string) (root *os.Root, err error) {
+	if t.root != nil {
+		root, err = t.root.OpenRoot(in(path))
+	} else {
+		root, err = os.OpenRoot(path)
+	}
+	if err != nil || len(t.denied) == 0 {
+		return root, err
+	}
+	f, err := root.Open(".")
+	if err == nil {
+		err = t.reaches(f, path)
+		f.Close()
+	}
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	return root, nil
 }
 
 func (t tree) stat(path string, follow bool) (fs.FileInfo, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,17 @@ func (s *Server) Watch(r *guestv1.WatchRequest, st grpc.ServerStreamingServer[gu
 		events := os.NewFile(uintptr(fd), "inotify")
 		defer events.Close()
 		defer w.giveAll()
+		if info.IsDir() {
+			root, err := t.openRoot(path)
+			if err != nil {
+				return err
+			}
+			w.left, err = leaveOut(t, root)
+			root.Close()
+			if err != nil {
+				return err
+			}
+		}
 		if err := w.add("", info.IsDir()); err != nil {
 			return err
 		}
@@ -62,7 +74,7 @@ func (s *Server) Watch(r *guestv1.WatchRequest, st grpc.ServerStreamingServer[gu
 				}
 				return fmt.Errorf("inotify: %w", err)
 			}
-			m := &guestv1.WatchResponse{Events: w.take(buf[:n])}
+			m := &guestv1.WatchResponse{Events: w.allowed(w.take(buf[:n]))}
 			if len(m.Events) == 0 {
 				continue
 			}
@@ -83,6 +95,31 @@ type watcher struct {
 	recursive bool
 	fd        int
 	paths     map[int]string // of watches, below path
+	left      leftOut
+}
+
+// allowed leaves out what concerns denied files alone. A renaming from or to one is
+// a creation, or a removal.
+func (w *watcher) allowed(events []*guestv1.FileEvent) []*guestv1.FileEvent {
+	if w.left.denies == nil {
+		return events
+	}
+	return slices.DeleteFunc(events, func(e *guestv1.FileEvent) bool {
+		from := len(e.Path) > 0 && w.left.has(string(e.Path))
+		if e.Kind != guestv1.FileEventKind_FILE_EVENT_KIND_RENAMED {
+			return from
+		}
+		to := w.left.has(string(e.NewPath))
+		switch {
+		case from && to:
+			return true
+		case from:
+			e.Kind, e.Path, e.NewPath = guestv1.FileEventKind_FILE_EVENT_KIND_CREATED, e.NewPath, nil
+		case to:
+			e.Kind, e.NewPath = guestv1.FileEventKind_FILE_EVENT_KIND_REMOVED, nil
+		}
+		return false
+	})
 }
 
 // full returns the path of what is below the one that is watched.
@@ -112,6 +149,9 @@ func (w *watcher) giveAll() { w.pool.Give(w.account, w.taken) }
 // The directory is opened with the subject's rights; the watch is put on what is
 // open, so that nobody can swap it.
 func (w *watcher) add(below string, isDir bool) error {
+	if below != "" && w.left.has(below) {
+		return nil
+	}
 	if len(w.paths) >= maxWatches {
 		return fault.New(codes.ResourceExhausted, "watches-exhausted", "more than %d directories to watch", maxWatches)
 	}
@@ -257,6 +297,9 @@ func (w *watcher) take(b []byte) []*guestv1.FileEvent {
 
 // created watches a new directory, and tells of what was made in it before that.
 func (w *watcher) created(out []*guestv1.FileEvent, path string) []*guestv1.FileEvent {
+	if w.left.has(path) {
+		return out
+	}
 	if err := w.add(path, true); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return out

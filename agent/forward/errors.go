@@ -85,6 +85,8 @@ func classify(err error) (code codes.Code, reason, remedy string) {
 		return codes.DeadlineExceeded, reasonTimeout, ""
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return codes.Unavailable, reasonNoRoute, "the guest has no route to the address"
+	case errors.Is(err, syscall.ELOOP):
+		return codes.PermissionDenied, reasonPermission, "the policy is about this path: name the socket by one without symbolic links"
 	case errors.Is(err, os.ErrNotExist):
 		return codes.NotFound, reasonNotFound, ""
 	case errors.Is(err, os.ErrPermission):

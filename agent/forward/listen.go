@@ -37,7 +37,6 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 	switch network {
 	case "tcp", "tcp4", "tcp6":
 	case "unix":
-		removeStale(address)
 	default:
 		return unknownNetwork(network)
 	}
@@ -46,7 +45,7 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 		return err
 	}
 	defer s.give(account)
-	l, err := localhost.Listen(stream.Context(), new(net.ListenConfig), network, address)
+	l, err := listen(stream.Context(), network, address)
 	if err != nil {
 		return listenFault(network, address, err)
 	}
@@ -92,6 +91,16 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 			return err
 		}
 	}
+}
+
+func listen(ctx context.Context, network, address string) (net.Listener, error) {
+	if isHeld(ctx, network, address) {
+		return listenHeld(ctx, address)
+	}
+	if network == "unix" {
+		removeStale(address)
+	}
+	return localhost.Listen(ctx, new(net.ListenConfig), network, address)
 }
 
 // accept accepts the next connection; it waits while the process has no

@@ -122,7 +122,11 @@ func dial(ctx context.Context, open *guestv1.DialOpen) (net.Conn, error) {
 		// Without an address of its own the socket gets no answers.
 		d.LocalAddr = &net.UnixAddr{Net: network, Name: ""}
 	}
-	conn, err := localhost.Dial(ctx, &d, network, address)
+	connect := localhost.Dial
+	if isHeld(ctx, network, address) {
+		connect = dialHeld
+	}
+	conn, err := connect(ctx, &d, network, address)
 	if err != nil {
 		return nil, dialFault(network, address, err)
 	}

@@ -45,8 +45,10 @@ func (c *asked) resolveAll(paths []string) []target {
 	return targets
 }
 
-// resolve finds out where a path leads.
-func (c *asked) resolve(given string) target {
+// resolve finds out where the path of a file leads.
+func (c *asked) resolve(given string) target { return resolve(given, c.world.Resolve) }
+
+func resolve(given string, follow func(string) (string, error)) target {
 	t := target{given: given}
 	switch {
 	case len(given) > MaxPath:
@@ -56,11 +58,11 @@ func (c *asked) resolve(given string) target {
 		return t
 	}
 	clean := path.Clean(given)
-	if c.world.Resolve == nil {
+	if follow == nil {
 		t.places = []string{clean}
 		return t
 	}
-	real, err := c.world.Resolve(clean)
+	real, err := follow(clean)
 	if err != nil || real == clean {
 		t.places, t.err = []string{clean}, err
 		return t

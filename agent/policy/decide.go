@@ -53,9 +53,10 @@ type World struct {
 	UserID func(user string) (uint32, error)
 	// GroupID is the same of groups.
 	GroupID func(group string) (uint32, error)
-	// Resolve returns the path that a clean, absolute path leads to through
-	// symbolic links, of what exists of it.
-	Resolve func(path string) (string, error)
+	// Resolve returns the path that a clean, absolute path of a file leads to
+	// through symbolic links, of what exists of it. Dir is the same of the working
+	// directory of a program, which may not begin at the same place.
+	Resolve, Dir func(path string) (string, error)
 }
 
 // Decide decides on a call. A nil policy allows what the caller's profiles do,
@@ -79,8 +80,9 @@ func (p *Policy) Decide(who Caller, c Call, w World) Decision {
 	if c.Method == guestv1.AccessService_Explain_FullMethodName && !d.Allowed && !d.denied {
 		d.Allowed, d.Rule, d.Text, d.Remedy = true, "own rights", "every caller that is trusted may ask what it may do", ""
 	}
-	if p != nil && p.AuditOnly && !d.Allowed {
-		d.Allowed, d.WouldRefuse = true, true
+	if p != nil && p.AuditOnly {
+		d.Allowed, d.WouldRefuse = true, !d.Allowed
+		d.Denied, d.NoLinks, d.NoCore = nil, false, false
 	}
 	return d
 }

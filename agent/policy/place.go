@@ -229,6 +229,9 @@ func (d *place) denies(a address) bool {
 	case a.host == "" && !a.ip.IsValid(), a.ip.IsUnspecified():
 		return true // no host, or 0.0.0.0: the machine itself, on any of its addresses
 	}
+	if a.host == "localhost" || strings.HasSuffix(a.host, ".localhost") {
+		return d.contains(netip.AddrFrom4([4]byte{127, 0, 0, 1})) || d.contains(netip.IPv6Loopback())
+	}
 	return d.contains(a.ip)
 }
 

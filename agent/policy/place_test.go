@@ -34,6 +34,9 @@ func TestPlaces(t *testing.T) {
 		{"tcp:127.0.0.1:22", "tcp", "0.0.0.0:22", false, true}, // the machine itself
 		{"tcp:127.0.0.1:22", "tcp", "[::]:22", false, true},
 		{"tcp:127.0.0.1:22", "tcp", ":22", false, true},
+		{"tcp:127.0.0.1:22", "tcp", "LocalHost:22", false, true},
+		{"tcp:[::1]:22", "tcp", "x.localhost.:22", false, true},
+		{"tcp:10.0.0.1:22", "tcp", "localhost:22", false, false},
 		{"tcp:127.0.0.1:22", "tcp", "127.0.0.1", false, true}, // no port: nobody knows
 		{"tcp:127.0.0.1:22", "", "127.0.0.1:22", false, true},
 		{"tcp:*:443", "tcp", "Example.com.:443", true, true},

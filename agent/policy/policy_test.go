@@ -88,9 +88,12 @@ var world = World{
 		}
 		return 0, errors.New("no such group")
 	},
-	Resolve: func(path string) (string, error) {
-		return strings.Replace(path, "/srv/app/link", "/etc", 1), nil
-	},
+	Resolve: throughLink,
+	Dir:     throughLink,
+}
+
+func throughLink(path string) (string, error) {
+	return strings.Replace(path, "/srv/app/link", "/etc", 1), nil
 }
 
 func mustParse(t testing.TB, text string) *Policy {

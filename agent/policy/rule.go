@@ -93,7 +93,7 @@ func (r *Rule) missesDir(c *asked) string {
 	case !slices.Contains(r.Dir, path.Clean(c.Dir)):
 		return fmt.Sprintf("the working directory %.200q is none that dir lists", c.Dir)
 	}
-	if t := c.resolve(c.Dir); t.err != nil || t.leadsElsewhere() {
+	if t := resolve(c.Dir, c.world.Dir); t.err != nil || t.leadsElsewhere() {
 		return fmt.Sprintf("the working directory %.200q leads through a symbolic link", c.Dir)
 	}
 	return ""

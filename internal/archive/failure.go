@@ -18,6 +18,7 @@ const (
 	ReasonNotFound     = "not-found"
 	ReasonExists       = "exists"
 	ReasonNotPermitted = "not-permitted"
+	ReasonDenied       = "denied"
 	ReasonReadOnly     = "read-only"
 	ReasonDiskFull     = "disk-full"
 	ReasonTooLarge     = "file-too-large"

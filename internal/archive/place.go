@@ -150,6 +150,9 @@ func (r *receiver) makeHardLink(t *target, name string, e *guestv1.Entry) error 
 			return err
 		}
 	}
+	if err := r.cfg.Denied.file(r.base.root, from); err != nil {
+		return err
+	}
 	if info, err := r.base.root.Lstat(from); err != nil {
 		return failed("link", path, err)
 	} else if !info.Mode().IsRegular() {

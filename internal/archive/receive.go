@@ -35,6 +35,8 @@ type ReceiveConfig struct {
 	// the destination.
 	Names   []string
 	Options *guestv1.TransferOptions
+	// Denied are files not to write: each counts as one that cannot be written.
+	Denied Denied
 	// Resume keeps, and goes on with, the unfinished files and directories of an
 	// earlier try.
 	Resume bool
@@ -191,6 +193,11 @@ func (r *receiver) openDestination() error {
 		root, err = r.cfg.Root.OpenRoot(InRoot(dest))
 	} else {
 		root, err = os.OpenRoot(dest)
+	}
+	if err == nil {
+		if _, err = r.cfg.Denied.directory(root, dest); err != nil {
+			root.Close()
+		}
 	}
 	if err != nil {
 		return failed("open", dest, err)

@@ -302,6 +302,9 @@ func (r *receiver) look(e *guestv1.Entry, w *guestv1.Wanted) (skip bool, err err
 		return false, nil
 	}
 	root := r.base.root
+	if r.cfg.Denied.file(root, strings.Join(elements, "/")) != nil {
+		return false, nil // it is told when it comes
+	}
 	info, err := root.Lstat(strings.Join(elements, "/"))
 	if err == nil && r.cfg.Skip && info.Mode().IsRegular() && uint64(info.Size()) == e.Size && sameTime(info.ModTime().UnixNano(), e.ModifiedUnixNanos) {
 		if !r.cfg.Options.GetChecksum() {

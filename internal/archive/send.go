@@ -22,6 +22,8 @@ type SendConfig struct {
 	Root    *os.Root
 	Options *guestv1.TransferOptions
 	Names   Names
+	// Denied are files to leave out: each counts as one that cannot be read.
+	Denied Denied
 	// Resume offers entries before they are sent, from After on.
 	Resume bool
 	After  *guestv1.Position
@@ -278,7 +280,7 @@ func (s *sender) send(produce func(*sender) error) error {
 func (s *sender) walk() error {
 	o := s.cfg.Options
 	w := &s.walker
-	*w = walker{ctx: s.ctx, sources: s.cfg.Sources, root: s.cfg.Root, archive: o.GetArchive(), follow: o.GetFollow(), after: s.cfg.After, names: s.cfg.Names}
+	*w = walker{ctx: s.ctx, sources: s.cfg.Sources, root: s.cfg.Root, archive: o.GetArchive(), follow: o.GetFollow(), after: s.cfg.After, names: s.cfg.Names, denied: s.cfg.Denied}
 	w.fail = func(source int, path string, f *Failure) error {
 		return s.failed(&guestv1.Entry{Source: uint32(source), Path: []byte(path)}, f)
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +37,16 @@ func sysOf(info fs.FileInfo) sysInfo {
 	}
 	return sysInfo{uid: st.Uid, gid: st.Gid, links: uint64(st.Nlink), device: uint64(st.Dev), number: st.Ino,
 		changed: syscall.TimespecToNsec(st.Ctim), allocated: uint64(st.Blocks) * 512}
+}
+
+// realPath returns where an open file is, without links. It is not said of one
+// that has no name any more.
+func realPath(f *os.File) (string, error) {
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if err == nil && (name == "" || name[0] != '/' || strings.HasSuffix(name, " (deleted)")) {
+		err = &fs.PathError{Op: "readlink", Path: f.Name(), Err: fs.ErrNotExist}
+	}
+	return name, err
 }
 
 // nextData returns the first range of data of f from offset on, as far as the

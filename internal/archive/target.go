@@ -155,6 +155,11 @@ func (r *receiver) enter(e *guestv1.Entry) (*target, string, error) {
 		}
 	}
 	t := r.stack[len(r.stack)-1]
+	if t.root != nil && e.Mode&modeType != modeDir {
+		if err := r.cfg.Denied.file(t.root, name); err != nil {
+			return nil, "", err
+		}
+	}
 	if !r.cfg.Trusted {
 		if name <= t.last {
 			return nil, "", protocolFailure("%q comes after %q in a directory", name, t.last)
@@ -197,6 +202,9 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	r.stack = append(r.stack, t)
 	if above.root == nil {
 		return errLost
+	}
+	if err := r.cfg.Denied.file(above.root, name); err != nil {
+		return err
 	}
 	// Until it has all that is to be in it, its owner may write to it.
 	err := above.root.Mkdir(name, 0o700)

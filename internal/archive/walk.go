@@ -39,6 +39,7 @@ type walker struct {
 	follow  bool
 	after   *guestv1.Position
 	names   Names
+	denied  Denied
 
 	visit func(*item) error                               // an error ends the walk
 	fail  func(source int, path string, f *Failure) error // one file cannot be read
@@ -69,6 +70,7 @@ func (w *walker) walk() error {
 type directory struct {
 	root  *os.Root
 	path  string // for errors, and to follow links with
+	real  string // without links; empty if nothing is denied
 	above *directory
 	info  fs.FileInfo
 	refs  int // the walk, and items that wait for a decision
@@ -113,9 +115,9 @@ func (w *walker) source(n int) error {
 	}
 	it.open = func() (*os.File, error) {
 		if w.root != nil {
-			return w.root.OpenFile(InRoot(src.Path), os.O_RDONLY|flags, 0)
+			return w.denied.opened(w.root.OpenFile(InRoot(src.Path), os.O_RDONLY|flags, 0))
 		}
-		return os.OpenFile(src.Path, os.O_RDONLY|flags, 0)
+		return w.denied.opened(os.OpenFile(src.Path, os.O_RDONLY|flags, 0))
 	}
 	if !info.IsDir() {
 		if skipping {
@@ -134,6 +136,9 @@ func (w *walker) source(n int) error {
 	}
 	d := &directory{root: root, path: src.Path, info: info, refs: 1}
 	defer d.release()
+	if d.real, err = w.denied.directory(root, src.Path); err != nil {
+		return w.fail(n, "", failed("open", src.Path, err))
+	}
 	// A directory is sent again for what is below it that was not sent before.
 	if err := w.visit(it); err != nil {
 		return err
@@ -224,6 +229,9 @@ func (w *walker) directory(n int, d *directory, prefix string, after []string, s
 // what is below it was, up to after.
 func (w *walker) file(n int, d *directory, path, name string, after []string, inAfter, done bool) error {
 	full := filepath.Join(d.path, name)
+	if w.denied != nil && w.denied(joinPath(d.real, name)) {
+		return w.fail(n, path, failed("open", full, Denial(full)))
+	}
 	follow := w.follow
 	stat := d.root.Lstat
 	if follow {
@@ -245,9 +253,9 @@ func (w *walker) file(n int, d *directory, path, name string, after []string, in
 	it := &item{entry: e, info: info, path: full, in: d}
 	it.open = func() (*os.File, error) {
 		if follow && w.root == nil {
-			return os.OpenFile(full, os.O_RDONLY|followFlags, 0)
+			return w.denied.opened(os.OpenFile(full, os.O_RDONLY|followFlags, 0))
 		} else if follow {
-			return w.root.OpenFile(InRoot(full), os.O_RDONLY|followFlags, 0)
+			return w.denied.opened(w.root.OpenFile(InRoot(full), os.O_RDONLY|followFlags, 0))
 		}
 		return d.root.OpenFile(name, os.O_RDONLY|openFlags, 0)
 	}
@@ -309,6 +317,9 @@ func (w *walker) below(n int, d *directory, it *item, path, name string, after [
 	}
 	sub := &directory{root: root, path: it.path, above: d, info: it.info, refs: 1}
 	defer sub.release()
+	if sub.real, err = w.denied.directory(root, it.path); err != nil {
+		return w.fail(n, path, failed("open", it.path, err))
+	}
 	if done && !inAfter {
 		return w.linksBelow(n, sub, path)
 	}
@@ -324,6 +335,10 @@ func (w *walker) linksBelow(n int, d *directory, prefix string) error {
 		return nil // it was told when it was sent
 	}
 	for _, name := range names {
+		real := joinPath(d.real, name)
+		if w.denied != nil && w.denied(real) {
+			continue
+		}
 		info, err := d.root.Lstat(name)
 		if err != nil {
 			continue
@@ -337,7 +352,7 @@ func (w *walker) linksBelow(n int, d *directory, prefix string) error {
 			if err != nil {
 				continue
 			}
-			err = w.linksBelow(n, &directory{root: root}, path)
+			err = w.linksBelow(n, &directory{root: root, real: real}, path)
 			root.Close()
 			if err != nil {
 				return err
