@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
+	"github.com/vsockrpc/vsockrpc/agent/internal/subject"
 	"github.com/vsockrpc/vsockrpc/internal/archive"
 )
 
@@ -22,6 +23,7 @@ const (
 	reasonTooMany      = "too-many-calls"
 	reasonTakenOver    = "taken-over"
 	reasonCut          = "transfer-cut"
+	reasonHangs        = "file-hangs"
 )
 
 // toFault makes what went wrong with op on path what a client sees.
@@ -34,6 +36,11 @@ func toFault(op string, path []byte, err error) error {
 	}
 	if f, ok := errors.AsType[*archive.Failure](err); ok {
 		return fault.New(f.Code, f.Reason, "%s", f.Text).On(f.Op, f.Path, err).Hint(f.Remedy)
+	}
+	if left, ok := errors.AsType[*subject.LeftError](err); ok {
+		// Nobody may be there to read it, but for the audit log.
+		return fault.New(status.FromContextError(left.Err).Code(), reasonHangs, "%s %s: no answer of the file system before the call was ended", op, path).
+			On(op, string(path), nil).Hint("look at what is mounted there in the guest")
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return status.FromContextError(err).Err()

@@ -138,7 +138,7 @@ func (l *lister) directory(root *os.Root, prefix string, depth uint32) error {
 		if !info.IsDir() || depth == 0 {
 			continue
 		}
-		sub, err := root.OpenRoot(name)
+		sub, err := root.OpenRoot(name + asDir)
 		if err == nil {
 			err = l.directory(sub, path, depth-1)
 			sub.Close()
@@ -290,7 +290,7 @@ func (u *usage) below(root *os.Root, prefix string) error {
 			if !info.IsDir() {
 				continue
 			}
-			sub, err := root.OpenRoot(name)
+			sub, err := root.OpenRoot(name + asDir)
 			if err != nil {
 				u.m.Unreadable++
 				continue

@@ -9,11 +9,8 @@ import (
 	"sync"
 	"syscall"
 
-	"google.golang.org/grpc/codes"
-
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
-	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -42,8 +39,10 @@ type Server struct {
 	accounts account.Files
 	calls    *charge.Pool
 	watches  *charge.Pool // directories that calls watch
+	watching watchRoom
 
 	mu        sync.Mutex
+	left      map[uint32]int // calls that were left behind, by the user they act as
 	transfers map[transferKey]*transfer
 }
 
@@ -56,7 +55,7 @@ func NewServer(cfg *Config) (*Server, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	s := &Server{log: cfg.Logger, transfers: make(map[transferKey]*transfer)}
+	s := &Server{log: cfg.Logger, transfers: make(map[transferKey]*transfer), left: make(map[uint32]int), watching: newWatchRoom()}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -75,7 +74,7 @@ func NewServer(cfg *Config) (*Server, error) {
 	if n == 0 {
 		n = 1024
 	}
-	s.calls, s.watches = charge.NewPool(int64(n)), charge.NewPool(maxWatchesTotal)
+	s.calls, s.watches = charge.NewPool(int64(n)), charge.NewPool(int64(half(inotifyLimits+"max_user_watches", maxWatchesTotal)))
 	return s, nil
 }
 
@@ -87,15 +86,15 @@ func (s *Server) Close() error {
 	return errors.Join(s.root.Close(), s.rootFile.Close())
 }
 
-// with calls f as a subject with a resolved path, within the bound on calls.
+// with calls f as a subject with a resolved path, within the bound on calls. If ctx
+// ends before f does, f goes on without a caller: it must write nothing that is read
+// after an error.
 func (s *Server) with(ctx context.Context, op string, subject *guestv1.Subject, path []byte, f func(t tree, path string) error) error {
-	account := charge.From(ctx)
-	if r := s.calls.Take(account, 1); r != nil {
-		return fault.New(codes.ResourceExhausted, reasonTooMany, "too many calls of the file service are open: %v", r).
-			Hint("close some of them")
+	a, err := s.account(subject)
+	if err != nil {
+		return err
 	}
-	defer s.calls.Give(account, 1)
-	return toFault(op, path, s.as(subject, func(t tree) error {
+	return toFault(op, path, s.as(ctx, a, func(t tree) error {
 		t, err := t.confine(ctx, path)
 		if err != nil {
 			return err

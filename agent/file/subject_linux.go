@@ -1,73 +1,58 @@
 package file
 
 import (
+	"context"
 	"errors"
 	"os"
-	"runtime"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
+	"github.com/vsockrpc/vsockrpc/agent/internal/subject"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
-// as calls f as a subject: on this goroutine if that is the agent's own user,
-// otherwise on one whose thread has become the subject. f must do its work with
-// files on the goroutine that it is called on.
-func (s *Server) as(subject *guestv1.Subject, f func(tree) error) error {
-	user, group := string(subject.GetUser()), string(subject.GetGroup())
-	a, err := s.accounts.Find(user, group)
+// account returns whom a call acts as.
+func (s *Server) account(who *guestv1.Subject) (account.Account, error) {
+	a, err := s.accounts.Find(string(who.GetUser()), string(who.GetGroup()))
 	if err != nil {
-		return accountFault(err)
+		return a, accountFault(err)
+	}
+	if len(who.GetGroup()) == 0 && int(a.UID) == os.Geteuid() {
+		a.GID = uint32(os.Getegid()) // the process's, whatever the files say
+	}
+	if !subject.Own(a) && os.Geteuid() != 0 {
+		return a, fault.New(codes.PermissionDenied, reasonNotPermitted, "the agent is not root and cannot act as user %d, group %d", a.UID, a.GID).
+			Hint("name no user, or run the agent as root")
+	}
+	return a, nil
+}
+
+// as calls f as an account: what f does with files it does on the goroutine that it
+// is called on. If ctx ends and f does not, it is left behind, with its place.
+func (s *Server) as(ctx context.Context, a account.Account, f func(tree) error) error {
+	p, err := s.enter(charge.From(ctx), a.UID)
+	if err != nil {
+		return err
 	}
 	t := tree{root: s.root, home: a.Home, service: s.rootFile}
 	if s.root != nil {
 		t.home = "/"
 	}
-	own := int(a.UID) == os.Geteuid()
-	if own && (group == "" || int(a.GID) == os.Getegid()) {
+	err = subject.Do(ctx, a, func() error {
+		defer p.end()
 		return f(t)
+	})
+	if become, ok := errors.AsType[*subject.BecomeError](err); ok {
+		p.end()
+		return fault.New(codes.Internal, reasonFailed, "become user %d: %v", a.UID, become).On(become.Op, "", become)
 	}
-	if os.Geteuid() != 0 {
-		return fault.New(codes.PermissionDenied, reasonNotPermitted, "the agent is not root and cannot act as user %d, group %d", a.UID, a.GID).
-			Hint("name no user, or run the agent as root")
+	if _, ok := errors.AsType[*subject.LeftError](err); ok {
+		p.leave()
 	}
-	done := make(chan error, 1)
-	go func() {
-		// The thread is never unlocked: it ends with the goroutine, since nobody
-		// else must run on it.
-		runtime.LockOSThread()
-		if err := become(a); err != nil {
-			done <- fault.New(codes.Internal, reasonFailed, "become user %d: %v", a.UID, err).On("setresuid", "", err)
-			return
-		}
-		done <- f(t)
-	}()
-	return <-done
-}
-
-// become gives the calling thread, and no other, the rights of an account. It
-// cannot be undone. Go's own functions would change all threads.
-func become(a account.Account) error {
-	groups := a.Groups
-	var first unsafe.Pointer
-	if len(groups) > 0 {
-		first = unsafe.Pointer(&groups[0])
-	}
-	if _, _, errno := unix.RawSyscall(sysSetgroups, uintptr(len(groups)), uintptr(first), 0); errno != 0 {
-		return errno
-	}
-	gid, uid := uintptr(a.GID), uintptr(a.UID)
-	if _, _, errno := unix.RawSyscall(sysSetresgid, gid, gid, gid); errno != 0 {
-		return errno
-	}
-	if _, _, errno := unix.RawSyscall(sysSetresuid, uid, uid, uid); errno != 0 {
-		return errno
-	}
-	return nil
+	return err
 }
 
 func accountFault(err error) error {

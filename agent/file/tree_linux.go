@@ -42,6 +42,10 @@ func (t tree) path(p []byte) (string, error) {
 	return path, nil
 }
 
+// asDir, behind a path, has os.OpenRoot open it only if it is a directory, and not
+// wait for the other end of a FIFO that somebody has put there.
+const asDir = "/."
+
 // in returns an absolute path as one beneath the root.
 func in(path string) string { return archive.InRoot(path) }
 
@@ -82,9 +86,9 @@ func (t tree) open(path string, flags int, mode fs.FileMode) (f *os.File, err er
 // openRoot opens a directory to go through it.
 func (t tree) openRoot(path string) (root *os.Root, err error) {
 	if t.root != nil {
-		root, err = t.root.OpenRoot(in(path))
+		root, err = t.root.OpenRoot(in(path) + asDir)
 	} else {
-		root, err = os.OpenRoot(path)
+		root, err = os.OpenRoot(path + asDir)
 	}
 	if err != nil || len(t.denied) == 0 {
 		return root, err

@@ -30,6 +30,10 @@ const (
 
 // Watch streams what happens to a file or directory.
 func (s *Server) Watch(r *guestv1.WatchRequest, st grpc.ServerStreamingServer[guestv1.WatchResponse]) error {
+	a, err := s.account(r.Subject)
+	if err != nil {
+		return err
+	}
 	return s.with(st.Context(), "watch", r.Subject, r.Path, func(t tree, path string) error {
 		info, err := t.stat(path, true)
 		if err != nil {
@@ -38,6 +42,11 @@ func (s *Server) Watch(r *guestv1.WatchRequest, st grpc.ServerStreamingServer[gu
 		if !info.IsDir() && !info.Mode().IsRegular() {
 			return specialFault("watch", r.Path, info.Mode())
 		}
+		leave, err := s.watching.enter(a.UID)
+		if err != nil {
+			return err
+		}
+		defer leave()
 		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 		if err != nil {
 			return fmt.Errorf("inotify: %w", err)
@@ -168,25 +177,16 @@ func (w *watcher) add(below string, isDir bool) error {
 		return err
 	}
 	defer f.Close()
-	type result struct {
-		wd  int
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		// /proc/self/fd is the agent's, not the subject's.
-		wd, err := unix.InotifyAddWatch(w.fd, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), watchMask)
-		done <- result{wd, err}
-	}()
-	r := <-done
-	if errors.Is(r.err, unix.ENOSPC) {
-		return fault.New(codes.ResourceExhausted, "watches-exhausted", "the guest has no more inotify watches").On("watch", below, r.err).
+	// What is open, not what has the name by now.
+	wd, err := unix.InotifyAddWatch(w.fd, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), watchMask)
+	if errors.Is(err, unix.ENOSPC) {
+		return fault.New(codes.ResourceExhausted, "watches-exhausted", "the guest has no more inotify watches").On("watch", below, err).
 			Hint("raise fs.inotify.max_user_watches, or watch less")
 	}
-	if r.err != nil {
-		return &fs.PathError{Op: "watch", Path: w.full(below), Err: r.err}
+	if err != nil {
+		return &fs.PathError{Op: "watch", Path: w.full(below), Err: err}
 	}
-	w.paths[r.wd] = below
+	w.paths[wd] = below
 	if !isDir || !w.recursive {
 		return nil
 	}

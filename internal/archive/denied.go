@@ -23,7 +23,7 @@ func (d Denied) file(root *os.Root, below string) error {
 		dir, name = below[:i], below[i+1:]
 	}
 	if dir != "" {
-		sub, err := root.OpenRoot(dir)
+		sub, err := root.OpenRoot(dir + asDir)
 		if err != nil {
 			return failed("open", below, err)
 		}

@@ -190,9 +190,9 @@ func (r *receiver) openDestination() error {
 	}
 	var root *os.Root
 	if r.cfg.Root != nil {
-		root, err = r.cfg.Root.OpenRoot(InRoot(dest))
+		root, err = r.cfg.Root.OpenRoot(InRoot(dest) + asDir)
 	} else {
-		root, err = os.OpenRoot(dest)
+		root, err = os.OpenRoot(dest + asDir)
 	}
 	if err == nil {
 		if _, err = r.cfg.Denied.directory(root, dest); err != nil {

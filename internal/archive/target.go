@@ -225,7 +225,7 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	if err != nil {
 		return failed("mkdir", t.path, err)
 	}
-	if t.root, err = above.root.OpenRoot(name); err != nil {
+	if t.root, err = above.root.OpenRoot(name + asDir); err != nil {
 		return failed("open", t.path, err)
 	}
 	if made && e != nil {

@@ -127,9 +127,9 @@ func (w *walker) source(n int) error {
 	}
 	var root *os.Root
 	if w.root != nil {
-		root, err = w.root.OpenRoot(InRoot(src.Path))
+		root, err = w.root.OpenRoot(InRoot(src.Path) + asDir)
 	} else {
-		root, err = os.OpenRoot(src.Path)
+		root, err = os.OpenRoot(src.Path + asDir)
 	}
 	if err != nil {
 		return w.fail(n, "", failed("open", src.Path, err))
@@ -164,6 +164,11 @@ func (w *walker) readlinkSource(path string) (string, error) {
 	}
 	return os.Readlink(path)
 }
+
+// asDir, behind a path, has os.OpenRoot open it only if it is a directory. The last
+// element it would open as whatever it is, and wait for the other end of a FIFO that
+// somebody has put there.
+const asDir = "/."
 
 // InRoot returns an absolute path as one beneath an os.Root. What ".." in it means
 // is the root's to say.
@@ -306,11 +311,11 @@ func (w *walker) below(n int, d *directory, it *item, path, name string, after [
 	var err error
 	switch {
 	case w.follow && w.root == nil:
-		root, err = os.OpenRoot(it.path)
+		root, err = os.OpenRoot(it.path + asDir)
 	case w.follow:
-		root, err = w.root.OpenRoot(InRoot(it.path))
+		root, err = w.root.OpenRoot(InRoot(it.path) + asDir)
 	default:
-		root, err = d.root.OpenRoot(name)
+		root, err = d.root.OpenRoot(name + asDir)
 	}
 	if err != nil {
 		return w.fail(n, path, failed("open", it.path, err))
@@ -348,7 +353,7 @@ func (w *walker) linksBelow(n int, d *directory, prefix string) error {
 		case info.Mode().IsRegular():
 			w.shareLink(&guestv1.Entry{Source: uint32(n), Path: []byte(path)}, info)
 		case info.IsDir():
-			root, err := d.root.OpenRoot(name)
+			root, err := d.root.OpenRoot(name + asDir)
 			if err != nil {
 				continue
 			}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,10 +36,10 @@ func (e *BecomeError) Unwrap() error { return e.Err }
 // process's own. It must do its work with files on that goroutine, and must not
 // connect sockets.
 //
-// If ctx ends before f does, Do returns its error at once, and f goes on until
-// what it waits for lets it: a system call on a file system that does not answer
-// cannot be ended. So f must not write what its caller reads after an error, and
-// must give back itself what it holds.
+// If ctx ends and f does not end within a second of that, Do returns a *LeftError,
+// and f goes on until what it waits for lets it: a system call on a file system that
+// does not answer cannot be ended. So f must not write what its caller reads after
+// such an error, and must give back itself what it holds.
 //
 // If the rights cannot be had f is not called, and the error is a *BecomeError. A
 // panic of f is one of Do.
@@ -60,13 +61,28 @@ func Do(ctx context.Context, a account.Account, f func() error) error {
 		return r.get()
 	case <-ctx.Done():
 	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
 	select {
-	case r := <-done: // both at once
+	case r := <-done:
 		return r.get()
-	default:
-		return ctx.Err()
+	case <-timer.C:
+		return &LeftError{ctx.Err()}
 	}
 }
+
+// grace is what a function gets that looks at its context between system calls.
+const grace = time.Second
+
+// LeftError says that what was called is left behind, since its context has ended
+// and it has not.
+type LeftError struct{ Err error } // of the context
+
+// Error says so.
+func (e *LeftError) Error() string { return "no answer before the call was ended: " + e.Err.Error() }
+
+// Unwrap returns the context's error.
+func (e *LeftError) Unwrap() error { return e.Err }
 
 // onThread calls f on a thread that is used for nothing after it. That cannot be
 // the first thread of the process, which stands for all of it, and does not end

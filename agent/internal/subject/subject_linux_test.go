@@ -218,7 +218,7 @@ func TestDoEndsWithItsContext(t *testing.T) {
 		<-release
 		return nil
 	})
-	if !errors.Is(err, context.Canceled) {
+	if _, ok := errors.AsType[*LeftError](err); !ok || !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	close(release)
