@@ -143,7 +143,7 @@ func (d *doctor) vsock() bool {
 	case err == nil:
 		d.ok("/dev/vhost-vsock", "VMs can be given a CID")
 	case errors.Is(err, fs.ErrNotExist):
-		d.warn("/dev/vhost-vsock", "missing: no VM here can have native vsock", "modprobe vhost_vsock; a user-space VMM (Firecracker, Cloud Hypervisor) does without")
+		d.warn("/dev/vhost-vsock", "missing: no VM here can have native vsock", "modprobe vhost_vsock; host-ctl vsock-device, Firecracker and Cloud Hypervisor do without")
 	default:
 		d.warn("/dev/vhost-vsock", err.Error(), "")
 	}
@@ -158,7 +158,7 @@ func (d *doctor) vsock() bool {
 
 // guest checks each step to a guest's agent.
 func (d *doctor) guest(ctx context.Context, target string) {
-	if target != "local" && !d.reachable(target) {
+	if target != "local" && !d.reachable(ctx, target) {
 		return
 	}
 	g, err := d.cli.dial(ctx, target)
@@ -207,8 +207,8 @@ func (d *doctor) guest(ctx context.Context, target string) {
 	d.ok("exec", "a command runs")
 }
 
-// reachable checks what can be checked of a target without dialing it.
-func (d *doctor) reachable(target string) bool {
+// reachable checks what can be checked of a target without calling its agent.
+func (d *doctor) reachable(ctx context.Context, target string) bool {
 	if d.cli.configPath != "" && !d.configFile() {
 		return false
 	}
@@ -237,6 +237,9 @@ func (d *doctor) reachable(target string) bool {
 		return false
 	}
 	d.ok("socket", "%s, %s", addr.Path, fi.Mode())
+	if addr.Net == transport.NetworkMux {
+		return d.server(ctx, addr.Path)
+	}
 	return true
 }
 

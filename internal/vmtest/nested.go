@@ -124,19 +124,7 @@ func (n *Nested) runHere(ctx context.Context, dir string, inner Inner, run Run) 
 	if err := os.WriteFile(file, inner.encode(), 0o644); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, run.Path, run.Args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), EnvLab+"=nested", EnvInner+"="+file)
-	cmd.Stdout, cmd.Stderr = n.Output, n.Output
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("%s: %w", run.Name, err)
-	}
-	return nil
+	return runHere(ctx, dir, run, []string{EnvLab + "=nested", EnvInner + "=" + file}, n.Output)
 }
 
 // runOuter runs the tests in the outer machine.
@@ -167,23 +155,28 @@ func (n *Nested) runOuter(ctx context.Context, dir string, inner Inner, run Run,
 	return err
 }
 
-// writeInner writes the guest's root: the agent, its kernel modules, and for
-// something to run busybox and the tests.
+// writeInner writes the guest's root.
 func writeInner(name, agent, tests string, k kernel) error {
-	busybox, err := exec.LookPath("busybox")
+	modules, err := k.modules(innerModules)
 	if err != nil {
 		return err
 	}
-	modules, err := k.modules(innerModules)
+	return writeGuest(name, agent, tests, modules)
+}
+
+// writeGuest writes a guest's root: the agent, its kernel modules, and for
+// something to run busybox and the tests.
+func writeGuest(name, agent, tests string, modules []string) error {
+	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return err
 	}
 	a := createInitramfs(name)
 	a.Copy("/init", agent)
 	a.Symlink("/bin/guest-agent", "/init")
-	a.Copy("/bin/nested.test", tests)
+	a.Copy("/bin/lab.test", tests)
 	a.Copy("/bin/busybox", busybox)
-	for _, applet := range []string{"sh", "cat", "id", "sleep", "sha256sum", "kill", "poweroff"} {
+	for _, applet := range []string{"sh", "cat", "id", "sleep", "sha256sum", "kill", "poweroff", "dd", "true"} {
 		a.Symlink("/bin/"+applet, "busybox")
 	}
 	a.File("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")

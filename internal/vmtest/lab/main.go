@@ -4,6 +4,7 @@
 //	go run ./internal/vmtest/lab                  all that the lab has, as CI does
 //	go run ./internal/vmtest/lab uml [PACKAGE]... [-- -test.v -test.run X]
 //	go run ./internal/vmtest/lab nested [-- -test.run X]
+//	go run ./internal/vmtest/lab device [-- -test.run X]
 //
 // A PACKAGE may be a directory of another module, such as ./internal/rpctest/interop.
 // A lab that this machine cannot have is skipped, with a line that says why.
@@ -29,7 +30,7 @@ func main() {
 	flag.BoolVar(&o.emulate, "emulate", false, "use the outer machine of the nested lab even where guests can run without it")
 	flag.BoolVar(&o.require, "require", false, "fail instead of skipping a lab that this machine cannot have")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: lab [FLAG]... [uml [PACKAGE]... | nested] [-- TESTFLAG...]")
+		fmt.Fprintln(os.Stderr, "usage: lab [FLAG]... [uml [PACKAGE]... | nested | device] [-- TESTFLAG...]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -54,6 +55,7 @@ func (o *options) run(ctx context.Context, args []string) error {
 	}
 	if len(args) == 0 {
 		return errors.Join(
+			o.report("device", o.device(ctx, append([]string{"-test.short"}, testFlags...))),
 			o.report("uml", o.uml(ctx, nil, testFlags)),
 			o.report("nested", o.nested(ctx, append([]string{"-test.short"}, testFlags...))))
 	}
@@ -62,6 +64,8 @@ func (o *options) run(ctx context.Context, args []string) error {
 		return o.report(lab, o.uml(ctx, packages, testFlags))
 	case lab == "nested" && len(packages) == 0:
 		return o.report(lab, o.nested(ctx, testFlags))
+	case lab == "device" && len(packages) == 0:
+		return o.report(lab, o.device(ctx, testFlags))
 	}
 	flag.Usage()
 	return fmt.Errorf("unexpected arguments %q", args)
@@ -85,6 +89,12 @@ func (o *options) nested(ctx context.Context, testFlags []string) error {
 	// A run of minutes shows how far it is.
 	testFlags = append([]string{"-test.v"}, testFlags...)
 	lab := vmtest.Nested{Args: testFlags, Timeout: o.timeout, Output: os.Stdout, Emulate: o.emulate}
+	return lab.Run(ctx)
+}
+
+func (o *options) device(ctx context.Context, testFlags []string) error {
+	testFlags = append([]string{"-test.v"}, testFlags...)
+	lab := vmtest.Device{Args: testFlags, Timeout: o.timeout, Output: os.Stdout}
 	return lab.Run(ctx)
 }
 

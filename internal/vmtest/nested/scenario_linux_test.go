@@ -151,7 +151,7 @@ func (s *scenario) stdin(t *testing.T) {
 
 // peer asks in the guest who calls.
 func (s *scenario) peer(t *testing.T) {
-	b := s.host.start(t, "exec", "-e", envHelper+"=1", s.host.guest, "--", "/bin/nested.test")
+	b := s.host.start(t, "exec", "-e", envHelper+"=1", s.host.guest, "--", "/bin/lab.test")
 	if got := b.line(t); got != "listening" {
 		t.Fatalf("the helper says %q", got)
 	}

@@ -1,0 +1,193 @@
+package device
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vsockrpc/vsockrpc/transport/vsockdev"
+)
+
+// An echoing is a transfer to the guest and back that a test disturbs.
+type echoing struct {
+	n    int64
+	done chan error
+	some chan struct{} // closed when a part of it has come back
+}
+
+// startEcho starts a transfer of n bytes.
+func startEcho(t *testing.T, m *machine, n int64) *echoing {
+	t.Helper()
+	e := &echoing{n: n, done: make(chan error, 1), some: make(chan struct{})}
+	c := m.dial(t, portEcho)
+	go func() {
+		_, _ = io.Copy(c, pattern(n)) // what fails shows at the other end
+		c.CloseWrite()
+	}()
+	go func() {
+		got, want := make([]byte, 64<<10), make([]byte, 64<<10)
+		source := pattern(n)
+		for left := n; ; {
+			k, err := c.Read(got)
+			left -= int64(k)
+			_, _ = io.ReadFull(source, want[:k])
+			switch {
+			case !bytes.Equal(got[:k], want[:k]):
+				err = errors.New("other bytes came back")
+			case err == nil && left < n-n/8 && e.some != nil:
+				close(e.some)
+				e.some = nil
+				continue
+			case err == nil:
+				continue
+			case errors.Is(err, io.EOF) && left == 0:
+				err = nil
+			default:
+				err = fmt.Errorf("%d of %d bytes left: %w", left, n, err)
+			}
+			e.done <- err
+			return
+		}
+	}()
+	return e
+}
+
+// begun waits until a part has come back.
+func (e *echoing) begun(t *testing.T, some <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-some:
+	case err := <-e.done:
+		t.Fatalf("the transfer ended: %v", err)
+	}
+}
+
+// pause stops the guest in the middle of a transfer: nothing is lost, and new
+// connections wait.
+func pause(t *testing.T, m *machine) {
+	m.helper(t)
+	e := startEcho(t, m, int64(size(64<<20, 8<<20)))
+	e.begun(t, e.some)
+	m.signal(t, syscall.SIGSTOP)
+	paused := time.Now()
+	dialed := make(chan error, 1)
+	go func() {
+		c, err := m.dev.DialContext(t.Context(), portEcho)
+		if err == nil {
+			c.Close()
+		}
+		dialed <- err
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(size(30, 2))*time.Second)
+	defer cancel()
+	if _, err := m.dev.DialContext(ctx, portEcho); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("dial of a guest that is stopped: %v", err)
+	}
+	m.signal(t, syscall.SIGCONT)
+	t.Logf("stopped for %v", time.Since(paused).Round(time.Millisecond))
+	if err := <-e.done; err != nil {
+		t.Errorf("the transfer that was stopped: %v", err)
+	}
+	if err := <-dialed; err != nil {
+		t.Errorf("dial while the guest was stopped: %v", err)
+	}
+}
+
+// qmpPause has QEMU itself stop the guest, and reset it.
+func qmpPause(t *testing.T, m *machine) {
+	if m.boot.Name != "QEMU" {
+		t.Skip("of QEMU only")
+	}
+	conn, err := net.Dial("unix", filepath.Join(m.dir, "qmp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	in := bufio.NewScanner(conn)
+	command := func(name string) {
+		t.Helper()
+		if _, err := fmt.Fprintf(conn, "{\"execute\":%q}\n", name); err != nil {
+			t.Fatal(err)
+		}
+		for in.Scan() {
+			var answer map[string]json.RawMessage
+			if err := json.Unmarshal(in.Bytes(), &answer); err != nil {
+				t.Fatal(err)
+			}
+			if answer["return"] != nil {
+				return
+			}
+			if answer["error"] != nil {
+				t.Fatalf("%s: %s", name, in.Bytes())
+			}
+		}
+		t.Fatalf("%s: %v", name, in.Err())
+	}
+	command("qmp_capabilities")
+	m.helper(t)
+	e := startEcho(t, m, 4<<20)
+	e.begun(t, e.some)
+	for range 5 {
+		command("stop")
+		command("cont")
+	}
+	if err := <-e.done; err != nil {
+		t.Errorf("the transfer that was stopped: %v", err)
+	}
+	c := m.dial(t, portEcho)
+	command("system_reset")
+	if _, err := io.ReadAll(c); !errors.Is(err, vsockdev.ErrReset) {
+		t.Errorf("a connection at a reset of the VM: %v, want %v", err, vsockdev.ErrReset)
+	}
+	m.sdk.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
+	defer cancel()
+	start := time.Now()
+	if m.sdk, err = m.connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("answers %v after a reset", time.Since(start).Round(time.Millisecond))
+}
+
+// sameCID has a second VM of the same kind and CID beside the first.
+func sameCID(t *testing.T, m *machine) {
+	other := newMachine(t, m.boot)
+	t.Logf("boot to the first answer: %v", other.start(t).Round(time.Millisecond))
+	for name, vm := range map[string]*machine{"first": m, "second": other} {
+		vm.run(t, nil, "sh", "-c", "echo "+name+" >/tmp/name")
+	}
+	for name, vm := range map[string]*machine{"first": m, "second": other} {
+		if got := string(vm.run(t, nil, "cat", "/tmp/name")); got != name+"\n" {
+			t.Errorf("the %s says %q", name, got)
+		}
+	}
+}
+
+// killed kills the VM and boots it again, at the same device.
+func killed(t *testing.T, m *machine) {
+	m.helper(t)
+	c := m.dial(t, portHold)
+	if _, err := c.Write(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	m.kill()
+	if _, err := io.ReadAll(c); !errors.Is(err, vsockdev.ErrNoGuest) {
+		t.Errorf("a connection of a VM that was killed: %v, want %v", err, vsockdev.ErrNoGuest)
+	}
+	if _, err := m.dev.DialContext(t.Context(), portEcho); !errors.Is(err, vsockdev.ErrNoGuest) {
+		t.Errorf("dial of a VM that was killed: %v, want %v", err, vsockdev.ErrNoGuest)
+	}
+	t.Logf("boot to the first answer: %v", m.start(t).Round(time.Millisecond))
+	if got := string(m.run(t, nil, "id", "-u")); got != "0\n" {
+		t.Errorf("id -u says %q", got)
+	}
+}
