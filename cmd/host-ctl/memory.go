@@ -18,5 +18,6 @@ func limitMemory() {
 	}
 }
 
-// unlimitMemory is for a guest that is a part of this process.
+// unlimitMemory is for what a limit would slow down and that needs none: a guest that is
+// a part of this process, or the device of a VM.
 func unlimitMemory() { debug.SetMemoryLimit(math.MaxInt64) }

@@ -40,6 +40,7 @@ the guest is who may write to the sockets: the calling user, unless --mode and
 --group say otherwise. A caller who is root comes from a port below 1024.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			unlimitMemory() // package vsockdev has its own bounds
 			mode, gid, err := o.check()
 			if err != nil {
 				return usageError{err}
