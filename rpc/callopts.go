@@ -28,7 +28,7 @@ type callInfo struct {
 }
 
 // apply reads the options. Those it does not know are ignored, as they are about
-// HTTP/2.
+// HTTP/2: compressors too, since every message is sent as it is (identity).
 func (ci *callInfo) apply(opts []grpc.CallOption) error {
 	ci.maxRecv, ci.maxSend = DefaultMaxRecvMsgSize, math.MaxInt32
 	var forced encoding.CodecV2
@@ -52,10 +52,6 @@ func (ci *callInfo) apply(opts []grpc.CallOption) error {
 			forced = o.CodecV2
 		case grpc.CustomCodecCallOption:
 			forced = codecV0{o.Codec}
-		case grpc.CompressorCallOption:
-			if o.CompressorType != "" && o.CompressorType != encoding.Identity {
-				return status.Errorf(codes.Unimplemented, "rpc: compressor %q: the native wire does not compress", o.CompressorType)
-			}
 		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption, grpc.OnFinishCallOption:
 			ci.observed = true
 		}

@@ -63,9 +63,13 @@ type ServerConfig struct {
 	// that look at AuthInfo: nothing else tells the two apart.
 	OptionalTLS bool
 
-	UnaryInterceptor  grpc.UnaryServerInterceptor
-	StreamInterceptor grpc.StreamServerInterceptor
-	StatsHandlers     []stats.Handler
+	// The interceptors of every call, on either wire. Those of the lists come after
+	// the single ones, the first of them outermost.
+	UnaryInterceptor   grpc.UnaryServerInterceptor
+	StreamInterceptor  grpc.StreamServerInterceptor
+	UnaryInterceptors  []grpc.UnaryServerInterceptor
+	StreamInterceptors []grpc.StreamServerInterceptor
+	StatsHandlers      []stats.Handler
 
 	// UnknownServiceHandler, if not nil, gets the calls of methods that are not
 	// registered; without it they end with codes.Unimplemented.
@@ -171,9 +175,14 @@ type ClientConfig struct {
 	// InsecureSkipVerify with VerifyConnection, must be set in it.
 	TLS *tls.Config
 
-	// The interceptors get nil for their *grpc.ClientConn, as there is none.
+	// The interceptors get nil for their *grpc.ClientConn, as there is none. Those of
+	// the lists come after the single ones, the first of them outermost. There is no
+	// service config, and no policy of retries in one: an interceptor that calls its
+	// invoker again makes them, and one that derives a context sets timeouts.
 	UnaryInterceptor   grpc.UnaryClientInterceptor
 	StreamInterceptor  grpc.StreamClientInterceptor
+	UnaryInterceptors  []grpc.UnaryClientInterceptor
+	StreamInterceptors []grpc.StreamClientInterceptor
 	StatsHandlers      []stats.Handler
 	DefaultCallOptions []grpc.CallOption
 	PerRPCCredentials  credentials.PerRPCCredentials
@@ -230,6 +239,8 @@ func orDefault[T int | int64 | time.Duration](v, d, lo, hi T) T {
 
 // setDefaults fills in what is zero, except MaxConcurrentStreams.
 func (c *ServerConfig) setDefaults() *ServerConfig {
+	c.UnaryInterceptor = chain(c.UnaryInterceptor, c.UnaryInterceptors, joinUnaryServer)
+	c.StreamInterceptor = chain(c.StreamInterceptor, c.StreamInterceptors, joinStreamServer)
 	c.MaxRecvMsgSize = orDefault(c.MaxRecvMsgSize, DefaultMaxRecvMsgSize, 0, 0)
 	c.MaxSendMsgSize = orDefault(c.MaxSendMsgSize, DefaultMaxSendMsgSize, 0, 0)
 	c.MaxHeaderBytes = orDefault(c.MaxHeaderBytes, DefaultMaxHeaderBytes, 0, maxMetadata)
@@ -250,6 +261,8 @@ func (c *ServerConfig) setDefaults() *ServerConfig {
 
 // setDefaults fills in what is zero.
 func (c *ClientConfig) setDefaults() {
+	c.UnaryInterceptor = chain(c.UnaryInterceptor, c.UnaryInterceptors, joinUnaryClient)
+	c.StreamInterceptor = chain(c.StreamInterceptor, c.StreamInterceptors, joinStreamClient)
 	c.MaxHeaderBytes = orDefault(c.MaxHeaderBytes, DefaultMaxHeaderBytes, 0, maxMetadata)
 	c.StreamWindow = orDefault(c.StreamWindow, DefaultStreamWindow, initialStreamWindow, 16<<20)
 	c.ConnWindow = orDefault(c.ConnWindow, DefaultConnWindow, initialConnWindow, 1<<30)

@@ -479,15 +479,23 @@ func TestClientInterceptorsAndDefaults(t *testing.T) {
 	}
 }
 
-func TestCompressorIsRefused(t *testing.T) {
+// TestCompressorIsIgnored: a stub that asks for a compressor works, and what it sends
+// is not compressed.
+func TestCompressorIsIgnored(t *testing.T) {
 	s := NewServer(nil)
 	s.RegisterService(&echoDesc, nil)
 	cc := clientFor(t, serveUnix(t, s), "native/unix")
-	if _, err := call(t, cc, "x", grpc.UseCompressor("gzip")); status.Code(err) != codes.Unimplemented {
-		t.Errorf("got %v, want Unimplemented", err)
-	}
-	if _, err := call(t, cc, "x", grpc.UseCompressor(encoding.Identity)); err != nil {
-		t.Errorf("identity: %v", err)
+	for _, name := range []string{"gzip", "nobody-knows", encoding.Identity} {
+		if out, err := call(t, cc, "x", grpc.UseCompressor(name)); err != nil || out != "x" {
+			t.Errorf("%s: %q, %v", name, out, err)
+		}
+		st, err := cc.NewStream(t.Context(), bothDesc, "/test.Echo/Both", grpc.UseCompressor(name))
+		if err == nil {
+			err = st.SendMsg(value("x"))
+		}
+		if err != nil {
+			t.Errorf("%s: a stream: %v", name, err)
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -748,18 +747,4 @@ func TestCallThatMayHaveRunIsNotRepeated(t *testing.T) {
 			t.Errorf("got %v after %d dials", err, dials)
 		}
 	})
-}
-
-func ExampleServer() {
-	s := NewServer(nil)
-	s.RegisterService(&echoDesc, nil)
-	a, b := net.Pipe()
-	go s.ServeConn(b)
-	c := NewClient(func(context.Context) (net.Conn, error) { return a, nil }, nil)
-	var out wrapperspb.BytesValue
-	err := c.Invoke(context.Background(), "/test.Echo/Echo", value("hello"), &out)
-	fmt.Println(string(out.Value), err)
-	c.Close()
-	s.Stop()
-	// Output: hello <nil>
 }

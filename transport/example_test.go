@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -147,4 +148,12 @@ func ExampleParseAddr() {
 	// vsock vsock:3:1000
 	// vsock-mux vsock-mux:/run/fc.sock:1000
 	// parse: address "vsock://3:1000": vsock addresses have no slashes: write vsock:3:1000
+}
+
+// A client of package rpc for an address is one line.
+func ExampleDialer() {
+	c := rpc.NewClient(transport.Dialer("vsock:3:1000", nil), nil)
+	defer c.Close()
+	fmt.Println(c.State()) // it connects with the first call
+	// Output: IDLE
 }

@@ -114,6 +114,14 @@ func ContextDialer(cfg *DialConfig) func(ctx context.Context, addr string) (net.
 	}
 }
 
+// Dialer returns a function that dials addr, an address of ParseAddr, such as package
+// rpc's NewClient takes. A nil cfg means the defaults. An address that cannot be parsed
+// fails with each dial.
+func Dialer(addr string, cfg *DialConfig) func(ctx context.Context) (net.Conn, error) {
+	dial := ContextDialer(cfg)
+	return func(ctx context.Context) (net.Conn, error) { return dial(ctx, addr) }
+}
+
 // ResolverBuilders returns resolvers for the schemes vsock, vsock-mux and
 // unix, for grpc.WithResolvers together with WithContextDialer(ContextDialer).
 // A target is the address as ParseAddr takes it, but grpc-go reads it as a
