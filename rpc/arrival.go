@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // arrival is a connection, from when it was accepted.
@@ -164,6 +166,6 @@ func (s *Server) admit(a *arrival, info credentials.AuthInfo, end func()) bool {
 // errNotAdmitted ends a connection that ServerConfig.Admit refuses, and errEvicted
 // one that it has let in and ends.
 var (
-	errNotAdmitted = connErrorf(codeResource, "the server has too many connections of this client already")
-	errEvicted     = connErrorf(codeResource, "the server has too many connections of this client, and needs the place of this one")
+	errNotAdmitted = wire.Errorf(wire.CodeResource, "the server has too many connections of this client already")
+	errEvicted     = wire.Errorf(wire.CodeResource, "the server has too many connections of this client, and needs the place of this one")
 )

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // namedPeer is the AuthInfo of a peer.
@@ -47,16 +49,16 @@ func TestFloodPushesItselfOut(t *testing.T) {
 			return &wirePeer{t, a}
 		}
 		quietOne := connect("honest", "")
-		begun := connect("flood", magic[:3]) // of the same peer as the flood
+		begun := connect("flood", wire.Magic[:3]) // of the same peer as the flood
 		for range 100 {
 			connect("flood", "")
 		}
-		spoken := connect("honest", magic[:3])
+		spoken := connect("honest", wire.Magic[:3])
 		for range 100 {
-			connect("flood", magic[:1])
+			connect("flood", wire.Magic[:1])
 		}
 		last := connect("flood", "")
-		whole := appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})
+		whole := wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})
 		quietOne.send(whole)
 		quietOne.greeted()
 		spoken.send(whole[3:])
@@ -83,7 +85,7 @@ func TestSilenceDoesNotPushOut(t *testing.T) {
 			synctest.Wait()
 			return &wirePeer{t, a}
 		}
-		whole := appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})
+		whole := wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})
 		begun := connect()
 		begun.send(whole[:3])
 		for range 100 {
@@ -115,7 +117,7 @@ func TestAdmit(t *testing.T) {
 	}
 	wantEnd := func(p *wirePeer, why string) {
 		t.Helper()
-		if _, b := p.want(frameGoAway); len(b) < 8 || b[7] != byte(codeResource) || !strings.Contains(string(b[8:]), why) {
+		if _, b := p.want(wire.FrameGoAway); len(b) < 8 || b[7] != byte(wire.CodeResource) || !strings.Contains(string(b[8:]), why) {
 			t.Errorf("GOAWAY %q", b)
 		}
 		p.wantClosed()
@@ -127,7 +129,7 @@ func TestAdmit(t *testing.T) {
 	end()
 	wantEnd(first, "needs the place")
 	<-gone
-	second.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+	second.open(1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)
 	if c := second.wantEnd(1); c != codes.OK {
 		t.Errorf("got %v", c)
 	}

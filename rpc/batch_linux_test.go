@@ -10,6 +10,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // TestFirstAnswersOfABatch shows that a client which sends many calls at once has
@@ -75,7 +77,7 @@ func earlyAnswers(t *testing.T, calls int) int {
 	id := uint32(0)
 	for !s.find(method).pace.quick() { // or it runs on a goroutine of its own
 		id++
-		p.open(id, method, "x", flagMsg|flagClose)
+		p.open(id, method, "x", wire.FlagMsg|wire.FlagClose)
 		p.wantEnd(id)
 		time.Sleep(time.Millisecond) // its goroutine says afterwards how quick it was
 	}
@@ -83,7 +85,7 @@ func earlyAnswers(t *testing.T, calls int) int {
 	var batch []byte
 	for range calls {
 		id++
-		batch = append(batch, openFrame(id, method, "x", flagMsg|flagClose)...)
+		batch = append(batch, openFrame(id, method, "x", wire.FlagMsg|wire.FlagClose)...)
 	}
 	p.send(batch)
 	time.Sleep(10 * time.Millisecond) // until the last handler has run: it looks what nobody has read
@@ -95,7 +97,7 @@ func earlyAnswers(t *testing.T, calls int) int {
 	early = early[:max(n, 0)]
 	got := 0
 	for len(early) > 0 {
-		early = early[headerLen+int(parseHeader(early).length):]
+		early = early[wire.HeaderLen+int(wire.ParseHeader(early).Length):]
 		got++
 	}
 	return got

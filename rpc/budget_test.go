@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // TestShares lets connections of several peers take as much as they get, and give some
@@ -64,17 +66,17 @@ func TestShares(t *testing.T) {
 func TestFewCannotSpendTheBudget(t *testing.T) {
 	const budget = 8 << 20
 	e := &echo{both: func(st grpc.ServerStream) error { <-st.Context().Done(); return nil }}
-	inBubble(t, e, &ServerConfig{Budget: budget, ConnWindow: budget, StreamWindow: initialStreamWindow, MaxRecvMsgSize: 1 << 20}, func(t *testing.T, s *Server) {
+	inBubble(t, e, &ServerConfig{Budget: budget, ConnWindow: budget, StreamWindow: wire.InitialStreamWindow, MaxRecvMsgSize: 1 << 20}, func(t *testing.T, s *Server) {
 		msg := make([]byte, 60<<10)
 		var hogs []*wirePeer
 		for range 3 {
 			p := wireServer(t, s)
 			hogs = append(hogs, p)
 			go io.Copy(io.Discard, p.nc)
-			for id := uint32(1); id <= budget/initialStreamWindow; id++ {
+			for id := uint32(1); id <= budget/wire.InitialStreamWindow; id++ {
 				p.open(id, "/test.Echo/Both", "", 0)
 				for range 4 {
-					p.frame(header{typ: frameData, flags: flagMsg, stream: id}, msg...)
+					p.frame(wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg, Stream: id}, msg...)
 				}
 			}
 		}
@@ -118,7 +120,7 @@ func TestCallsCountForTheBudget(t *testing.T) {
 						refused <- n
 						return
 					}
-					if h.typ == frameReset && wireCode(b[3]) == codeRefused {
+					if h.Type == wire.FrameReset && wire.Code(b[3]) == wire.CodeRefused {
 						n++
 					}
 				}
@@ -173,7 +175,7 @@ func TestRefusedMessagesAreNotHeld(t *testing.T) {
 						resets <- n
 						return
 					}
-					if h.typ == frameReset && wireCode(b[3]) == codeResource {
+					if h.Type == wire.FrameReset && wire.Code(b[3]) == wire.CodeResource {
 						n++
 					}
 				}
@@ -181,7 +183,7 @@ func TestRefusedMessagesAreNotHeld(t *testing.T) {
 			for id := uint32(1); id <= 20; id++ {
 				p.open(id, "/test.Echo/Both", "", 0)
 				for range 3 {
-					p.frame(header{typ: frameData, flags: flagMsg, stream: id}, make([]byte, 60<<10)...)
+					p.frame(wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg, Stream: id}, make([]byte, 60<<10)...)
 				}
 			}
 			synctest.Wait()
@@ -210,16 +212,16 @@ func TestServerEndsWhatIsLate(t *testing.T) {
 	inBubble(t, e, &ServerConfig{MaxConcurrentStreams: 1, Keepalive: Keepalive{Time: -1}}, func(t *testing.T, s *Server) {
 		p := wireServer(t, s)
 		open := func(id uint32, timeout time.Duration) {
-			head := appendUintItem(appendItem(nil, tagMethod, "/test.Echo/Both"), tagTimeout, uint64(timeout))
-			p.frame(header{typ: frameOpen, flags: flagHead, stream: id}, append([]byte{byte(len(head))}, head...)...)
+			head := wire.AppendUintItem(wire.AppendItem(nil, wire.TagMethod, "/test.Echo/Both"), wire.TagTimeout, uint64(timeout))
+			p.frame(wire.Header{Type: wire.FrameOpen, Flags: wire.FlagHead, Stream: id}, append([]byte{byte(len(head))}, head...)...)
 		}
 		start := time.Now()
 		open(1, 3*time.Second)
 		open(2, 2*time.Second)
 		for i, id := range []uint32{2, 1} {
-			h, b := p.want(frameReset)
-			if h.stream != id || wireCode(b[3]) != codeDeadline || time.Since(start) != time.Duration(i+2)*time.Second {
-				t.Errorf("RESET of stream %d with %x after %v", h.stream, b, time.Since(start))
+			h, b := p.want(wire.FrameReset)
+			if h.Stream != id || wire.Code(b[3]) != wire.CodeDeadline || time.Since(start) != time.Duration(i+2)*time.Second {
+				t.Errorf("RESET of stream %d with %x after %v", h.Stream, b, time.Since(start))
 			}
 		}
 		open(3, 0)
@@ -233,7 +235,7 @@ func TestServerEndsWhatIsLate(t *testing.T) {
 func TestFineCuts(t *testing.T) {
 	for _, n := range []int{9 << 10, shortMessage, shortMessage + 1, longMessage + 1} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			inBubble(t, &echo{}, &ServerConfig{StreamWindow: initialStreamWindow}, func(t *testing.T, s *Server) {
+			inBubble(t, &echo{}, &ServerConfig{StreamWindow: wire.InitialStreamWindow}, func(t *testing.T, s *Server) {
 				p := wireServer(t, s)
 				credit := make(chan int64, 1000)
 				ended := make(chan codes.Code, 1)
@@ -243,12 +245,12 @@ func TestFineCuts(t *testing.T) {
 						switch {
 						case err != nil:
 							return
-						case h.typ == frameCredit && h.stream == 1:
+						case h.Type == wire.FrameCredit && h.Stream == 1:
 							credit <- int64(b[0])<<24 | int64(b[1])<<16 | int64(b[2])<<8 | int64(b[3])
-						case h.typ == frameEnd:
-							head, _, _ := splitHead(h, b)
-							e, _ := parseEnd(head)
-							ended <- e.code
+						case h.Type == wire.FrameEnd:
+							head, _, _ := wire.SplitHead(h, b)
+							e, _ := wire.ParseEnd(head)
+							ended <- e.Code
 						}
 					}
 				}()
@@ -259,9 +261,9 @@ func TestFineCuts(t *testing.T) {
 				}
 				data := raw.Materialize()
 				p.open(1, "/test.Echo/Echo", "", 0)
-				left := int64(initialStreamWindow)
+				left := int64(wire.InitialStreamWindow)
 				for i := range data {
-					for left < frameCost+1 {
+					for left < wire.FrameCost+1 {
 						select {
 						case k := <-credit:
 							left += k
@@ -269,14 +271,14 @@ func TestFineCuts(t *testing.T) {
 							t.Fatalf("no credit after %d of %d pieces", i, len(data))
 						}
 					}
-					left -= frameCost + 1
-					switch h := (header{typ: frameData, flags: flagMsg | flagMore, stream: 1}); i {
+					left -= wire.FrameCost + 1
+					switch h := (wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg | wire.FlagMore, Stream: 1}); i {
 					case 0:
-						h.flags |= flagHead
-						item := appendUintItem(nil, tagLength, uint64(len(data)))
+						h.Flags |= wire.FlagHead
+						item := wire.AppendUintItem(nil, wire.TagLength, uint64(len(data)))
 						p.frame(h, append(append([]byte{byte(len(item))}, item...), data[0])...)
 					case len(data) - 1:
-						h.flags = flagMsg | flagClose
+						h.Flags = wire.FlagMsg | wire.FlagClose
 						p.frame(h, data[i])
 					default:
 						p.frame(h, data[i])

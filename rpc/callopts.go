@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // callInfo is what the options of a call say.
@@ -161,14 +163,14 @@ func (c *Client) requestMetadata(ctx context.Context, method string, ci *callInf
 	if len(md) == 0 {
 		return nil, nil
 	}
-	if bad := checkMetadata(md); bad != "" {
+	if bad := wire.CheckMetadata(md); bad != "" {
 		return nil, status.Error(codes.Internal, "rpc: "+bad)
 	}
 	limit := maxMetadata
 	if n := int(cc.headerLimit.Load()); n > 0 {
 		limit = min(limit, n)
 	}
-	if n := metadataSize(md); n > limit {
+	if n := wire.MetadataSize(md); n > limit {
 		return nil, status.Errorf(codes.ResourceExhausted, "rpc: metadata of %d bytes, more than the %d the server takes", n, limit)
 	}
 	return md, nil

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // Client makes gRPC calls over one connection, which it opens when it is first
@@ -312,7 +314,7 @@ func (c *Client) attemptFailed(err error) {
 }
 
 // ready is called when the server's HELLO has come.
-func (c *Client) ready(cc *clientConn, h hello) {
+func (c *Client) ready(cc *clientConn, h wire.Hello) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.current.Load() != cc {
@@ -321,7 +323,7 @@ func (c *Client) ready(cc *clientConn, h hello) {
 			return
 		}
 	}
-	c.hello, c.helloed = h.info, true
+	c.hello, c.helloed = HelloInfo(h.Info), true
 	cc.failures = c.failures
 	c.failures, c.lastErr, c.retryAt = 0, nil, time.Time{}
 	c.setState(connectivity.Ready)
@@ -367,6 +369,6 @@ func (c *Client) disconnected(cc *clientConn, err error, known, proven bool) {
 // it or the other says.
 func isFault(err error) bool {
 	var ge *goneError
-	var ce *connError
-	return errors.As(err, &ge) || errors.As(err, &ce) && ce.code != codeTimeout
+	var ce *wire.Error
+	return errors.As(err, &ge) || errors.As(err, &ce) && ce.Code != wire.CodeTimeout
 }

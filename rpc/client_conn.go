@@ -6,18 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"slices"
 	"sync/atomic"
 	"time"
 
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 const (
@@ -68,9 +66,9 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	cc.methods = make(map[string]*methodNumber)
 	cc.spins = c.cfg.Spin > 0
 	cc.patient = handBack
-	cc.w.greet(hello{
-		info: c.cfg.Hello, streamWindow: c.cfg.StreamWindow, connWindow: c.cfg.ConnWindow,
-		maxHeader: c.cfg.MaxHeaderBytes, authority: c.cfg.Authority, userAgent: c.cfg.UserAgent,
+	cc.w.greet(wire.Hello{
+		Info: wire.Info(c.cfg.Hello), StreamWindow: c.cfg.StreamWindow, ConnWindow: c.cfg.ConnWindow,
+		MaxHeader: c.cfg.MaxHeaderBytes, Authority: c.cfg.Authority, UserAgent: c.cfg.UserAgent,
 	})
 	return cc
 }
@@ -180,18 +178,18 @@ func (cc *clientConn) readLoop() {
 
 func (cc *clientConn) roomLeft() {}
 
-func (cc *clientConn) hello(h hello) {
-	cc.headerLimit.Store(int32(h.maxHeader))
+func (cc *clientConn) hello(h wire.Hello) {
+	cc.headerLimit.Store(int32(h.MaxHeader))
 	cc.wakeSlots()
 	cc.client.ready(cc, h)
 }
 
 // maxStreams returns how many streams may be open. mu is held.
 func (cc *clientConn) maxStreams() int {
-	if !cc.peerKnown || cc.peer.maxStreams == 0 {
-		return initialMaxStreams
+	if !cc.peerKnown || cc.peer.MaxStreams == 0 {
+		return wire.InitialMaxStreams
 	}
-	return int(cc.peer.maxStreams)
+	return int(cc.peer.MaxStreams)
 }
 
 // wakeSlots wakes calls for which there is room now. mu is held.
@@ -224,7 +222,7 @@ func (cc *clientConn) forget(s *stream) {
 	if s.remoteClosed {
 		cc.streamOver(0)
 	} else {
-		cc.streamOver(s.recv.credit)
+		cc.streamOver(s.recv.Credit)
 	}
 	cc.inFlight.Add(-1)
 	if len(cc.slots) > 0 {
@@ -235,19 +233,19 @@ func (cc *clientConn) forget(s *stream) {
 	}
 }
 
-func (cc *clientConn) reset(s *stream, code wireCode, text string) {
+func (cc *clientConn) reset(s *stream, code wire.Code, text string) {
 	cs := s.cl
-	text = validText(text)
+	text = wire.ValidText(text)
 	var err error
 	switch {
-	case code == codeRefused:
+	case code == wire.CodeRefused:
 		err = &errNotRun{status.Error(codes.Unavailable, "rpc: the server refused the call: "+text)}
-	case code == codeCancelled:
+	case code == wire.CodeCancelled:
 		err = status.Error(codes.Canceled, "rpc: the server cancelled the call")
-	case code == codeDeadline:
+	case code == wire.CodeDeadline:
 		err = status.FromContextError(context.DeadlineExceeded).Err()
 	default:
-		err = status.Errorf(code.status(), "rpc: the server reset the call: %v: %s", code, text)
+		err = status.Errorf(code.Status(), "rpc: the server reset the call: %v: %s", code, text)
 	}
 	cs.over(err)
 }
@@ -297,19 +295,19 @@ func (cc *clientConn) watchIdle(d time.Duration) {
 	cc.timers = append(cc.timers, t)
 }
 
-func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
-	if h.typ == frameGoAway {
+func (cc *clientConn) frame(h wire.Header, p []byte, own *[]byte) error {
+	if h.Type == wire.FrameGoAway {
 		defer buffers.Put(own)
-		return cc.goAway(binary.BigEndian.Uint32(p), wireCode(binary.BigEndian.Uint32(p[4:])), string(p[8:]))
+		return cc.goAway(binary.BigEndian.Uint32(p), wire.Code(binary.BigEndian.Uint32(p[4:])), string(p[8:]))
 	}
-	if h.typ == frameOpen {
+	if h.Type == wire.FrameOpen {
 		buffers.Put(own)
-		return connErrorf(codeProtocol, "OPEN from a server")
+		return wire.Errorf(wire.CodeProtocol, "OPEN from a server")
 	}
-	head, msg, err := splitHead(h, p)
-	var eh endHead
+	head, msg, err := wire.SplitHead(h, p)
+	var eh wire.End
 	if err == nil && len(head) > 0 {
-		eh, err = parseEnd(head)
+		eh, err = wire.ParseEnd(head)
 	}
 	if err != nil {
 		buffers.Put(own)
@@ -317,50 +315,50 @@ func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
 	}
 	cc.mu.Lock()
 	defer cc.mu.Unlock()
-	s := cc.streams[h.stream]
+	s := cc.streams[h.Stream]
 	if s == nil {
 		defer buffers.Put(own)
-		if h.flags&flagMsg != 0 && h.stream <= cc.lastID {
-			if !cc.recv.receive(len(msg)) {
-				return connErrorf(codeFlowControl, "END with %d bytes beyond the connection's credit", len(msg))
+		if h.Flags&wire.FlagMsg != 0 && h.Stream <= cc.lastID {
+			if !cc.recv.Receive(len(msg)) {
+				return wire.Errorf(wire.CodeFlowControl, "END with %d bytes beyond the connection's credit", len(msg))
 			}
-			cc.credit(cost(len(msg)))
+			cc.credit(wire.Cost(len(msg)))
 		}
-		return cc.lateFrame(h.stream, h.typ, cost(len(msg)))
+		return cc.lateFrame(h.Stream, h.Type, wire.Cost(len(msg)))
 	}
 	cs := s.cl
 	limit := cc.client.cfg.MaxHeaderBytes
-	size := metadataSize(eh.md) + metadataSize(eh.trailer)
-	if h.typ == frameHeader {
+	size := wire.MetadataSize(eh.Md) + wire.MetadataSize(eh.Trailer)
+	if h.Type == wire.FrameHeader {
 		buffers.Put(own)
 		if cs.headerKnown {
-			return connErrorf(codeProtocol, "a second HEADER, or one after a message, on stream %d", h.stream)
+			return wire.Errorf(wire.CodeProtocol, "a second HEADER, or one after a message, on stream %d", h.Stream)
 		}
 		if size > limit {
 			cs.abort(status.Errorf(codes.ResourceExhausted, "rpc: header of %d bytes, more than %d", size, limit))
 			return nil
 		}
-		cs.setHeader(eh.md)
+		cs.setHeader(eh.Md)
 		return nil
 	}
 	if size > limit {
-		eh = endHead{code: codes.ResourceExhausted, text: fmt.Sprintf("rpc: header and trailer of %d bytes, more than %d", size, limit)}
+		eh = wire.End{Code: codes.ResourceExhausted, Text: fmt.Sprintf("rpc: header and trailer of %d bytes, more than %d", size, limit)}
 	}
 	if s.inMsg {
 		// The handler has ended while something else was sending.
-		if h.flags&flagMsg != 0 {
+		if h.Flags&wire.FlagMsg != 0 {
 			buffers.Put(own)
-			return connErrorf(codeProtocol, "END of stream %d with a message within another", h.stream)
+			return wire.Errorf(wire.CodeProtocol, "END of stream %d with a message within another", h.Stream)
 		}
-		if eh.code == codes.OK {
-			eh.code, eh.text = codes.Internal, "rpc: the server ended the call within a message"
+		if eh.Code == codes.OK {
+			eh.Code, eh.Text = codes.Internal, "rpc: the server ended the call within a message"
 		}
 		s.dropTail()
 	}
 	cc.proven = true
-	cs.setHeader(eh.md)
-	if h.flags&flagMsg != 0 {
-		if err := s.receive(header{typ: frameEnd, flags: flagMsg, stream: h.stream}, nil, msg, own); err != nil {
+	cs.setHeader(eh.Md)
+	if h.Flags&wire.FlagMsg != 0 {
+		if err := s.receive(wire.Header{Type: wire.FrameEnd, Flags: wire.FlagMsg, Stream: h.Stream}, nil, msg, own); err != nil {
 			return err
 		}
 	} else {
@@ -372,12 +370,12 @@ func (cc *clientConn) frame(h header, p []byte, own *[]byte) error {
 
 // goAway handles GOAWAY: streams above last were not and will not be run. With a code
 // the server has ended the connection.
-func (cc *clientConn) goAway(last uint32, code wireCode, text string) error {
+func (cc *clientConn) goAway(last uint32, code wire.Code, text string) error {
 	cc.mu.Lock()
 	if cc.left {
 		err := cc.idleFrame("another GOAWAY")
 		if err == nil && last > cc.last {
-			err = connErrorf(codeProtocol, "GOAWAY with stream %d after one with stream %d", last, cc.last)
+			err = wire.Errorf(wire.CodeProtocol, "GOAWAY with stream %d after one with stream %d", last, cc.last)
 		}
 		if err != nil {
 			cc.mu.Unlock()
@@ -385,9 +383,9 @@ func (cc *clientConn) goAway(last uint32, code wireCode, text string) error {
 		}
 	}
 	cc.left, cc.last, cc.draining = true, last, true
-	gone := &goneError{code, validText(text)}
+	gone := &goneError{code, wire.ValidText(text)}
 	err := status.Error(codes.Unavailable, "rpc: the server takes no more calls: "+gone.text)
-	if code != codeNone {
+	if code != wire.CodeNone {
 		err = lostError(gone)
 	}
 	for id, s := range cc.streams {
@@ -399,7 +397,7 @@ func (cc *clientConn) goAway(last uint32, code wireCode, text string) error {
 	cc.wakeRoomWait()
 	empty := len(cc.streams) == 0
 	cc.mu.Unlock()
-	if code != codeNone {
+	if code != wire.CodeNone {
 		return gone
 	}
 	cc.client.leave(cc)
@@ -407,57 +405,4 @@ func (cc *clientConn) goAway(last uint32, code wireCode, text string) error {
 		return io.EOF
 	}
 	return nil
-}
-
-// endHead is the head of an END or a HEADER.
-type endHead struct {
-	md, trailer metadata.MD
-	code        codes.Code
-	text        string
-	details     []byte
-}
-
-func parseEnd(head []byte) (e endHead, err error) {
-	for len(head) > 0 {
-		var tag byte
-		var v []byte
-		if tag, v, head, err = nextItem(head); err != nil {
-			return e, err
-		}
-		switch tag {
-		case tagMetadata:
-			e.md, err = parseMetadata(v)
-		case tagTrailer:
-			e.trailer, err = parseMetadata(v)
-		case tagCode:
-			var n uint64
-			n, err = uintItem(v)
-			if e.code = codes.Code(n); n > math.MaxInt32 {
-				e.code = codes.Unknown
-			}
-		case tagMessage:
-			e.text = validText(string(v))
-		case tagDetails:
-			e.details = append([]byte(nil), v...)
-		}
-		if err != nil {
-			return e, err
-		}
-	}
-	return e, nil
-}
-
-// err returns the status as an error, nil for OK.
-func (e *endHead) err() error {
-	if e.code == codes.OK {
-		return nil
-	}
-	p := &spb.Status{Code: int32(e.code), Message: e.text}
-	if e.details != nil {
-		var d spb.Status
-		if proto.Unmarshal(e.details, &d) == nil {
-			p.Details = d.Details
-		}
-	}
-	return status.ErrorProto(p)
 }

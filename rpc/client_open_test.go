@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 var downDesc = &grpc.StreamDesc{StreamName: "Down", ServerStreams: true}
@@ -52,11 +54,11 @@ func TestTwoUsersOfANewCall(t *testing.T) {
 		name string
 		end  func(*newCall)
 	}{
-		{"a place", func(n *newCall) { n.p.frame(header{typ: frameEnd, stream: 1, flags: flagMsg}) }},
+		{"a place", func(n *newCall) { n.p.frame(wire.Header{Type: wire.FrameEnd, Stream: 1, Flags: wire.FlagMsg}) }},
 		{"cancel", func(n *newCall) { n.cancel() }},
 		{"deadline", func(*newCall) { time.Sleep(time.Minute) }},
-		{"GOAWAY", func(n *newCall) { n.p.send(appendGoAway(nil, 1, codeNone, "moving")) }},
-		{"GOAWAY with a code", func(n *newCall) { n.p.send(appendGoAway(nil, 1, codeFlood, "enough")) }},
+		{"GOAWAY", func(n *newCall) { n.p.send(wire.AppendGoAway(nil, 1, wire.CodeNone, "moving")) }},
+		{"GOAWAY with a code", func(n *newCall) { n.p.send(wire.AppendGoAway(nil, 1, wire.CodeFlood, "enough")) }},
 		{"the end of the connection", func(n *newCall) { n.p.nc.Close() }},
 		{"Close", func(n *newCall) { n.c.Close() }},
 	}
@@ -107,8 +109,8 @@ func beginNewCall(t *testing.T) *newCall {
 	n.c, n.p = wireClient(t, &ClientConfig{Keepalive: Keepalive{Time: -1}})
 	go func() { n.busy <- n.c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue)) }()
 	n.p.greeted()
-	n.p.want(frameOpen)
-	n.p.send(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow, maxStreams: 1}))
+	n.p.want(wire.FrameOpen)
+	n.p.send(wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow, MaxStreams: 1}))
 	synctest.Wait()
 	go n.answer()
 	var ctx context.Context
@@ -129,9 +131,9 @@ func (n *newCall) answer() {
 			n.opens <- opens
 			return
 		}
-		if h.typ == frameOpen {
+		if h.Type == wire.FrameOpen {
 			opens++
-			_, _ = n.p.nc.Write(appendHeader(nil, header{typ: frameEnd, stream: h.stream}))
+			_, _ = n.p.nc.Write(wire.AppendHeader(nil, wire.Header{Type: wire.FrameEnd, Stream: h.Stream}))
 		}
 	}
 }
@@ -175,7 +177,7 @@ func TestManyCallsOpenOnce(t *testing.T) {
 			}()
 		}
 		p.greeted()
-		p.send(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow, maxStreams: most}))
+		p.send(wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow, MaxStreams: most}))
 		go n.answer()
 		for range 2 * calls {
 			<-errs
@@ -206,8 +208,8 @@ func TestWaitersForAPlaceAreWoken(t *testing.T) {
 			go invoke()
 			p := <-peers
 			p.greeted()
-			p.want(frameOpen)
-			p.send(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow, maxStreams: 1}))
+			p.want(wire.FrameOpen)
+			p.send(wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow, MaxStreams: 1}))
 			synctest.Wait()
 			go invoke()
 			synctest.Wait()
@@ -217,18 +219,18 @@ func TestWaitersForAPlaceAreWoken(t *testing.T) {
 					t.Errorf("the call in flight: %v", err)
 				}
 			} else {
-				p.send(appendGoAway(nil, 1, codeNone, "moving"))
+				p.send(wire.AppendGoAway(nil, 1, wire.CodeNone, "moving"))
 			}
 			q := <-peers // the call that waited is made again
 			q.greeted()
-			q.want(frameOpen)
+			q.want(wire.FrameOpen)
 			q.hello()
-			q.frame(header{typ: frameEnd, stream: 1, flags: flagMsg})
+			q.frame(wire.Header{Type: wire.FrameEnd, Stream: 1, Flags: wire.FlagMsg})
 			if err := <-got; err != nil {
 				t.Errorf("%s: the call that waited: %v", how, err)
 			}
 			if how == "GOAWAY" {
-				p.frame(header{typ: frameEnd, stream: 1, flags: flagMsg})
+				p.frame(wire.Header{Type: wire.FrameEnd, Stream: 1, Flags: wire.FlagMsg})
 				if err := <-got; err != nil {
 					t.Errorf("the call in flight: %v", err)
 				}

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // clientStream is a call of a client. Those of unary calls are recycled.
@@ -58,10 +60,10 @@ func (cs *clientStream) setHeader(md metadata.MD) {
 }
 
 // end ends the call with what END says. conn.mu is held.
-func (cs *clientStream) end(e *endHead) {
-	cs.trailer = e.trailer
+func (cs *clientStream) end(e *wire.End) {
+	cs.trailer = e.Trailer
 	cs.remoteClosed, cs.localClosed = true, true
-	if cs.eof = e.err(); cs.eof == nil {
+	if cs.eof = e.Err(); cs.eof == nil {
 		cs.eof = io.EOF
 	}
 	cs.cc.forget(&cs.stream)
@@ -97,16 +99,16 @@ func (cs *clientStream) cancelled() {
 // abort ends the call with err and lets the server know. conn.mu is held.
 func (cs *clientStream) abort(err error) {
 	id, open := cs.id, cs.opened && cs.cc.streams[cs.id] == &cs.stream
-	code := codeCancelled
+	code := wire.CodeCancelled
 	switch status.Code(err) {
 	case codes.DeadlineExceeded:
-		code = codeDeadline
+		code = wire.CodeDeadline
 	case codes.ResourceExhausted:
-		code = codeResource
+		code = wire.CodeResource
 	}
 	cs.over(err)
 	if open {
-		cs.c.w.appendControl(func(b []byte) []byte { return appendReset(b, id, code, "") })
+		cs.c.w.appendControl(func(b []byte) []byte { return wire.AppendReset(b, id, code, "") })
 	}
 }
 
@@ -148,28 +150,28 @@ func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 	if e == nil {
 		f = new(frameOut) // out belongs to the goroutine that sends, which may be another
 	}
-	*f = frameOut{h: header{typ: frameOpen, stream: cs.id}, head: head}
+	*f = frameOut{h: wire.Header{Type: wire.FrameOpen, Stream: cs.id}, head: head}
 	if len(head) > 0 {
-		f.h.flags = flagHead
+		f.h.Flags = wire.FlagHead
 	}
 	if m != nil {
-		f.h.method = m.n
+		f.h.Method = m.n
 		m.known = true
 	}
 	how := writeNow
 	if e != nil {
 		n := e.size()
-		_, ok := cs.send.fit(n, n)
+		_, ok := cs.send.Fit(n, n)
 		if ok {
-			_, ok = c.send.fit(n, n)
+			_, ok = c.send.Fit(n, n)
 		}
-		if ok && n+len(head) <= maxPayload-headRoom {
-			cs.send.take(n)
-			c.send.take(n)
+		if ok && n+len(head) <= wire.MaxPayload-headRoom {
+			cs.send.Take(n)
+			c.send.Take(n)
 			sent = true
-			f.h.flags |= flagMsg
+			f.h.Flags |= wire.FlagMsg
 			if last {
-				f.h.flags |= flagClose
+				f.h.Flags |= wire.FlagClose
 				cs.localClosed = true
 			}
 			cs.cut(e.head, e.body, 0, n)
@@ -188,8 +190,8 @@ func (cs *clientStream) enlist() {
 	c.lastID++
 	cs.id = c.lastID
 	cs.opened = true
-	cs.recv = newRecvWindow(c.streamWin)
-	cs.send.avail = int64(c.peer.streamWindow)
+	cs.recv = wire.NewRecvWindow(c.streamWin)
+	cs.send.Avail = int64(c.peer.StreamWindow)
 	if cs.queue == nil {
 		cs.queue = cs.first[:0]
 	}
@@ -243,7 +245,7 @@ func notRun(err error) error {
 	return &errNotRun{lostError(err)}
 }
 
-// openHead appends the head of OPEN to b. conn.mu is held.
+// wire.Open appends the head of OPEN to b. conn.mu is held.
 func (cs *clientStream) openHead(b []byte) ([]byte, *methodNumber, error) {
 	cc := cs.cc
 	if len(cs.name) > maxMethodName || !utf8.ValidString(cs.name) {
@@ -255,22 +257,22 @@ func (cs *clientStream) openHead(b []byte) ([]byte, *methodNumber, error) {
 		cc.methods[cs.name] = m
 	}
 	if m == nil || !m.known {
-		b = appendItem(b, tagMethod, cs.name)
+		b = wire.AppendItem(b, wire.TagMethod, cs.name)
 	}
 	if d, ok := cs.ctx.Deadline(); ok {
 		left := time.Until(d)
 		if left <= 0 {
 			return nil, nil, status.FromContextError(context.DeadlineExceeded).Err()
 		}
-		b = appendUintItem(b, tagTimeout, uint64(left))
+		b = wire.AppendUintItem(b, wire.TagTimeout, uint64(left))
 	}
 	if cs.info.codecName != "" && cs.info.codecName != "proto" {
-		b = appendItem(b, tagCodec, clip(cs.info.codecName, 128))
+		b = wire.AppendItem(b, wire.TagCodec, wire.Clip(cs.info.codecName, 128))
 	}
 	if a := cs.info.authority; a != "" {
-		b = appendItem(b, tagAuthority, clip(a, maxAuthority))
+		b = wire.AppendItem(b, wire.TagAuthority, wire.Clip(a, wire.MaxAuthority))
 	}
-	return appendMetadataItem(b, tagMetadata, cs.md), m, nil
+	return wire.AppendMetadataItem(b, wire.TagMetadata, cs.md), m, nil
 }
 
 // Context implements grpc.ClientStream.
@@ -337,7 +339,7 @@ func (cs *clientStream) CloseSend() error {
 		return nil
 	}
 	cs.localClosed = true
-	cs.write(&frameOut{h: header{typ: frameData, flags: flagClose, stream: cs.id}}, writeNow)
+	cs.write(&frameOut{h: wire.Header{Type: wire.FrameData, Flags: wire.FlagClose, Stream: cs.id}}, writeNow)
 	return nil
 }
 
@@ -359,7 +361,7 @@ func (cs *clientStream) SendMsg(m any) error {
 	sent := false
 	flags := uint8(0)
 	if !cs.desc.ClientStreams {
-		flags = flagClose
+		flags = wire.FlagClose
 	}
 	if !opened {
 		var err error

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/stats"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // Defaults of ServerConfig and ClientConfig.
@@ -244,8 +246,8 @@ func (c *ServerConfig) setDefaults() *ServerConfig {
 	c.MaxRecvMsgSize = orDefault(c.MaxRecvMsgSize, DefaultMaxRecvMsgSize, 0, 0)
 	c.MaxSendMsgSize = orDefault(c.MaxSendMsgSize, DefaultMaxSendMsgSize, 0, 0)
 	c.MaxHeaderBytes = orDefault(c.MaxHeaderBytes, DefaultMaxHeaderBytes, 0, maxMetadata)
-	c.StreamWindow = orDefault(c.StreamWindow, DefaultStreamWindow, initialStreamWindow, 16<<20)
-	c.ConnWindow = orDefault(c.ConnWindow, DefaultConnWindow, initialConnWindow, 1<<30)
+	c.StreamWindow = orDefault(c.StreamWindow, DefaultStreamWindow, wire.InitialStreamWindow, 16<<20)
+	c.ConnWindow = orDefault(c.ConnWindow, DefaultConnWindow, wire.InitialConnWindow, 1<<30)
 	c.Budget = orDefault(c.Budget, max(DefaultServerBudget, 8*int64(c.MaxRecvMsgSize)), 0, 0)
 	c.HandshakeTimeout = orDefault(c.HandshakeTimeout, DefaultHandshakeTimeout, 0, 0)
 	c.MaxHandshakes = orDefault(c.MaxHandshakes, DefaultMaxHandshakes, 0, 0)
@@ -264,8 +266,8 @@ func (c *ClientConfig) setDefaults() {
 	c.UnaryInterceptor = chain(c.UnaryInterceptor, c.UnaryInterceptors, joinUnaryClient)
 	c.StreamInterceptor = chain(c.StreamInterceptor, c.StreamInterceptors, joinStreamClient)
 	c.MaxHeaderBytes = orDefault(c.MaxHeaderBytes, DefaultMaxHeaderBytes, 0, maxMetadata)
-	c.StreamWindow = orDefault(c.StreamWindow, DefaultStreamWindow, initialStreamWindow, 16<<20)
-	c.ConnWindow = orDefault(c.ConnWindow, DefaultConnWindow, initialConnWindow, 1<<30)
+	c.StreamWindow = orDefault(c.StreamWindow, DefaultStreamWindow, wire.InitialStreamWindow, 16<<20)
+	c.ConnWindow = orDefault(c.ConnWindow, DefaultConnWindow, wire.InitialConnWindow, 1<<30)
 	c.ConnectTimeout = orDefault(c.ConnectTimeout, defaultConnectTimeout, 0, 0)
 	c.Keepalive.setDefaults()
 	if c.Backoff == (backoff.Config{}) {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // conn is what both sides of a native connection have in common: the table of
@@ -34,12 +36,12 @@ type conn struct {
 	mu         sync.Mutex
 	streams    map[uint32]*stream
 	lastID     uint32 // the highest id of a stream that was opened
-	send       sendWindow
-	recv       recvWindow
+	send       wire.SendWindow
+	recv       wire.RecvWindow
 	assembly   assembly
 	creditWait []*stream // wait for send
 	roomWait   []*stream // wait until less is pending
-	peer       hello
+	peer       wire.Hello
 	peerKnown  bool  // the peer's HELLO has come
 	err        error // why the connection has ended
 	draining   bool  // no new streams
@@ -53,11 +55,11 @@ type conn struct {
 type role interface {
 	// frame handles OPEN, HEADER, END and GOAWAY. own is as of reader.next; the
 	// callee takes it.
-	frame(h header, p []byte, own *[]byte) error
+	frame(h wire.Header, p []byte, own *[]byte) error
 	// hello is called with mu held when the peer's HELLO has come.
-	hello(hello)
+	hello(wire.Hello)
 	// reset is called with mu held when the peer has reset s.
-	reset(s *stream, code wireCode, text string)
+	reset(s *stream, code wire.Code, text string)
 	// lost is called with mu held when the connection of s has ended.
 	lost(s *stream, err error)
 	// failed is called, without mu, once the connection has ended.
@@ -77,10 +79,10 @@ func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 	c.w.parkingFn = c.w.parking
 	c.rd = &reader{nc: nc, raw: c.raw}
 	c.streamWin = streamWin
-	c.recv = newRecvWindow(connWin)
+	c.recv = wire.NewRecvWindow(connWin)
 	c.assembly.limit = int64(connWin)
-	c.send.avail = initialConnWindow
-	c.peer = hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow}
+	c.send.Avail = wire.InitialConnWindow
+	c.peer = wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow}
 	c.closed = make(chan struct{})
 }
 
@@ -133,35 +135,35 @@ func (c *conn) greet(rd *reader) (bool, error) {
 		return false, nil
 	}
 	b := (*rd.buf)[rd.r:rd.w]
-	k := min(len(b), len(magic))
-	if string(b[:k]) != magic[:k] {
+	k := min(len(b), len(wire.Magic))
+	if string(b[:k]) != wire.Magic[:k] {
 		return false, &notNative{explainPeer(b)}
 	}
-	if len(b) < len(magic)+headerLen {
+	if len(b) < len(wire.Magic)+wire.HeaderLen {
 		return false, nil
 	}
-	h := parseHeader(b[len(magic):])
-	if h.typ != frameHello {
-		return false, connErrorf(codeProtocol, "%v instead of HELLO", h.typ)
+	h := wire.ParseHeader(b[len(wire.Magic):])
+	if h.Type != wire.FrameHello {
+		return false, wire.Errorf(wire.CodeProtocol, "%v instead of HELLO", h.Type)
 	}
-	if err := h.check(); err != nil {
+	if err := h.Check(); err != nil {
 		return false, err
 	}
-	n := len(magic) + headerLen + int(h.length)
+	n := len(wire.Magic) + wire.HeaderLen + int(h.Length)
 	if len(b) < n {
 		return false, nil
 	}
-	said, err := parseHello(b[len(magic)+headerLen : n])
+	said, err := wire.ParseHello(b[len(wire.Magic)+wire.HeaderLen : n])
 	if err != nil {
 		return false, err
 	}
 	rd.r += n
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.send.avail += int64(said.connWindow - initialConnWindow)
-	more := uint32(said.streamWindow - initialStreamWindow)
+	c.send.Avail += int64(said.ConnWindow - wire.InitialConnWindow)
+	more := uint32(said.StreamWindow - wire.InitialStreamWindow)
 	for _, s := range c.streams {
-		s.send.add(more)
+		s.send.Add(more)
 		c.wake(&s.sw, false)
 	}
 	c.peer, c.peerKnown = said, true
@@ -180,33 +182,33 @@ func isTimeout(err error) bool {
 }
 
 // handle handles one frame. It takes own.
-func (c *conn) handle(h header, p []byte, own *[]byte) error {
-	switch h.typ {
-	case frameData:
+func (c *conn) handle(h wire.Header, p []byte, own *[]byte) error {
+	switch h.Type {
+	case wire.FrameData:
 		return c.handleData(h, p, own)
-	case frameOpen, frameHeader, frameEnd, frameGoAway:
+	case wire.FrameOpen, wire.FrameHeader, wire.FrameEnd, wire.FrameGoAway:
 		return c.role.frame(h, p, own)
 	}
 	defer buffers.Put(own)
-	switch h.typ {
-	case frameCredit:
-		return c.handleCredit(h.stream, binary.BigEndian.Uint32(p))
-	case frameReset:
-		return c.handleReset(h.stream, wireCode(binary.BigEndian.Uint32(p)), string(p[4:]))
-	case framePing:
+	switch h.Type {
+	case wire.FrameCredit:
+		return c.handleCredit(h.Stream, binary.BigEndian.Uint32(p))
+	case wire.FrameReset:
+		return c.handleReset(h.Stream, wire.Code(binary.BigEndian.Uint32(p)), string(p[4:]))
+	case wire.FramePing:
 		return c.handlePing(h, p)
-	case frameHello:
-		return connErrorf(codeProtocol, "a second HELLO")
+	case wire.FrameHello:
+		return wire.Errorf(wire.CodeProtocol, "a second HELLO")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.idleFrame("of a type to ignore")
 }
 
-func (c *conn) handlePing(h header, p []byte) error {
+func (c *conn) handlePing(h wire.Header, p []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h.flags&flagAck != 0 {
+	if h.Flags&wire.FlagAck != 0 {
 		if c.flood.pings > 0 {
 			c.flood.pings--
 			return nil
@@ -215,8 +217,8 @@ func (c *conn) handlePing(h header, p []byte) error {
 	}
 	var data [8]byte
 	copy(data[:], p)
-	if !c.w.appendControl(func(b []byte) []byte { return appendPing(b, flagAck, data) }) {
-		return connErrorf(codeFlood, "PINGs are sent and their answers not read")
+	if !c.w.appendControl(func(b []byte) []byte { return wire.AppendPing(b, wire.FlagAck, data) }) {
+		return wire.Errorf(wire.CodeFlood, "PINGs are sent and their answers not read")
 	}
 	return c.idleFrame("a PING")
 }
@@ -225,16 +227,16 @@ func (c *conn) handleCredit(id, n uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n == 0 {
-		return connErrorf(codeFlowControl, "CREDIT of 0 bytes")
+		return wire.Errorf(wire.CodeFlowControl, "CREDIT of 0 bytes")
 	}
-	if n < leastCredit {
+	if n < wire.LeastCredit {
 		if err := c.idleFrame("CREDIT of little"); err != nil {
 			return err
 		}
 	}
 	if id == 0 {
-		if !c.send.add(n) {
-			return connErrorf(codeFlowControl, "CREDIT beyond %d bytes", maxWindow)
+		if !c.send.Add(n) {
+			return wire.Errorf(wire.CodeFlowControl, "CREDIT beyond %d bytes", wire.MaxWindow)
 		}
 		for _, s := range c.creditWait {
 			s.waits = false
@@ -246,22 +248,22 @@ func (c *conn) handleCredit(id, n uint32) error {
 	}
 	s := c.streams[id]
 	if s == nil {
-		return c.lateFrame(id, frameCredit, frameCost)
+		return c.lateFrame(id, wire.FrameCredit, wire.FrameCost)
 	}
-	if !s.send.add(n) {
-		return connErrorf(codeFlowControl, "CREDIT beyond %d bytes on stream %d", maxWindow, id)
+	if !s.send.Add(n) {
+		return wire.Errorf(wire.CodeFlowControl, "CREDIT beyond %d bytes on stream %d", wire.MaxWindow, id)
 	}
 	s.credited = true
 	c.wake(&s.sw, false)
 	return nil
 }
 
-func (c *conn) handleReset(id uint32, code wireCode, text string) error {
+func (c *conn) handleReset(id uint32, code wire.Code, text string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.streams[id]
 	if s == nil {
-		return c.lateFrame(id, frameReset, frameCost)
+		return c.lateFrame(id, wire.FrameReset, wire.FrameCost)
 	}
 	if s.peerReset {
 		return c.idleFrame("a second RESET of a stream")
@@ -271,45 +273,43 @@ func (c *conn) handleReset(id uint32, code wireCode, text string) error {
 	return nil
 }
 
-func (c *conn) handleData(h header, p []byte, own *[]byte) error {
-	head, msg, err := splitHead(h, p)
+func (c *conn) handleData(h wire.Header, p []byte, own *[]byte) error {
+	head, msg, err := wire.SplitHead(h, p)
 	if err != nil {
 		buffers.Put(own)
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.streams[h.stream]
+	s := c.streams[h.Stream]
 	if s != nil && !s.discards {
 		return s.receive(h, head, msg, own)
 	}
 	defer buffers.Put(own)
 	if s == nil {
-		err = c.lateFrame(h.stream, frameData, cost(len(msg)))
+		err = c.lateFrame(h.Stream, wire.FrameData, wire.Cost(len(msg)))
 	} else {
 		err = s.throwAway(h, len(msg))
 	}
-	if err != nil || h.flags&flagMsg == 0 {
+	if err != nil || h.Flags&wire.FlagMsg == 0 {
 		return err
 	}
-	if !c.recv.receive(len(msg)) {
-		return connErrorf(codeFlowControl, "DATA of %d bytes beyond the connection's credit", len(msg))
+	if !c.recv.Receive(len(msg)) {
+		return wire.Errorf(wire.CodeFlowControl, "DATA of %d bytes beyond the connection's credit", len(msg))
 	}
-	c.credit(cost(len(msg)))
+	c.credit(wire.Cost(len(msg)))
 	return nil
 }
-
-func cost(n int) int64 { return int64(n) + frameCost }
 
 // credit gives the connection's credit for n bytes back. mu is held. It reports
 // whether it has appended a frame, which the next flush writes.
 func (c *conn) credit(n int64) bool {
-	return c.appendCredit(0, c.recv.consume(n))
+	return c.appendCredit(0, c.recv.Consume(n))
 }
 
 func (c *conn) appendCredit(stream, n uint32) bool {
 	if n > 0 {
-		c.w.appendControl(func(b []byte) []byte { return appendCredit(b, stream, n) })
+		c.w.appendControl(func(b []byte) []byte { return wire.AppendCredit(b, stream, n) })
 	}
 	return n > 0
 }
@@ -362,10 +362,10 @@ func (c *conn) fail(err error) {
 		c.mu.Unlock()
 		return
 	}
-	var ce *connError
+	var ce *wire.Error
 	var bye []byte
 	if errors.As(err, &ce) {
-		bye = appendGoAway(nil, c.lastID, ce.code, ce.text)
+		bye = wire.AppendGoAway(nil, c.lastID, ce.Code, ce.Text)
 	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the peer closed the connection")

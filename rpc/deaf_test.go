@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // deafServer is the server of a client, played by a test, that reads no more than the
@@ -35,9 +37,9 @@ func deafServer(t *testing.T) (*Client, *wirePeer) {
 	t.Cleanup(func() { nc.Close() })
 	p := &wirePeer{t, nc}
 	p.greeted()
-	h, _ := p.want(frameOpen)
-	p.send(appendPreface(nil, hello{streamWindow: 8 << 20, connWindow: 64 << 20}))
-	p.frame(header{typ: frameEnd, flags: flagMsg, stream: h.stream})
+	h, _ := p.want(wire.FrameOpen)
+	p.send(wire.AppendPreface(nil, wire.Hello{StreamWindow: 8 << 20, ConnWindow: 64 << 20}))
+	p.frame(wire.Header{Type: wire.FrameEnd, Flags: wire.FlagMsg, Stream: h.Stream})
 	if err := <-got; err != nil {
 		t.Fatal(err)
 	}
@@ -118,12 +120,12 @@ func TestClientReadsWhileItCannotWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, _ := p.want(frameOpen)
+	h, _ := p.want(wire.FrameOpen)
 	got, calls := sendMuch(t, ctx, c)
 	const n = 2000
 	sent := make(chan error, 1)
 	go func() {
-		f := append(appendHeader(nil, header{typ: frameData, flags: flagMsg, stream: h.stream, length: 3}), 0x0a, 1, 'x')
+		f := append(wire.AppendHeader(nil, wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg, Stream: h.Stream, Length: 3}), 0x0a, 1, 'x')
 		for range n {
 			if _, err := p.nc.Write(f); err != nil {
 				sent <- err
@@ -154,11 +156,11 @@ func TestAnswersThatWereReadAreForgotten(t *testing.T) {
 			n := 0
 			for {
 				h, _, err := p.read()
-				if err != nil || h.typ == frameEnd {
+				if err != nil || h.Type == wire.FrameEnd {
 					done <- n
 					return
 				}
-				if h.typ == framePing && h.flags == flagAck {
+				if h.Type == wire.FramePing && h.Flags == wire.FlagAck {
 					n++
 				}
 			}
@@ -166,11 +168,11 @@ func TestAnswersThatWereReadAreForgotten(t *testing.T) {
 		const batches, each = 2 * maxControlPending / 20 / 5000, 5000
 		for range batches {
 			for range each {
-				p.frame(header{typ: framePing}, make([]byte, 8)...)
+				p.frame(wire.Header{Type: wire.FramePing}, make([]byte, 8)...)
 			}
 			time.Sleep(floodTime)
 		}
-		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		p.open(1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)
 		if n := <-done; n != batches*each {
 			t.Errorf("%d answers, want %d", n, batches*each)
 		}
@@ -199,11 +201,11 @@ func TestEndWithinAMessage(t *testing.T) {
 				got <- err
 			}()
 			p.greeted()
-			h, _ := p.want(frameOpen)
+			h, _ := p.want(wire.FrameOpen)
 			p.hello()
-			p.frame(header{typ: frameData, flags: flagMsg, stream: h.stream}, 0x0a, 1, 'x')
-			p.frame(header{typ: frameData, flags: flagHead | flagMsg | flagMore, stream: h.stream}, 3, tagLength, 1, 9, 0x0a, 7)
-			p.frame(header{typ: frameEnd, stream: h.stream})
+			p.frame(wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg, Stream: h.Stream}, 0x0a, 1, 'x')
+			p.frame(wire.Header{Type: wire.FrameData, Flags: wire.FlagHead | wire.FlagMsg | wire.FlagMore, Stream: h.Stream}, 3, wire.TagLength, 1, 9, 0x0a, 7)
+			p.frame(wire.Header{Type: wire.FrameEnd, Stream: h.Stream})
 			if err := <-got; status.Code(err) != codes.Internal {
 				t.Errorf("got %v", err)
 			}

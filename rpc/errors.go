@@ -6,65 +6,13 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
-
-// wireCode says in RESET and GOAWAY why a stream or a connection ends.
-type wireCode uint32
-
-const (
-	codeNone        wireCode = 0  // GOAWAY: an orderly end
-	codeProtocol    wireCode = 1  // a frame that is not allowed here
-	codeInternal    wireCode = 2  // a fault of the sender's own
-	codeFlowControl wireCode = 3  // more bytes than credit, or credit beyond 2^31-1
-	codeFrameSize   wireCode = 4  // a length outside the limits of its type
-	codeRefused     wireCode = 5  // the stream was not given to a handler
-	codeCancelled   wireCode = 6  // nobody wants the stream any more
-	codeDeadline    wireCode = 7  // the stream's time is up
-	codeResource    wireCode = 8  // a limit on sizes or memory
-	codeFlood       wireCode = 9  // too many frames that ask for work
-	codeTimeout     wireCode = 10 // no sign of life
-	codeTooOld      wireCode = 11 // no common version
-)
-
-func (c wireCode) String() string {
-	names := [...]string{"NONE", "PROTOCOL", "INTERNAL", "FLOW_CONTROL", "FRAME_SIZE", "REFUSED",
-		"CANCELLED", "DEADLINE", "RESOURCE", "FLOOD", "TIMEOUT", "TOO_OLD"}
-	if int(c) < len(names) {
-		return names[c]
-	}
-	return fmt.Sprintf("code %d", uint32(c))
-}
-
-// status returns the gRPC code for a stream that the peer reset with c.
-func (c wireCode) status() codes.Code {
-	switch c {
-	case codeCancelled:
-		return codes.Canceled
-	case codeDeadline:
-		return codes.DeadlineExceeded
-	case codeResource, codeFlood:
-		return codes.ResourceExhausted
-	case codeRefused, codeNone, codeTimeout:
-		return codes.Unavailable
-	}
-	return codes.Internal
-}
-
-// connError is an error of the peer's that ends the connection.
-type connError struct {
-	code wireCode
-	text string
-}
-
-func (e *connError) Error() string { return e.code.String() + ": " + e.text }
-
-func connErrorf(code wireCode, format string, a ...any) error {
-	return &connError{code, fmt.Sprintf(format, a...)}
-}
 
 // goneError is why the peer has ended the connection, as its GOAWAY says.
 type goneError struct {
-	code wireCode
+	code wire.Code
 	text string
 }
 
@@ -79,11 +27,11 @@ func lostError(err error) error {
 	}
 	code := codes.Unavailable
 	var ge *goneError
-	var ce *connError
+	var ce *wire.Error
 	if errors.As(err, &ge) {
-		code = ge.code.status()
+		code = ge.code.Status()
 	} else if errors.As(err, &ce) {
-		code = ce.code.status()
+		code = ce.Code.Status()
 	}
 	return status.Error(code, "rpc: connection lost: "+err.Error())
 }

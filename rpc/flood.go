@@ -1,14 +1,16 @@
 package rpc
 
-import "time"
+import (
+	"time"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
+)
 
 const (
 	// maxIdleFrames is how many frames that bring nothing forward may come within
 	// floodTime.
 	maxIdleFrames = 10_000
 	floodTime     = 10 * time.Second
-	// leastCredit is how much credit is worth a frame of its own.
-	leastCredit = 1 << 10
 	// lateFrames is how many frames without a message may be under way to a stream
 	// when it ends: CREDIT, RESET, HEADER, END.
 	lateFrames = 4
@@ -50,19 +52,19 @@ func (g *floodGate) passLate(cost int64) bool {
 // idleFrame counts a frame that brings nothing forward. mu is held.
 func (c *conn) idleFrame(what string) error {
 	if !c.flood.pass() {
-		return connErrorf(codeFlood, "more than %d frames without effect within %v, the last of them %s", maxIdleFrames, floodTime, what)
+		return wire.Errorf(wire.CodeFlood, "more than %d frames without effect within %v, the last of them %s", maxIdleFrames, floodTime, what)
 	}
 	return nil
 }
 
 // lateFrame checks that a frame for a stream that is not in the table is for one that
 // was there, and that no more of them come than can have been under way. mu is held.
-func (c *conn) lateFrame(id uint32, t frameType, cost int64) error {
+func (c *conn) lateFrame(id uint32, t wire.FrameType, cost int64) error {
 	if id > c.lastID {
-		return connErrorf(codeProtocol, "%v for stream %d, which was never opened", t, id)
+		return wire.Errorf(wire.CodeProtocol, "%v for stream %d, which was never opened", t, id)
 	}
 	if !c.flood.passLate(cost) {
-		return connErrorf(codeFlood, "more than %d frames within %v for streams that are over", maxIdleFrames, floodTime)
+		return wire.Errorf(wire.CodeFlood, "more than %d frames within %v for streams that are over", maxIdleFrames, floodTime)
 	}
 	return nil
 }
@@ -70,5 +72,5 @@ func (c *conn) lateFrame(id uint32, t frameType, cost int64) error {
 // streamOver is called when a stream that the peer may still send to is over. credit
 // is what the peer had left for it. mu is held.
 func (c *conn) streamOver(credit int64) {
-	c.flood.late = min(c.flood.late+credit+lateFrames*frameCost, c.recv.size)
+	c.flood.late = min(c.flood.late+credit+lateFrames*wire.FrameCost, c.recv.Size)
 }

@@ -11,6 +11,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // TestRefusedStreamsLeaveNothing opens streams beyond every limit.
@@ -32,13 +34,13 @@ func TestRefusedStreamsLeaveNothing(t *testing.T) {
 				if err != nil {
 					return
 				}
-				switch h.typ {
-				case frameReset:
-					if code := wireCode(binary.BigEndian.Uint32(b)); code != codeRefused {
+				switch h.Type {
+				case wire.FrameReset:
+					if code := wire.Code(binary.BigEndian.Uint32(b)); code != wire.CodeRefused {
 						t.Errorf("RESET with %v", code)
 					}
 					resets++
-				case frameEnd:
+				case wire.FrameEnd:
 					ends++
 				}
 			}
@@ -49,7 +51,7 @@ func TestRefusedStreamsLeaveNothing(t *testing.T) {
 		synctest.Wait()
 		close(release)
 		<-done
-		if ends != 2+2+initialMaxStreams || resets != n-ends {
+		if ends != 2+2+wire.InitialMaxStreams || resets != n-ends {
 			t.Errorf("%d streams ended, %d refused", ends, resets)
 		}
 		s.mu.Lock()
@@ -85,7 +87,7 @@ func TestRapidReset(t *testing.T) {
 		go io.Copy(io.Discard, p.nc)
 		for id := range uint32(n) {
 			p.open(id+1, "/test.Echo/Both", "", 0)
-			p.send(appendReset(nil, id+1, codeCancelled, ""))
+			p.send(wire.AppendReset(nil, id+1, wire.CodeCancelled, ""))
 		}
 		synctest.Wait()
 		for _, sc := range s.testConns() {
@@ -99,7 +101,7 @@ func TestRapidReset(t *testing.T) {
 			t.Errorf("%d handlers ran, want %d", peak.Load(), most)
 		}
 		honest := wireServer(t, s)
-		honest.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		honest.open(1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)
 		if code := honest.wantEnd(1); code != codes.OK {
 			t.Errorf("another client got %v", code)
 		}
@@ -114,20 +116,20 @@ func TestRapidReset(t *testing.T) {
 
 func TestFloodsEnd(t *testing.T) {
 	for name, frame := range map[string][]byte{
-		"PING":            appendPing(nil, 0, [8]byte{}),
-		"PING answers":    appendPing(nil, flagAck, [8]byte{}),
-		"unknown types":   appendHeader(nil, header{typ: 0x80}),
-		"tiny CREDIT":     appendCredit(nil, 0, 1),
-		"RESET":           appendReset(nil, 1, codeCancelled, ""),
-		"empty DATA":      appendHeader(nil, header{typ: frameData, stream: 2}),
-		"GOAWAY":          appendGoAway(nil, 0, codeNone, ""),
+		"PING":            wire.AppendPing(nil, 0, [8]byte{}),
+		"PING answers":    wire.AppendPing(nil, wire.FlagAck, [8]byte{}),
+		"unknown types":   wire.AppendHeader(nil, wire.Header{Type: 0x80}),
+		"tiny CREDIT":     wire.AppendCredit(nil, 0, 1),
+		"RESET":           wire.AppendReset(nil, 1, wire.CodeCancelled, ""),
+		"empty DATA":      wire.AppendHeader(nil, wire.Header{Type: wire.FrameData, Stream: 2}),
+		"GOAWAY":          wire.AppendGoAway(nil, 0, wire.CodeNone, ""),
 		"OPEN of nothing": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := &echo{both: func(st grpc.ServerStream) error { <-st.Context().Done(); return nil }}
 			inBubble(t, e, nil, func(t *testing.T, s *Server) {
 				p := wireServer(t, s)
-				p.open(1, "/test.Echo/Nope", "", flagClose)
+				p.open(1, "/test.Echo/Nope", "", wire.FlagClose)
 				p.wantEnd(1)
 				p.open(2, "/test.Echo/Both", "", 0)
 				go io.Copy(io.Discard, p.nc)
@@ -138,8 +140,8 @@ func TestFloodsEnd(t *testing.T) {
 						if i == maxIdleFrames {
 							return
 						}
-						b := appendHeader(nil, header{typ: frameOpen, stream: uint32(i + 3), flags: flagHead, length: 5})
-						f = append(b, 4, tagMethod, 2, '/', 'x')
+						b := wire.AppendHeader(nil, wire.Header{Type: wire.FrameOpen, Stream: uint32(i + 3), Flags: wire.FlagHead, Length: 5})
+						f = append(b, 4, wire.TagMethod, 2, '/', 'x')
 					}
 					if _, err := p.nc.Write(f); err != nil {
 						if i > maxIdleFrames+10 {
@@ -162,7 +164,7 @@ func TestUnreadAnswersAreBounded(t *testing.T) {
 		sent := 0
 		for id := uint32(1); ; id++ {
 			_ = p.nc.SetWriteDeadline(time.Now().Add(time.Minute))
-			f := frameOut{h: header{typ: frameOpen, stream: id, flags: flagHead | flagMsg | flagClose}, head: appendItem(nil, tagMethod, "/test.Echo/Nope"+big[:400])}
+			f := frameOut{h: wire.Header{Type: wire.FrameOpen, Stream: id, Flags: wire.FlagHead | wire.FlagMsg | wire.FlagClose}, head: wire.AppendItem(nil, wire.TagMethod, "/test.Echo/Nope"+big[:400])}
 			w := writer{}
 			w.append(&f)
 			if _, err := p.nc.Write(w.pieces[0].b); err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // fuzzTime bounds one run: whatever the bytes, the connection has ended by then.
@@ -32,17 +34,17 @@ func feed(nc net.Conn, b []byte) {
 // FuzzServerConn gives a server arbitrary bytes after a valid preface, or instead
 // of it.
 func FuzzServerConn(f *testing.F) {
-	pre := appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})
-	head := appendItem(nil, tagMethod, "/test.Echo/Echo")
+	pre := wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})
+	head := wire.AppendItem(nil, wire.TagMethod, "/test.Echo/Echo")
 	open := func(id uint32, flags uint8, msg string) []byte {
 		w := writer{}
-		w.append(&frameOut{h: header{typ: frameOpen, stream: id, method: 1, flags: flags | flagHead}, head: head, msg: []byte(msg)})
+		w.append(&frameOut{h: wire.Header{Type: wire.FrameOpen, Stream: id, Method: 1, Flags: flags | wire.FlagHead}, head: head, msg: []byte(msg)})
 		return w.pieces[0].b
 	}
-	f.Add(true, open(1, flagMsg|flagClose, "\x0a\x01x"))
-	f.Add(true, append(open(1, 0, ""), appendReset(nil, 1, codeCancelled, "")...))
-	f.Add(true, append(appendPing(nil, 0, [8]byte{1}), appendCredit(nil, 0, 1<<20)...))
-	f.Add(true, appendGoAway(open(1, flagMsg, ""), 0, codeNone, ""))
+	f.Add(true, open(1, wire.FlagMsg|wire.FlagClose, "\x0a\x01x"))
+	f.Add(true, append(open(1, 0, ""), wire.AppendReset(nil, 1, wire.CodeCancelled, "")...))
+	f.Add(true, append(wire.AppendPing(nil, 0, [8]byte{1}), wire.AppendCredit(nil, 0, 1<<20)...))
+	f.Add(true, wire.AppendGoAway(open(1, wire.FlagMsg, ""), 0, wire.CodeNone, ""))
 	f.Add(false, append(pre[:20:20], 0))
 	f.Add(false, []byte(http2Preface))
 	s := NewServer(quiet(nil))
@@ -70,13 +72,13 @@ func FuzzServerConn(f *testing.F) {
 // FuzzClientConn has a server answer a unary call and a stream with arbitrary
 // bytes.
 func FuzzClientConn(f *testing.F) {
-	pre := appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})
-	end := append(appendHeader(nil, header{typ: frameEnd, stream: 1, flags: flagMsg, length: 3}), 0x0a, 1, 'x')
+	pre := wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})
+	end := append(wire.AppendHeader(nil, wire.Header{Type: wire.FrameEnd, Stream: 1, Flags: wire.FlagMsg, Length: 3}), 0x0a, 1, 'x')
 	f.Add(true, end)
-	f.Add(true, append(appendHeader(nil, header{typ: frameHeader, stream: 1}), end...))
-	f.Add(true, appendReset(nil, 1, codeRefused, "no"))
-	f.Add(true, appendGoAway(nil, 0, codeNone, "later"))
-	f.Add(true, append(appendHeader(nil, header{typ: frameData, stream: 2, flags: flagMsg | flagMore | flagHead, length: 6}), 4, tagLength, 1, 9, 1, 2))
+	f.Add(true, append(wire.AppendHeader(nil, wire.Header{Type: wire.FrameHeader, Stream: 1}), end...))
+	f.Add(true, wire.AppendReset(nil, 1, wire.CodeRefused, "no"))
+	f.Add(true, wire.AppendGoAway(nil, 0, wire.CodeNone, "later"))
+	f.Add(true, append(wire.AppendHeader(nil, wire.Header{Type: wire.FrameData, Stream: 2, Flags: wire.FlagMsg | wire.FlagMore | wire.FlagHead, Length: 6}), 4, wire.TagLength, 1, 9, 1, 2))
 	f.Add(false, []byte("HTTP/1.1 400\r\n"))
 	f.Fuzz(func(t *testing.T, preface bool, b []byte) {
 		if preface {

@@ -16,12 +16,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // TestGoAwaySaysWhy: the code and the text of a GOAWAY are in the status of the calls
 // that it ends, of those in flight and of those that the server has not seen.
 func TestGoAwaySaysWhy(t *testing.T) {
-	for code := codeProtocol; code <= codeTooOld+1; code++ {
+	for code := wire.CodeProtocol; code <= wire.CodeTooOld+1; code++ {
 		for _, last := range []uint32{0, 1} {
 			synctest.Test(t, func(t *testing.T) {
 				c, p := wireClient(t, nil)
@@ -32,12 +34,12 @@ func TestGoAwaySaysWhy(t *testing.T) {
 					got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
 				}()
 				p.greeted()
-				p.want(frameOpen)
+				p.want(wire.FrameOpen)
 				p.hello()
-				p.send(appendGoAway(nil, last, code, "because\xff"))
+				p.send(wire.AppendGoAway(nil, last, code, "because\xff"))
 				p.nc.Close()
 				err := <-got
-				want := code.status()
+				want := code.Status()
 				st := status.Convert(err)
 				if st.Code() != want || !strings.Contains(st.Message(), "because\uFFFD") || !strings.Contains(st.Message(), code.String()) {
 					t.Errorf("GOAWAY(%d, %v): %v, want %v with the text", last, code, err, want)
@@ -51,9 +53,9 @@ func TestGoAwaySaysWhy(t *testing.T) {
 // tries less and less often.
 func TestFaultyServersAreLeftAlone(t *testing.T) {
 	for name, bye := range map[string][]byte{
-		"PROTOCOL": appendGoAway(nil, 0, codeProtocol, "no"),
-		"NONE":     appendGoAway(nil, 0, codeNone, "no"),
-		"a fault":  appendHeader(nil, header{typ: frameOpen, stream: 1}),
+		"PROTOCOL": wire.AppendGoAway(nil, 0, wire.CodeProtocol, "no"),
+		"NONE":     wire.AppendGoAway(nil, 0, wire.CodeNone, "no"),
+		"a fault":  wire.AppendHeader(nil, wire.Header{Type: wire.FrameOpen, Stream: 1}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -96,10 +98,10 @@ func TestFaultyServersAreLeftAlone(t *testing.T) {
 func TestClientSaysWhyItLeaves(t *testing.T) {
 	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
 		p := wireServer(t, s)
-		p.send(appendGoAway(nil, 0, codeNone, "soon"))
-		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		p.send(wire.AppendGoAway(nil, 0, wire.CodeNone, "soon"))
+		p.open(1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)
 		p.wantEnd(1)
-		p.send(appendGoAway(nil, 0, codeProtocol, "no"))
+		p.send(wire.AppendGoAway(nil, 0, wire.CodeProtocol, "no"))
 		p.wantClosed()
 	})
 }
@@ -114,12 +116,12 @@ func TestGoAwayOnlyFalls(t *testing.T) {
 			got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
 		}()
 		p.greeted()
-		p.want(frameOpen)
+		p.want(wire.FrameOpen)
 		p.hello()
-		p.send(appendGoAway(nil, 7, codeNone, ""))
-		p.send(appendGoAway(nil, 1, codeNone, ""))
-		p.send(appendGoAway(nil, 2, codeNone, ""))
-		if _, b := p.want(frameGoAway); wireCode(b[7]) != codeProtocol {
+		p.send(wire.AppendGoAway(nil, 7, wire.CodeNone, ""))
+		p.send(wire.AppendGoAway(nil, 1, wire.CodeNone, ""))
+		p.send(wire.AppendGoAway(nil, 2, wire.CodeNone, ""))
+		if _, b := p.want(wire.FrameGoAway); wire.Code(b[7]) != wire.CodeProtocol {
 			t.Errorf("GOAWAY %q", b)
 		}
 		p.wantClosed()
@@ -151,12 +153,12 @@ func TestLastWords(t *testing.T) {
 					nc = tls.Client(nc, cfg)
 				}
 				p := &wirePeer{t, nc}
-				p.send(appendPreface(nil, hello{streamWindow: 8 << 20, connWindow: 8 << 20}))
+				p.send(wire.AppendPreface(nil, wire.Hello{StreamWindow: 8 << 20, ConnWindow: 8 << 20}))
 				p.greeted()
 				p.open(1, "/test.Echo/Both", "", 0)
-				p.want(frameData)
-				p.frame(header{typ: frameHello})
-				if _, b := p.want(frameGoAway); wireCode(b[7]) != codeProtocol {
+				p.want(wire.FrameData)
+				p.frame(wire.Header{Type: wire.FrameHello})
+				if _, b := p.want(wire.FrameGoAway); wire.Code(b[7]) != wire.CodeProtocol {
 					t.Errorf("GOAWAY %q", b)
 				}
 				p.wantClosed()
@@ -177,14 +179,14 @@ func TestOnlyUTF8(t *testing.T) {
 	}
 	for n := range 4 {
 		text := strings.Repeat("x", n) + strings.Repeat("日本", 30_000)
-		check("RESET", appendReset(nil, 1, codeResource, text)[headerLen+4:])
-		check("GOAWAY", appendGoAway(nil, 1, codeFlood, text)[headerLen+8:])
-		h, err := parseHello(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow,
-			info: HelloInfo{Software: text, BootID: text, Generation: text}, authority: text, userAgent: text})[len(magic)+headerLen:])
+		check("RESET", wire.AppendReset(nil, 1, wire.CodeResource, text)[wire.HeaderLen+4:])
+		check("GOAWAY", wire.AppendGoAway(nil, 1, wire.CodeFlood, text)[wire.HeaderLen+8:])
+		h, err := wire.ParseHello(wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow,
+			Info: wire.Info{Software: text, BootID: text, Generation: text}, Authority: text, UserAgent: text})[len(wire.Magic)+wire.HeaderLen:])
 		if err != nil {
 			t.Fatal(err)
 		}
-		check("HELLO", []byte(h.info.Software+h.info.BootID+h.info.Generation+h.authority+h.userAgent))
+		check("HELLO", []byte(h.Info.Software+h.Info.BootID+h.Info.Generation+h.Authority+h.UserAgent))
 		e := &echo{unary: func(context.Context, *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error) {
 			return nil, status.Error(codes.Aborted, text)
 		}}
@@ -197,21 +199,21 @@ func TestOnlyUTF8(t *testing.T) {
 		p := &wirePeer{t, mustDial(t, serveUnix(t, s))}
 		p.hello()
 		p.greeted()
-		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
-		p.open(2, "/test.\xff/Echo", "x", flagMsg|flagClose)
+		p.open(1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)
+		p.open(2, "/test.\xff/Echo", "x", wire.FlagMsg|wire.FlagClose)
 		for range 2 {
-			h, b := p.want(frameEnd)
-			head, _, err := splitHead(h, b)
+			h, b := p.want(wire.FrameEnd)
+			head, _, err := wire.SplitHead(h, b)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for len(head) > 0 {
 				var tag byte
 				var v []byte
-				if tag, v, head, err = nextItem(head); err != nil {
+				if tag, v, head, err = wire.NextItem(head); err != nil {
 					t.Fatal(err)
 				}
-				if tag == tagMessage {
+				if tag == wire.TagMessage {
 					check("END", v)
 					if len(v) == 0 {
 						t.Error("END without text")
@@ -235,10 +237,10 @@ func TestOnlyUTF8(t *testing.T) {
 func TestTextsOfThePeerBecomeUTF8(t *testing.T) {
 	for name, frame := range map[string]func(p *wirePeer){
 		"END": func(p *wirePeer) {
-			p.frame(header{typ: frameEnd, flags: flagHead, stream: 1}, 6, tagCode, 1, 10, tagMessage, 1, 0xff)
+			p.frame(wire.Header{Type: wire.FrameEnd, Flags: wire.FlagHead, Stream: 1}, 6, wire.TagCode, 1, 10, wire.TagMessage, 1, 0xff)
 		},
 		"RESET": func(p *wirePeer) {
-			p.send(append(appendHeader(nil, header{typ: frameReset, stream: 1, length: 5}), 0, 0, 0, 8, 0xff))
+			p.send(append(wire.AppendHeader(nil, wire.Header{Type: wire.FrameReset, Stream: 1, Length: 5}), 0, 0, 0, 8, 0xff))
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -249,7 +251,7 @@ func TestTextsOfThePeerBecomeUTF8(t *testing.T) {
 				got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
 			}()
 			p.greeted()
-			p.want(frameOpen)
+			p.want(wire.FrameOpen)
 			p.hello()
 			frame(p)
 			if err := <-got; err == nil || !utf8.ValidString(err.Error()) || !strings.Contains(err.Error(), "\uFFFD") {
@@ -313,7 +315,7 @@ func TestOtherVersions(t *testing.T) {
 		p := &wirePeer{t, nc}
 		p.send([]byte(theirs + "and whatever comes after it"))
 		p.greeted()
-		if _, b := p.want(frameGoAway); wireCode(binary.BigEndian.Uint32(b[4:])) != codeTooOld {
+		if _, b := p.want(wire.FrameGoAway); wire.Code(binary.BigEndian.Uint32(b[4:])) != wire.CodeTooOld {
 			t.Errorf("GOAWAY %q", b)
 		}
 		p.wantClosed()

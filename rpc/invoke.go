@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // Invoke implements grpc.ClientConnInterface. args and reply may be proto.Message
@@ -173,7 +175,7 @@ func (cs *clientStream) unary(args, reply any, e *encoded) error {
 		return err
 	}
 	if !sent {
-		if err := cs.sendMessage(e.head, e.body, flagClose, writeNow); err != nil && !errors.Is(err, io.EOF) {
+		if err := cs.sendMessage(e.head, e.body, wire.FlagClose, writeNow); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}

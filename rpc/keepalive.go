@@ -3,6 +3,8 @@ package rpc
 import (
 	"math"
 	"time"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 const (
@@ -48,13 +50,13 @@ func (c *conn) startKeepalive(k Keepalive) *time.Timer {
 			seen, asked = now, false
 			t.Reset(k.Time)
 		case asked:
-			c.fail(connErrorf(codeTimeout, "no sign of life for %v", k.Time+k.Timeout))
+			c.fail(wire.Errorf(wire.CodeTimeout, "no sign of life for %v", k.Time+k.Timeout))
 		default:
 			asked = true
 			c.mu.Lock()
 			c.flood.pings++
 			c.mu.Unlock()
-			c.w.appendControl(func(b []byte) []byte { return appendPing(b, 0, [8]byte{'a', 'l', 'i', 'v', 'e', '?'}) })
+			c.w.appendControl(func(b []byte) []byte { return wire.AppendPing(b, 0, [8]byte{'a', 'l', 'i', 'v', 'e', '?'}) })
 			c.w.flush()
 			t.Reset(k.Timeout)
 		}
@@ -124,7 +126,7 @@ func (sc *serverConn) goAway(why string) {
 		return
 	}
 	sc.leaving, sc.last = true, sc.lastID
-	sc.w.appendControl(func(b []byte) []byte { return appendGoAway(b, sc.last, codeNone, why) })
+	sc.w.appendControl(func(b []byte) []byte { return wire.AppendGoAway(b, sc.last, wire.CodeNone, why) })
 	if sc.active == 0 && len(sc.pending) == 0 {
 		sc.linger()
 	}

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 var bothDesc = &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
@@ -52,12 +54,12 @@ func wantNothingLeft(t testing.TB, c *conn) {
 	eventually(t, "nothing is left", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return len(c.streams) == 0 && c.recv.held == 0 && c.assembly.used == 0 && len(c.assembly.queue) == 0
+		return len(c.streams) == 0 && c.recv.Held == 0 && c.assembly.used == 0 && len(c.assembly.queue) == 0
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.recv.credit+c.recv.freed != c.recv.size {
-		t.Errorf("credit %d + %d of %d", c.recv.credit, c.recv.freed, c.recv.size)
+	if c.recv.Credit+c.recv.Freed != c.recv.Size {
+		t.Errorf("credit %d + %d of %d", c.recv.Credit, c.recv.Freed, c.recv.Size)
 	}
 	if n := c.inFlight.Load(); n != 0 {
 		t.Errorf("%d in flight", n)
@@ -235,7 +237,7 @@ func testStalledReaders(t *testing.T, stalls int) {
 			}
 			wg.Wait()
 			held := c.testConn().heldBytes() + s.testConns()[0].heldBytes()
-			if held > int64(stalls)*DefaultStreamWindow+others*2*cost(len(data)) {
+			if held > int64(stalls)*DefaultStreamWindow+others*2*wire.Cost(len(data)) {
 				t.Errorf("%d bytes are held", held)
 			}
 			cancel()
@@ -254,7 +256,7 @@ func testStalledReaders(t *testing.T, stalls int) {
 func (c *conn) heldBytes() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.recv.held
+	return c.recv.Held
 }
 
 // TestLongMessagesBeyondTheBudget sends messages for each of which the budget has

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // The bugs that other multiplexers had, and the test of each:
@@ -43,26 +45,26 @@ func TestUnsolicitedFramesStallNobody(t *testing.T) {
 		}
 		go invoke()
 		p.greeted()
-		first, _ := p.want(frameOpen)
+		first, _ := p.want(wire.FrameOpen)
 		p.hello()
-		for id := first.stream; ; {
+		for id := first.Stream; ; {
 			// Answers to pings that were never sent, credit that nobody lacks,
 			// and a word for the stream that has just ended.
 			for i := range byte(5) {
-				p.send(appendPing(nil, flagAck, [8]byte{i}))
-				p.send(appendCredit(nil, 0, 100))
+				p.send(wire.AppendPing(nil, wire.FlagAck, [8]byte{i}))
+				p.send(wire.AppendCredit(nil, 0, 100))
 			}
-			p.frame(header{typ: frameEnd, stream: id, flags: flagMsg})
+			p.frame(wire.Header{Type: wire.FrameEnd, Stream: id, Flags: wire.FlagMsg})
 			if err := <-answered; err != nil {
 				t.Fatalf("call %d: %v", id, err)
 			}
-			p.send(appendReset(nil, id, codeCancelled, "too late"))
-			if id == first.stream+calls-1 {
+			p.send(wire.AppendReset(nil, id, wire.CodeCancelled, "too late"))
+			if id == first.Stream+calls-1 {
 				return
 			}
 			go invoke()
-			h, _ := p.want(frameOpen)
-			id = h.stream
+			h, _ := p.want(wire.FrameOpen)
+			id = h.Stream
 		}
 	})
 }
@@ -254,11 +256,11 @@ func TestOpenWhileClosing(t *testing.T) {
 // TestHandshakeTakesNoMoreThanItsOwn sends the preface and calls in one write,
 // and byte by byte: what is read beyond the preface is not lost.
 func TestHandshakeTakesNoMoreThanItsOwn(t *testing.T) {
-	first := appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})
+	first := wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})
 	for id := range uint32(3) {
-		head := appendItem(nil, tagMethod, "/test.Echo/Echo")
-		h := header{typ: frameOpen, stream: id + 1, flags: flagHead | flagMsg | flagClose, length: uint32(len(head) + 1)}
-		first = append(append(appendHeader(first, h), byte(len(head))), head...)
+		head := wire.AppendItem(nil, wire.TagMethod, "/test.Echo/Echo")
+		h := wire.Header{Type: wire.FrameOpen, Stream: id + 1, Flags: wire.FlagHead | wire.FlagMsg | wire.FlagClose, Length: uint32(len(head) + 1)}
+		first = append(append(wire.AppendHeader(first, h), byte(len(head))), head...)
 	}
 	for name, size := range map[string]int{"one write": len(first), "byte by byte": 1, "seven bytes": 7} {
 		t.Run(name, func(t *testing.T) {
@@ -280,8 +282,8 @@ func TestHandshakeTakesNoMoreThanItsOwn(t *testing.T) {
 				p.greeted()
 				ended := make(map[uint32]bool)
 				for range 3 {
-					h, _ := p.want(frameEnd)
-					ended[h.stream] = true
+					h, _ := p.want(wire.FrameEnd)
+					ended[h.Stream] = true
 				}
 				if !ended[1] || !ended[2] || !ended[3] {
 					t.Errorf("answers to %v, want 1, 2 and 3", ended)

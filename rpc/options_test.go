@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // oldCodec is a codec as it was before encoding.Codec.
@@ -201,7 +203,7 @@ func TestClientState(t *testing.T) {
 		if _, ok := c.Hello(); ok {
 			t.Error("a HELLO before there was one")
 		}
-		p.send(appendPreface(nil, hello{info: HelloInfo{Software: "peer/1", BootID: "b", Generation: "g"}, streamWindow: initialStreamWindow, connWindow: initialConnWindow}))
+		p.send(wire.AppendPreface(nil, wire.Hello{Info: wire.Info{Software: "peer/1", BootID: "b", Generation: "g"}, StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow}))
 		want(connectivity.Ready)
 		if h, ok := c.Hello(); !ok || h.Software != "peer/1" || h.BootID != "b" || h.Generation != "g" {
 			t.Errorf("HELLO %+v, %v", h, ok)

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // A quietUse is an honest way to use a connection that brings little.
@@ -132,11 +134,11 @@ func TestFloodsDoNotHideBehindMessages(t *testing.T) {
 	}
 	pings := func(n int) (b []byte) {
 		for range n {
-			b = appendPing(b, 0, [8]byte{})
+			b = wire.AppendPing(b, 0, [8]byte{})
 		}
 		return b
 	}
-	late := append(appendHeader(nil, header{typ: frameData, stream: 1, flags: flagMsg, length: 1}), 'x')
+	late := append(wire.AppendHeader(nil, wire.Header{Type: wire.FrameData, Stream: 1, Flags: wire.FlagMsg, Length: 1}), 'x')
 	t.Run("thrown away by the server", func(t *testing.T) {
 		inBubble(t, nil, nil, func(t *testing.T, s *Server) {
 			p := wireServer(t, s)
@@ -152,10 +154,10 @@ func TestFloodsDoNotHideBehindMessages(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() { _, _ = openBoth(ctx, c) }()
 			p.greeted()
-			p.want(frameOpen)
+			p.want(wire.FrameOpen)
 			p.hello()
 			cancel()
-			p.want(frameReset)
+			p.want(wire.FrameReset)
 			end(p, append(pings(maxIdleFrames/2), late...))
 		})
 	})
@@ -164,7 +166,7 @@ func TestFloodsDoNotHideBehindMessages(t *testing.T) {
 			p := wireServer(t, s)
 			go io.Copy(io.Discard, p.nc)
 			for id := range uint32(100) {
-				b := append(pings(maxIdleFrames/2), openFrame(id+1, "/test.Echo/Echo", "x", flagMsg|flagClose)...)
+				b := append(pings(maxIdleFrames/2), openFrame(id+1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)...)
 				if _, err := p.nc.Write(b); err != nil {
 					return
 				}
@@ -179,24 +181,24 @@ func TestFloodsDoNotHideBehindMessages(t *testing.T) {
 func TestStreamsThatAreOverFlood(t *testing.T) {
 	e := &echo{both: func(grpc.ServerStream) error { return nil }}
 	for name, frame := range map[string][]byte{
-		"messages": append(appendHeader(nil, header{typ: frameData, stream: 1, flags: flagMsg, length: 1}), 'x'),
-		"RESET":    appendReset(nil, 1, codeCancelled, ""),
-		"CREDIT":   appendCredit(nil, 1, leastCredit),
+		"messages": append(wire.AppendHeader(nil, wire.Header{Type: wire.FrameData, Stream: 1, Flags: wire.FlagMsg, Length: 1}), 'x'),
+		"RESET":    wire.AppendReset(nil, 1, wire.CodeCancelled, ""),
+		"CREDIT":   wire.AppendCredit(nil, 1, wire.LeastCredit),
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, e, &ServerConfig{StreamWindow: initialStreamWindow}, func(t *testing.T, s *Server) {
+			inBubble(t, e, &ServerConfig{StreamWindow: wire.InitialStreamWindow}, func(t *testing.T, s *Server) {
 				p := wireServer(t, s)
 				p.open(1, "/test.Echo/Both", "", 0)
 				p.wantEnd(1)
 				go io.Copy(io.Discard, p.nc)
-				const allowed = initialStreamWindow/(frameCost+1) + maxIdleFrames
+				const allowed = wire.InitialStreamWindow/(wire.FrameCost+1) + maxIdleFrames
 				sent := 0
 				for ; sent < 2*allowed; sent++ {
 					if _, err := p.nc.Write(frame); err != nil {
 						break
 					}
 				}
-				if sent < initialStreamWindow/(frameCost+1) || sent > allowed+100 {
+				if sent < wire.InitialStreamWindow/(wire.FrameCost+1) || sent > allowed+100 {
 					t.Errorf("ended after %d frames, want up to %d", sent, allowed)
 				}
 			})
@@ -207,8 +209,8 @@ func TestStreamsThatAreOverFlood(t *testing.T) {
 // TestRepeatedFramesFlood repeats what counts once.
 func TestRepeatedFramesFlood(t *testing.T) {
 	for name, frame := range map[string][]byte{
-		"RESET of a handler that does not stop":       appendReset(nil, 1, codeCancelled, ""),
-		"empty DATA for a handler that does not stop": appendHeader(nil, header{typ: frameData, stream: 1}),
+		"RESET of a handler that does not stop":       wire.AppendReset(nil, 1, wire.CodeCancelled, ""),
+		"empty DATA for a handler that does not stop": wire.AppendHeader(nil, wire.Header{Type: wire.FrameData, Stream: 1}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			release := make(chan struct{})
@@ -220,7 +222,7 @@ func TestRepeatedFramesFlood(t *testing.T) {
 			p.hello()
 			p.greeted()
 			p.open(1, "/test.Echo/Both", "", 0)
-			p.send(appendReset(nil, 1, codeCancelled, ""))
+			p.send(wire.AppendReset(nil, 1, wire.CodeCancelled, ""))
 			go func() {
 				for range 2 * maxIdleFrames {
 					if _, err := nc.Write(frame); err != nil {
@@ -228,7 +230,7 @@ func TestRepeatedFramesFlood(t *testing.T) {
 					}
 				}
 			}()
-			if _, b := p.want(frameGoAway); wireCode(b[7]) != codeFlood {
+			if _, b := p.want(wire.FrameGoAway); wire.Code(b[7]) != wire.CodeFlood {
 				t.Errorf("GOAWAY with %q", b)
 			}
 		})
@@ -240,11 +242,11 @@ func TestRepeatedFramesFlood(t *testing.T) {
 			got := make(chan error, 1)
 			go func() { got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), value("")) }()
 			p.greeted()
-			p.want(frameOpen)
+			p.want(wire.FrameOpen)
 			p.hello()
 			go io.Copy(io.Discard, p.nc)
 			for range 2 * maxIdleFrames {
-				if _, err := p.nc.Write(appendGoAway(nil, 1, codeNone, "")); err != nil {
+				if _, err := p.nc.Write(wire.AppendGoAway(nil, 1, wire.CodeNone, "")); err != nil {
 					break
 				}
 			}

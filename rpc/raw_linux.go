@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // rawConn reads and writes a connection through its file descriptor: with
@@ -207,7 +209,7 @@ const (
 	// about: while it lasts, the goroutine can be neither preempted nor moved. To copy
 	// so much takes less than 20 µs, from when on the scheduler would take the
 	// processor away from a call that it was told about.
-	rawMost = maxPayload + headerLen
+	rawMost = wire.MaxPayload + wire.HeaderLen
 )
 
 // writeNow is one non-blocking write, of up to rawMost bytes.

@@ -3,10 +3,12 @@ package rpc
 import (
 	"net"
 	"time"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 const (
-	readBuffer     = maxPayload // of a class of buffers
+	readBuffer     = wire.MaxPayload // of a class of buffers
 	readBufferIdle = 4 << 10
 	readAhead      = 4 << 10 // beyond a large frame: most often the next is large too
 	// largeFrame is from when on a frame that is not complete yet is read into
@@ -24,7 +26,7 @@ type reader struct {
 
 	// The large frame being read, if big is not nil.
 	big    *[]byte
-	bigHdr header
+	bigHdr wire.Header
 	bigN   int // bytes of it that are there
 
 	last int // bytes of the last read
@@ -93,7 +95,7 @@ func (r *reader) fill(spin time.Duration) error {
 // next returns the next frame, if it is there as a whole. If own is not nil it is
 // the memory that p lies in, not always at its beginning, and the caller's now;
 // otherwise p is good until the next fill.
-func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
+func (r *reader) next() (h wire.Header, p []byte, own *[]byte, ok bool, err error) {
 	if r.big != nil {
 		if r.bigN < len(*r.big) {
 			return h, nil, nil, false, nil
@@ -102,26 +104,26 @@ func (r *reader) next() (h header, p []byte, own *[]byte, ok bool, err error) {
 		return r.bigHdr, *own, own, true, nil
 	}
 	have := r.w - r.r
-	if have < headerLen {
+	if have < wire.HeaderLen {
 		return h, nil, nil, false, nil
 	}
 	b := (*r.buf)[r.r:r.w]
-	h = parseHeader(b)
-	if err := h.check(); err != nil {
+	h = wire.ParseHeader(b)
+	if err := h.Check(); err != nil {
 		return h, nil, nil, false, err
 	}
-	n := int(h.length)
-	if have >= headerLen+n {
-		r.r += headerLen + n
+	n := int(h.Length)
+	if have >= wire.HeaderLen+n {
+		r.r += wire.HeaderLen + n
 		if r.r == r.w && n > len(*r.buf)/2 {
 			own, r.buf, r.r, r.w = r.buf, nil, 0, 0
 		}
-		return h, b[headerLen : headerLen+n], own, true, nil
+		return h, b[wire.HeaderLen : wire.HeaderLen+n], own, true, nil
 	}
-	if n >= largeFrame || headerLen+n > len(*r.buf) {
+	if n >= largeFrame || wire.HeaderLen+n > len(*r.buf) {
 		r.big = buffers.Get(n)
 		r.bigHdr = h
-		r.bigN = copy(*r.big, b[headerLen:])
+		r.bigN = copy(*r.big, b[wire.HeaderLen:])
 		r.r, r.w = 0, 0
 	}
 	return h, nil, nil, false, nil

@@ -7,6 +7,8 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // message is a received message. It is freed once.
@@ -80,8 +82,8 @@ func (s *stream) only(limit int) (m message, spent, ok bool) {
 	m = message{data: seg.msg, own: seg.own}
 	*seg = segment{}
 	s.queue, s.complete = s.queue[:0], 0
-	frames := c.credit(cost(len(m.data)))
-	c.share.free(cost(len(m.data)))
+	frames := c.credit(wire.Cost(len(m.data)))
+	c.share.free(wire.Cost(len(m.data)))
 	spent = s.unlisted()
 	c.mu.Unlock()
 	if frames {
@@ -110,7 +112,7 @@ func (s *stream) nextOfRun(limit int) (message, error) {
 func (s *stream) takeRun() {
 	k, n := 0, int64(0)
 	for k < len(s.queue) && !s.queue[k].more && (k == 0 || n < maxRun) {
-		n += cost(len(s.queue[k].msg))
+		n += wire.Cost(len(s.queue[k].msg))
 		k++
 	}
 	r := &s.run
@@ -166,7 +168,7 @@ func (as *assembling) step(s *stream) (done, retry bool) {
 	k := 0
 	for k < len(s.queue) && !done {
 		seg := s.queue[k]
-		n += cost(len(seg.msg))
+		n += wire.Cost(len(seg.msg))
 		as.have += int64(len(seg.msg))
 		as.pieces = append(as.pieces, seg)
 		done = !seg.more
@@ -179,7 +181,7 @@ func (as *assembling) step(s *stream) (done, retry bool) {
 		s.unreserve()
 		// For the other pieces the connection's was given back when they came.
 		frames = s.giveBack(n, false)
-		frames = s.c.credit(cost(len(as.pieces[len(as.pieces)-1].msg))) || frames
+		frames = s.c.credit(wire.Cost(len(as.pieces[len(as.pieces)-1].msg))) || frames
 	} else {
 		frames = s.giveBack(n, as.have > longMessage/2)
 	}
@@ -256,9 +258,9 @@ func (s *stream) giveBack(n int64, now bool) bool {
 	if s.remoteClosed {
 		return false
 	}
-	k := s.recv.consume(n)
-	if k == 0 && now && s.recv.freed >= leastCredit {
-		k = s.recv.giveBack()
+	k := s.recv.Consume(n)
+	if k == 0 && now {
+		k = s.recv.Early()
 	}
 	return s.c.appendCredit(s.id, k)
 }

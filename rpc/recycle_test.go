@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // TestContextOutlivesItsCall keeps the contexts of calls whose streams are recycled
@@ -99,7 +101,7 @@ func TestContextOutlivesItsCall(t *testing.T) {
 // to its consumer where it was read, and that one which shares it does not.
 func TestLargeFrameTakesTheBuffer(t *testing.T) {
 	frame := func(n int) []byte {
-		return append(appendHeader(nil, header{typ: frameData, flags: flagMsg, stream: 1, length: uint32(n)}), bytes.Repeat([]byte{byte(n)}, n)...)
+		return append(wire.AppendHeader(nil, wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg, Stream: 1, Length: uint32(n)}), bytes.Repeat([]byte{byte(n)}, n)...)
 	}
 	tests := []struct {
 		name  string

@@ -26,6 +26,8 @@ import (
 	reflectpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 var connections = []string{"native/unix", "native/pipe", "native/tls", "http2/unix", "http2/tls"}
@@ -60,7 +62,7 @@ func call(t *testing.T, cc grpc.ClientConnInterface, in string, opts ...grpc.Cal
 
 func TestUnarySizes(t *testing.T) {
 	onBoth(t, nil, nil, func(t *testing.T, cc grpc.ClientConnInterface) {
-		for _, n := range []int{0, 1, 63, 64, 1000, 4 << 10, byReference - 3, byReference, 64<<10 - 4, 64 << 10, maxPayload, maxPayload + 1, 1 << 20, 4<<20 - 5} {
+		for _, n := range []int{0, 1, 63, 64, 1000, 4 << 10, byReference - 3, byReference, 64<<10 - 4, 64 << 10, wire.MaxPayload, wire.MaxPayload + 1, 1 << 20, 4<<20 - 5} {
 			in := strings.Repeat("x", n)
 			if out, err := call(t, cc, in); err != nil || out != in {
 				t.Errorf("%d bytes: got %d bytes, %v", n, len(out), err)

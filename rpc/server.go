@@ -14,6 +14,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/reflection"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // Server serves gRPC services on the native wire and on HTTP/2, on the same
@@ -242,7 +244,7 @@ func (s *Server) handle(nc net.Conn) {
 		s.gone(a)
 		return
 	}
-	if h.wire == wireHTTP2 {
+	if h.proto == protoHTTP2 {
 		s.handleHTTP2(h, a)
 		return
 	}
@@ -267,7 +269,7 @@ func (s *Server) handle(nc net.Conn) {
 var errLate = errors.New("the handshake was ended before it was done")
 
 // errTooManyStrangers ends the oldest connection of a client that is not known.
-var errTooManyStrangers = connErrorf(codeResource, "the server has %d connections of clients that it does not know already, and this is the oldest", MaxStrangers)
+var errTooManyStrangers = wire.Errorf(wire.CodeResource, "the server has %d connections of clients that it does not know already, and this is the oldest", MaxStrangers)
 
 // handleHTTP2 hands a connection to the stock server.
 func (s *Server) handleHTTP2(h *handshaken, a *arrival) {

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 const (
@@ -83,7 +85,7 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a *arrival, name stri
 	b := &srv.budget
 	if a.stranger {
 		sc.maxStreams, sc.maxRecv = min(sc.maxStreams, MaxStrangerStreams), min(sc.maxRecv, MaxStrangerRecvSize)
-		streamWin, connWin = initialStreamWindow, min(connWin, MaxStrangerConnWindow)
+		streamWin, connWin = wire.InitialStreamWindow, min(connWin, MaxStrangerConnWindow)
 		b = &srv.strangeBudget
 	}
 	sc.share.join(b, name)
@@ -93,9 +95,9 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a *arrival, name stri
 	sc.streams = make(map[uint32]*stream)
 	sc.base = srv.stats.connBegin(peer.NewContext(srv.ctx, p), nc, false)
 	sc.spins = srv.cfg.Spin > 0
-	sc.w.greet(hello{
-		info: cfg.Hello, streamWindow: streamWin, connWindow: connWin,
-		maxStreams: uint32(sc.maxStreams), maxHeader: cfg.MaxHeaderBytes,
+	sc.w.greet(wire.Hello{
+		Info: wire.Info(cfg.Hello), StreamWindow: streamWin, ConnWindow: connWin,
+		MaxStreams: uint32(sc.maxStreams), MaxHeader: cfg.MaxHeaderBytes,
 	})
 	return sc
 }
@@ -127,7 +129,7 @@ func (sc *serverConn) readLoop() {
 			known := sc.peerKnown
 			sc.mu.Unlock()
 			if !known {
-				sc.fail(connErrorf(codeTimeout, "no HELLO within %v", sc.srv.cfg.HandshakeTimeout))
+				sc.fail(wire.Errorf(wire.CodeTimeout, "no HELLO within %v", sc.srv.cfg.HandshakeTimeout))
 			}
 		})
 	}
@@ -243,28 +245,28 @@ func (sc *serverConn) roomLeft() {
 	}
 }
 
-func (sc *serverConn) hello(h hello) {
+func (sc *serverConn) hello(h wire.Hello) {
 	sc.md = metadata.MD{}
-	if h.authority != "" {
-		sc.md[":authority"] = []string{h.authority}
+	if h.Authority != "" {
+		sc.md[":authority"] = []string{h.Authority}
 	}
-	if h.userAgent != "" {
-		sc.md["user-agent"] = []string{h.userAgent}
+	if h.UserAgent != "" {
+		sc.md["user-agent"] = []string{h.UserAgent}
 	}
 }
 
 // headerLimit returns how much metadata the client takes.
 func (sc *serverConn) headerLimit() int {
-	if n := sc.peer.maxHeader; n > 0 {
+	if n := sc.peer.MaxHeader; n > 0 {
 		return min(n, maxMetadata)
 	}
 	return maxMetadata
 }
 
-func (sc *serverConn) reset(s *stream, code wireCode, _ string) {
+func (sc *serverConn) reset(s *stream, code wire.Code, _ string) {
 	ss := s.sv
 	err := context.Canceled
-	if code == codeDeadline {
+	if code == wire.CodeDeadline {
 		err = context.DeadlineExceeded
 	}
 	ss.over(status.FromContextError(err).Err(), false)
@@ -293,74 +295,35 @@ func (sc *serverConn) failed(err error) {
 	sc.srv.connEnded(sc, err)
 }
 
-func (sc *serverConn) frame(h header, p []byte, own *[]byte) error {
-	switch h.typ {
-	case frameOpen:
+func (sc *serverConn) frame(h wire.Header, p []byte, own *[]byte) error {
+	switch h.Type {
+	case wire.FrameOpen:
 		return sc.open(h, p, own)
-	case frameGoAway:
+	case wire.FrameGoAway:
 		buffers.Put(own)
-		return sc.clientLeaves(wireCode(binary.BigEndian.Uint32(p[4:])), string(p[8:]))
+		return sc.clientLeaves(wire.Code(binary.BigEndian.Uint32(p[4:])), string(p[8:]))
 	}
 	buffers.Put(own)
-	return connErrorf(codeProtocol, "%v from a client", h.typ)
+	return wire.Errorf(wire.CodeProtocol, "%v from a client", h.Type)
 }
 
 // clientLeaves handles a GOAWAY. Without a code it says no more than that the client
 // will close the connection.
-func (sc *serverConn) clientLeaves(code wireCode, text string) error {
-	if code != codeNone {
-		return &goneError{code, validText(text)}
+func (sc *serverConn) clientLeaves(code wire.Code, text string) error {
+	if code != wire.CodeNone {
+		return &goneError{code, wire.ValidText(text)}
 	}
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	return sc.idleFrame("GOAWAY")
 }
 
-// openHead is the head of an OPEN.
-type openHead struct {
-	method, codec, authority string
-	timeout                  time.Duration
-	expired                  bool // there is a timeout, of 0
-	md                       metadata.MD
-	size                     int // of md, without what HELLO adds to it
-}
-
-func parseOpen(head []byte) (o openHead, err error) {
-	for len(head) > 0 {
-		var tag byte
-		var v []byte
-		if tag, v, head, err = nextItem(head); err != nil {
-			return o, err
-		}
-		switch tag {
-		case tagMethod:
-			o.method = string(v)
-		case tagCodec:
-			o.codec = string(v)
-		case tagAuthority:
-			o.authority = clip(string(v), maxAuthority)
-		case tagTimeout:
-			n, err := uintItem(v)
-			if err != nil {
-				return o, err
-			}
-			o.timeout, o.expired = timeoutOf(n), n == 0
-		case tagMetadata:
-			if o.md, err = parseMetadata(v); err != nil {
-				return o, err
-			}
-			o.size = metadataSize(o.md)
-		}
-	}
-	return o, nil
-}
-
 // open handles an OPEN. It takes own.
-func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
-	head, msg, err := splitHead(h, p)
-	var o openHead
+func (sc *serverConn) open(h wire.Header, p []byte, own *[]byte) error {
+	head, msg, err := wire.SplitHead(h, p)
+	var o wire.Open
 	if err == nil && len(head) > 0 {
-		o, err = parseOpen(head)
+		o, err = wire.ParseOpen(head)
 	}
 	if err != nil {
 		buffers.Put(own)
@@ -372,19 +335,19 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		buffers.Put(own)
 		return err
 	}
-	if h.stream <= sc.lastID {
+	if h.Stream <= sc.lastID {
 		sc.mu.Unlock()
 		buffers.Put(own)
-		return connErrorf(codeProtocol, "OPEN of stream %d after stream %d", h.stream, sc.lastID)
+		return wire.Errorf(wire.CodeProtocol, "OPEN of stream %d after stream %d", h.Stream, sc.lastID)
 	}
-	sc.lastID = h.stream
+	sc.lastID = h.Stream
 	m, err := sc.method(h, &o)
 	if err != nil {
 		sc.mu.Unlock()
 		buffers.Put(own)
 		return err
 	}
-	if sc.leaving && h.stream > sc.last {
+	if sc.leaving && h.Stream > sc.last {
 		sc.streamOver(int64(sc.streamWin))
 		err := sc.skip(h, msg)
 		sc.mu.Unlock()
@@ -393,9 +356,9 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 	}
 	sc.opened++
 	sc.batchOpens++
-	ss := sc.newStream(h.stream, m, &o)
+	ss := sc.newStream(h.Stream, m, &o)
 	if err := sc.admit(ss, &o); err != nil {
-		ss.remoteClosed = h.flags&flagClose != 0
+		ss.remoteClosed = h.Flags&wire.FlagClose != 0
 		err2 := sc.skip(h, msg)
 		sc.mu.Unlock()
 		buffers.Put(own)
@@ -403,10 +366,10 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		return err2
 	}
 	waits := sc.active >= sc.maxStreams
-	if waits && len(sc.pending) >= sc.maxStreams+initialMaxStreams {
+	if waits && len(sc.pending) >= sc.maxStreams+wire.InitialMaxStreams {
 		return sc.refuse(h, msg, own, "too many streams")
 	}
-	if !waits && m.unary != nil && h.flags&(flagMsg|flagMore) == flagMsg && sc.leader == nil && !sc.srv.cfg.HandlersApart && m.pace.quick() {
+	if !waits && m.unary != nil && h.Flags&(wire.FlagMsg|wire.FlagMore) == wire.FlagMsg && sc.leader == nil && !sc.srv.cfg.HandlersApart && m.pace.quick() {
 		if err := sc.acceptNow(ss, h, msg, own); err != nil {
 			sc.mu.Unlock()
 			buffers.Put(own)
@@ -430,8 +393,8 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 		ss.charged = 0
 		return sc.refuse(h, msg, own, "the calls of this client hold too much of the server")
 	}
-	sc.streams[h.stream] = &ss.stream
-	if h.flags&(flagMsg|flagClose) != 0 {
+	sc.streams[h.Stream] = &ss.stream
+	if h.Flags&(wire.FlagMsg|wire.FlagClose) != 0 {
 		if err := ss.receive(h, head, msg, own); err != nil {
 			sc.mu.Unlock()
 			return err
@@ -453,11 +416,11 @@ func (sc *serverConn) open(h header, p []byte, own *[]byte) error {
 
 // refuse resets the stream of an OPEN that is not given to a handler. It takes own and
 // unlocks mu.
-func (sc *serverConn) refuse(h header, msg []byte, own *[]byte, why string) error {
+func (sc *serverConn) refuse(h wire.Header, msg []byte, own *[]byte, why string) error {
 	sc.streamOver(int64(sc.streamWin))
 	err := sc.skip(h, msg)
-	if !sc.w.appendControl(func(b []byte) []byte { return appendReset(b, h.stream, codeRefused, why) }) {
-		err = connErrorf(codeFlood, "streams are opened beyond the limit, and the refusals not read")
+	if !sc.w.appendControl(func(b []byte) []byte { return wire.AppendReset(b, h.Stream, wire.CodeRefused, why) }) {
+		err = wire.Errorf(wire.CodeFlood, "streams are opened beyond the limit, and the refusals not read")
 	}
 	sc.mu.Unlock()
 	buffers.Put(own)
@@ -474,11 +437,11 @@ func (sc *serverConn) start(ss *serverStream) {
 }
 
 // acceptNow takes the whole message of a unary call. mu is held.
-func (sc *serverConn) acceptNow(ss *serverStream, h header, msg []byte, own *[]byte) error {
+func (sc *serverConn) acceptNow(ss *serverStream, h wire.Header, msg []byte, own *[]byte) error {
 	if _, err := ss.accept(h, nil, msg); err != nil {
 		return err
 	}
-	sc.credit(cost(len(msg)))
+	sc.credit(wire.Cost(len(msg)))
 	ss.started = true
 	ss.remoteClosed = true
 	ss.now, ss.hasNow = message{data: msg, own: own}, true
@@ -486,16 +449,16 @@ func (sc *serverConn) acceptNow(ss *serverStream, h header, msg []byte, own *[]b
 }
 
 // method returns the method of an OPEN. mu is held.
-func (sc *serverConn) method(h header, o *openHead) (*method, error) {
-	if len(o.method) > maxMethodName {
-		return nil, connErrorf(codeProtocol, "a method name of %d bytes", len(o.method))
+func (sc *serverConn) method(h wire.Header, o *wire.Open) (*method, error) {
+	if len(o.Method) > maxMethodName {
+		return nil, wire.Errorf(wire.CodeProtocol, "a method name of %d bytes", len(o.Method))
 	}
-	if h.method > maxMethods {
-		return nil, connErrorf(codeProtocol, "method number %d, more than %d", h.method, maxMethods)
+	if h.Method > maxMethods {
+		return nil, wire.Errorf(wire.CodeProtocol, "method number %d, more than %d", h.Method, maxMethods)
 	}
-	i := int(h.method)
-	if o.method != "" {
-		m := sc.srv.find(o.method)
+	i := int(h.Method)
+	if o.Method != "" {
+		m := sc.srv.find(o.Method)
 		if i > 0 {
 			for len(sc.methods) <= i {
 				sc.methods = append(sc.methods, nil)
@@ -505,37 +468,37 @@ func (sc *serverConn) method(h header, o *openHead) (*method, error) {
 		return m, nil
 	}
 	if i == 0 || i >= len(sc.methods) || sc.methods[i] == nil {
-		return nil, connErrorf(codeProtocol, "OPEN with method number %d, which has no name yet", i)
+		return nil, wire.Errorf(wire.CodeProtocol, "OPEN with method number %d, which has no name yet", i)
 	}
 	return sc.methods[i], nil
 }
 
 // skip gives the credit for a message back that nobody gets. mu is held.
-func (sc *serverConn) skip(h header, msg []byte) error {
-	if h.flags&flagMsg == 0 {
+func (sc *serverConn) skip(h wire.Header, msg []byte) error {
+	if h.Flags&wire.FlagMsg == 0 {
 		return nil
 	}
-	if !sc.recv.receive(len(msg)) {
-		return connErrorf(codeFlowControl, "OPEN with %d bytes beyond the connection's credit", len(msg))
+	if !sc.recv.Receive(len(msg)) {
+		return wire.Errorf(wire.CodeFlowControl, "OPEN with %d bytes beyond the connection's credit", len(msg))
 	}
-	sc.credit(cost(len(msg)))
+	sc.credit(wire.Cost(len(msg)))
 	return nil
 }
 
 // newStream makes the stream of an OPEN. mu is held.
-func (sc *serverConn) newStream(id uint32, m *method, o *openHead) *serverStream {
+func (sc *serverConn) newStream(id uint32, m *method, o *wire.Open) *serverStream {
 	ss := serverStreams.Get().(*serverStream)
 	ss.sc, ss.m, ss.sv = sc, m, ss
 	ss.c, ss.id = &sc.conn, id
-	ss.recv = newRecvWindow(sc.streamWin)
-	ss.send.avail = int64(sc.peer.streamWindow)
+	ss.recv = wire.NewRecvWindow(sc.streamWin)
+	ss.send.Avail = int64(sc.peer.StreamWindow)
 	ss.queue = ss.first[:0]
 	ss.ctx = &callCtx{parent: sc.base, m: m, md: sc.md, ss: ss}
-	if o.timeout > 0 {
-		ss.ctx.deadline = time.Now().Add(o.timeout)
+	if o.Timeout > 0 {
+		ss.ctx.deadline = time.Now().Add(o.Timeout)
 	}
-	if o.md != nil || o.authority != "" {
-		md := o.md
+	if o.Md != nil || o.Authority != "" {
+		md := o.Md
 		if md == nil {
 			md = metadata.MD{}
 		}
@@ -544,8 +507,8 @@ func (sc *serverConn) newStream(id uint32, m *method, o *openHead) *serverStream
 				md[k] = v
 			}
 		}
-		if o.authority != "" {
-			md[":authority"] = []string{o.authority}
+		if o.Authority != "" {
+			md[":authority"] = []string{o.Authority}
 		}
 		ss.ctx.md = md
 	}
@@ -553,15 +516,15 @@ func (sc *serverConn) newStream(id uint32, m *method, o *openHead) *serverStream
 }
 
 // admit checks what can be said against a call before its handler starts.
-func (sc *serverConn) admit(ss *serverStream, o *openHead) error {
-	if o.size > sc.srv.cfg.MaxHeaderBytes {
-		return status.Errorf(codes.ResourceExhausted, "rpc: metadata of %d bytes, more than %d", o.size, sc.srv.cfg.MaxHeaderBytes)
+func (sc *serverConn) admit(ss *serverStream, o *wire.Open) error {
+	if o.Size > sc.srv.cfg.MaxHeaderBytes {
+		return status.Errorf(codes.ResourceExhausted, "rpc: metadata of %d bytes, more than %d", o.Size, sc.srv.cfg.MaxHeaderBytes)
 	}
-	if o.expired {
+	if o.Expired {
 		return status.FromContextError(context.DeadlineExceeded).Err()
 	}
-	if o.codec != "" && o.codec != "proto" {
-		if err := ss.setCodec(o.codec); err != nil {
+	if o.Codec != "" && o.Codec != "proto" {
+		if err := ss.setCodec(o.Codec); err != nil {
 			return err
 		}
 	}
@@ -589,7 +552,7 @@ func (sc *serverConn) remove(ss *serverStream) {
 	if ss.remoteClosed {
 		sc.streamOver(0)
 	} else {
-		sc.streamOver(ss.recv.credit)
+		sc.streamOver(ss.recv.Credit)
 	}
 }
 

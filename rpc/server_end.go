@@ -6,13 +6,15 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // errHandlerDone is what goroutines of a handler get that use its stream after it
 // has returned.
 var errHandlerDone = status.Error(codes.Canceled, "rpc: the handler has returned")
 
-// maxMetadata bounds metadata, as metadataSize counts it, so that it fits into a
+// maxMetadata bounds metadata, as wire.MetadataSize counts it, so that it fits into a
 // frame with all that may be beside it.
 const maxMetadata = 60 << 10
 
@@ -36,7 +38,7 @@ func (ss *serverStream) finish(err error, e *encoded, how how) (spent bool) {
 	ss.headerSent = true
 	ss.ctx.hmu.Unlock()
 	head := ss.endHead(st, hdr, trailer)
-	if e != nil && e.size()+len(head) > maxPayload-headRoom {
+	if e != nil && e.size()+len(head) > wire.MaxPayload-headRoom {
 		return ss.finishLong(e, hdr, how)
 	}
 	done, spent := ss.end(head, e, how)
@@ -75,22 +77,22 @@ func (ss *serverStream) finishLong(e *encoded, hdr metadata.MD, how how) (spent 
 	return ss.finish(err, nil, writeNow)
 }
 
-// endHead returns the head of END, within what the client takes.
+// wire.End returns the head of END, within what the client takes.
 func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []byte {
 	if st.Code() == codes.OK && len(hdr) == 0 && len(trailer) == 0 {
 		return nil
 	}
-	if n := metadataSize(hdr) + metadataSize(trailer); n > min(ss.sc.headerLimit(), maxMetadata) {
+	if n := wire.MetadataSize(hdr) + wire.MetadataSize(trailer); n > min(ss.sc.headerLimit(), maxMetadata) {
 		hdr, trailer = nil, nil
 		st = status.Newf(codes.ResourceExhausted, "rpc: header and trailer of %d bytes, more than the client takes", n)
 	}
-	head := appendMetadataItem(nil, tagMetadata, hdr)
-	head = appendMetadataItem(head, tagTrailer, trailer)
+	head := wire.AppendMetadataItem(nil, wire.TagMetadata, hdr)
+	head = wire.AppendMetadataItem(head, wire.TagTrailer, trailer)
 	if st.Code() == codes.OK {
 		return head
 	}
-	head = appendUintItem(head, tagCode, uint64(st.Code()))
-	room := maxHead - len(head) - 2*headRoom
+	head = wire.AppendUintItem(head, wire.TagCode, uint64(st.Code()))
+	room := wire.MaxHead - len(head) - 2*headRoom
 	text := st.Message()
 	var details []byte
 	if d := st.Proto().GetDetails(); len(d) > 0 {
@@ -101,9 +103,9 @@ func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []b
 			details = nil
 		}
 	}
-	head = appendItem(head, tagMessage, clip(text, room-len(details)))
+	head = wire.AppendItem(head, wire.TagMessage, wire.Clip(text, room-len(details)))
 	if details != nil {
-		head = appendItem(head, tagDetails, string(details))
+		head = wire.AppendItem(head, wire.TagDetails, string(details))
 	}
 	return head
 }
@@ -123,29 +125,29 @@ func (ss *serverStream) end(head []byte, e *encoded, how how) (done, spent bool)
 		f = new(frameOut)
 	}
 	c.mu.Lock()
-	*f = frameOut{h: header{typ: frameEnd, stream: ss.id}}
+	*f = frameOut{h: wire.Header{Type: wire.FrameEnd, Stream: ss.id}}
 	if len(head) > 0 {
-		f.h.flags = flagHead
+		f.h.Flags = wire.FlagHead
 		f.head = head
 	}
 	if e != nil && ss.err == nil && c.err == nil {
 		n := e.size()
 		if how == writeLater {
-			_, ok := ss.send.fit(n, n)
-			_, ok2 := c.send.fit(n, n)
+			_, ok := ss.send.Fit(n, n)
+			_, ok2 := c.send.Fit(n, n)
 			if !ok || !ok2 {
 				// From here on the stream may be reset.
 				c.streams[ss.id] = &ss.stream
 				c.mu.Unlock()
 				return false, false
 			}
-			ss.send.take(n)
-			c.send.take(n)
+			ss.send.Take(n)
+			c.send.Take(n)
 		} else if _, err := ss.allowed(n, n, false); err != nil {
 			e = nil
 		}
 		if e != nil {
-			f.h.flags |= flagMsg
+			f.h.Flags |= wire.FlagMsg
 			ss.cut(e.head, e.body, 0, n)
 		}
 	}

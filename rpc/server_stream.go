@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // serverStream is a call on the server, from OPEN to END. Those of unary calls are
@@ -98,7 +100,7 @@ func outgoing(md metadata.MD) (metadata.MD, error) {
 			delete(out, k)
 		}
 	}
-	if bad := checkMetadata(out); bad != "" {
+	if bad := wire.CheckMetadata(out); bad != "" {
 		return nil, status.Error(codes.Internal, "rpc: "+bad)
 	}
 	return out, nil
@@ -125,15 +127,15 @@ func (ss *serverStream) sendHeader(md metadata.MD) error {
 // writeHeader sends what was set as header. ctx.hmu is held.
 func (ss *serverStream) writeHeader(how how) error {
 	ss.headerSent = true
-	if n := metadataSize(ss.header); n > ss.sc.headerLimit() {
+	if n := wire.MetadataSize(ss.header); n > ss.sc.headerLimit() {
 		return status.Errorf(codes.ResourceExhausted, "rpc: header of %d bytes, more than the %d the client takes", n, ss.sc.headerLimit())
 	}
 	ss.sc.srv.stats.outHeader(ss)
 	c := ss.c
-	f := frameOut{h: header{typ: frameHeader, stream: ss.id}}
+	f := frameOut{h: wire.Header{Type: wire.FrameHeader, Stream: ss.id}}
 	if len(ss.header) > 0 {
-		f.h.flags = flagHead
-		f.head = appendMetadataItem(nil, tagMetadata, ss.header)
+		f.h.Flags = wire.FlagHead
+		f.head = wire.AppendMetadataItem(nil, wire.TagMetadata, ss.header)
 	}
 	c.mu.Lock()
 	err := ss.err
@@ -237,7 +239,7 @@ func (ss *serverStream) expire() {
 	c := ss.c
 	c.mu.Lock()
 	if ss.err == nil {
-		c.w.appendControl(func(b []byte) []byte { return appendReset(b, ss.id, codeDeadline, "") })
+		c.w.appendControl(func(b []byte) []byte { return wire.AppendReset(b, ss.id, wire.CodeDeadline, "") })
 	}
 	ss.over(status.FromContextError(context.DeadlineExceeded).Err(), true)
 	c.mu.Unlock()
@@ -248,7 +250,7 @@ func (ss *serverStream) expire() {
 // refuse ends a call that needs more than the server has for it, and lets the client
 // know. conn.mu is held, by the goroutine that reads.
 func (ss *serverStream) refuse(why string) {
-	ss.c.w.appendControl(func(b []byte) []byte { return appendReset(b, ss.id, codeResource, why) })
+	ss.c.w.appendControl(func(b []byte) []byte { return wire.AppendReset(b, ss.id, wire.CodeResource, why) })
 	ss.over(status.Error(codes.ResourceExhausted, "rpc: "+why), false)
 	ss.ctx.cancel(context.Canceled)
 }

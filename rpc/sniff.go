@@ -10,20 +10,28 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
-// wire is what a client speaks.
-type wire int
+// http2Preface is what an HTTP/2 client sends first.
+const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// alpn is the name of the native wire under TLS.
+const alpn = "vsockrpc/1"
+
+// protocol is what a client speaks.
+type protocol int
 
 const (
-	wireNative wire = iota
-	wireHTTP2
+	protoNative protocol = iota
+	protoHTTP2
 )
 
 // handshaken is a connection that has sent its first valid bytes.
 type handshaken struct {
 	net.Conn
-	wire  wire
+	proto protocol
 	begun []byte // read already
 	info  credentials.AuthInfo
 }
@@ -100,18 +108,18 @@ func (h *handshaken) sniff(protocol string, spoke func()) error {
 		buf = buf[:len(buf)+n]
 		if len(buf) > 0 {
 			switch {
-			case startsLike(buf, magic) && protocol != "h2":
-				if len(buf) >= len(magic) {
-					h.wire, h.begun = wireNative, buf
+			case startsLike(buf, wire.Magic) && protocol != "h2":
+				if len(buf) >= len(wire.Magic) {
+					h.proto, h.begun = protoNative, buf
 					return nil
 				}
-			case startsLike(buf, anyMagic) && protocol != "h2":
-				if len(buf) >= len(magic) {
-					return h.tooOld(buf[:len(magic)])
+			case startsLike(buf, wire.AnyMagic) && protocol != "h2":
+				if len(buf) >= len(wire.Magic) {
+					return h.tooOld(buf[:len(wire.Magic)])
 				}
 			case startsLike(buf, http2Preface) && protocol != alpn:
 				if len(buf) >= len(http2Preface) {
-					h.wire, h.begun = wireHTTP2, buf
+					h.proto, h.begun = protoHTTP2, buf
 					return nil
 				}
 			default:
@@ -138,8 +146,8 @@ func (h *handshaken) sniff(protocol string, spoke func()) error {
 // side's preface, which says what it speaks, and the reason. The client can connect
 // again then, with that version or on the other wire.
 func (h *handshaken) tooOld(theirs []byte) error {
-	b := appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})
-	b = appendGoAway(b, 0, codeTooOld, "this server speaks version 1 of the native wire")
+	b := wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})
+	b = wire.AppendGoAway(b, 0, wire.CodeTooOld, "this server speaks version 1 of the native wire")
 	if _, err := h.Conn.Write(b); err == nil {
 		if c, ok := h.Conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 			// To close with something unread could take the answer away.

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // statsHandlers tells a server's or client's stats handlers what happens, in the
@@ -63,13 +65,13 @@ func (h statsHandlers) outHeader(ss *serverStream) {
 
 func (h statsHandlers) inPayload(ctx context.Context, v any, size int, client bool) {
 	if h != nil {
-		h.all(ctx, &stats.InPayload{Client: client, Payload: v, Length: size, CompressedLength: size, WireLength: size + headerLen, RecvTime: time.Now()})
+		h.all(ctx, &stats.InPayload{Client: client, Payload: v, Length: size, CompressedLength: size, WireLength: size + wire.HeaderLen, RecvTime: time.Now()})
 	}
 }
 
 func (h statsHandlers) outPayload(ctx context.Context, v any, size int, client bool) {
 	if h != nil {
-		h.all(ctx, &stats.OutPayload{Client: client, Payload: v, Length: size, CompressedLength: size, WireLength: size + headerLen, SentTime: time.Now()})
+		h.all(ctx, &stats.OutPayload{Client: client, Payload: v, Length: size, CompressedLength: size, WireLength: size + wire.HeaderLen, SentTime: time.Now()})
 	}
 }
 

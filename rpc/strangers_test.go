@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // friend is the AuthInfo of a client that is known.
@@ -70,9 +72,9 @@ func TestStrangersGiveWay(t *testing.T) {
 	const handshakes, connections = 4, 20
 	stages := map[string]string{
 		"silent":     "",
-		"in magic":   magic[:5],
+		"in magic":   wire.Magic[:5],
 		"in preface": http2Preface[:20],
-		"native":     string(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})),
+		"native":     string(wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})),
 		"http2":      http2Preface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00",
 	}
 	for name, begin := range stages {
@@ -80,13 +82,13 @@ func TestStrangersGiveWay(t *testing.T) {
 			friends, strangers := serveStrangers(t, &ServerConfig{MaxHandshakes: handshakes, MaxConnections: connections})
 			// One that is known begins, and takes its time.
 			slow := &wirePeer{t, mustDial(t, friends)}
-			slow.send([]byte(magic[:3]))
+			slow.send([]byte(wire.Magic[:3]))
 			for range 3 * connections {
 				nc := mustDial(t, strangers)
 				// It may be closed already.
 				_, _ = nc.Write([]byte(begin))
 			}
-			slow.send(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow})[3:])
+			slow.send(wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})[3:])
 			slow.greeted()
 			for _, which := range []string{"native/unix", "http2/unix"} {
 				cc := clientFor(t, friends, which)
@@ -117,7 +119,7 @@ func TestMaxStrangers(t *testing.T) {
 		p.hello()
 		p.greeted()
 	}
-	if _, b := first.want(frameGoAway); len(b) < 8 || b[7] != byte(codeResource) || !strings.Contains(string(b[8:]), "does not know") {
+	if _, b := first.want(wire.FrameGoAway); len(b) < 8 || b[7] != byte(wire.CodeResource) || !strings.Contains(string(b[8:]), "does not know") {
 		t.Errorf("GOAWAY %q", b)
 	}
 	first.wantClosed()
@@ -190,16 +192,16 @@ func TestStrangerBudget(t *testing.T) {
 		p.greeted()
 		for id := uint32(1); id <= MaxStrangerStreams; id++ {
 			p.open(id, "/test.Echo/Echo", "", 0)
-			h := header{typ: frameData, flags: flagHead | flagMsg | flagMore, stream: id}
+			h := wire.Header{Type: wire.FrameData, Flags: wire.FlagHead | wire.FlagMsg | wire.FlagMore, Stream: id}
 			p.frame(h, pieceOf(MaxStrangerRecvSize)...)
 		}
-		p.frame(header{typ: framePing}, make([]byte, 8)...)
+		p.frame(wire.Header{Type: wire.FramePing}, make([]byte, 8)...)
 		for {
 			h, _ := p.next()
-			if h.typ == frameReset {
+			if h.Type == wire.FrameReset {
 				resets++
 			}
-			if h.typ == framePing {
+			if h.Type == wire.FramePing {
 				break
 			}
 		}
@@ -219,7 +221,7 @@ func TestStrangerBudget(t *testing.T) {
 // pieceOf is the payload of the first piece of a message of n bytes, which lacks
 // its last byte.
 func pieceOf(n int) []byte {
-	item := appendUintItem(nil, tagLength, uint64(n))
+	item := wire.AppendUintItem(nil, wire.TagLength, uint64(n))
 	return append(append([]byte{byte(len(item))}, item...), make([]byte, n-1)...)
 }
 

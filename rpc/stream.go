@@ -4,6 +4,8 @@ import (
 	"io"
 	"runtime"
 	"sync/atomic"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // stream is what both sides of a call have in common. Except where said, its
@@ -14,8 +16,8 @@ type stream struct {
 
 	run      run
 	stopped  atomic.Bool // err is set
-	recv     recvWindow
-	send     sendWindow
+	recv     wire.RecvWindow
+	send     wire.SendWindow
 	queue    []segment // received, not consumed
 	complete int       // whole messages in queue
 	want     int64     // bytes that the message at the end of queue still lacks
@@ -54,19 +56,19 @@ type segment struct {
 // out of its table. mu is held.
 func (s *stream) unlisted() bool { return !s.waits && !s.queued && s.listed == 0 }
 
-// receive takes a frame with a message or a piece of one, or with flagClose. It
+// receive takes a frame with a message or a piece of one, or with wire.FlagClose. It
 // takes own.
-func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
+func (s *stream) receive(h wire.Header, head, msg []byte, own *[]byte) error {
 	c := s.c
 	if s.remoteClosed {
 		buffers.Put(own)
-		return connErrorf(codeProtocol, "%v on stream %d after its last", h.typ, h.stream)
+		return wire.Errorf(wire.CodeProtocol, "%v on stream %d after its last", h.Type, h.Stream)
 	}
-	if s.cl != nil && h.flags&flagClose != 0 {
+	if s.cl != nil && h.Flags&wire.FlagClose != 0 {
 		buffers.Put(own)
-		return connErrorf(codeProtocol, "%v with CLOSE from a server on stream %d, where only END ends it", h.typ, h.stream)
+		return wire.Errorf(wire.CodeProtocol, "%v with CLOSE from a server on stream %d, where only END ends it", h.Type, h.Stream)
 	}
-	if h.flags&flagMsg != 0 {
+	if h.Flags&wire.FlagMsg != 0 {
 		seg, err := s.accept(h, head, msg)
 		if err != nil {
 			buffers.Put(own)
@@ -79,10 +81,10 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 			seg.own = buffers.copyOf(msg)
 			seg.msg = *seg.own
 		}
-		if !c.share.hold(cost(len(msg)), 1) {
+		if !c.share.hold(wire.Cost(len(msg)), 1) {
 			buffers.Put(seg.own)
 			if !seg.more {
-				c.credit(cost(len(msg)))
+				c.credit(wire.Cost(len(msg)))
 			}
 			s.sv.refuse("the server holds too much that was not consumed")
 			return nil
@@ -96,15 +98,15 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 		}
 	} else {
 		buffers.Put(own)
-		if h.flags&flagClose == 0 && h.typ == frameData {
+		if h.Flags&wire.FlagClose == 0 && h.Type == wire.FrameData {
 			if err := c.idleFrame("empty DATA"); err != nil {
 				return err
 			}
 		}
 	}
-	if h.flags&flagClose != 0 {
+	if h.Flags&wire.FlagClose != 0 {
 		if s.inMsg {
-			return connErrorf(codeProtocol, "stream %d closed within a message", h.stream)
+			return wire.Errorf(wire.CodeProtocol, "stream %d closed within a message", h.Stream)
 		}
 		s.remoteClosed = true
 		if s.eof == nil {
@@ -117,31 +119,31 @@ func (s *stream) receive(h header, head, msg []byte, own *[]byte) error {
 
 // starved reports whether the peer's credit on s may not do for the rest of the message
 // that comes in pieces, however it cuts that.
-func (s *stream) starved() bool { return s.inMsg && s.recv.credit < s.want+s.recv.size/4 }
+func (s *stream) starved() bool { return s.inMsg && s.recv.Credit < s.want+s.recv.Size/4 }
 
 // throwAway accounts for DATA with a message of n bytes, or none, that nobody wants.
-func (s *stream) throwAway(h header, n int) error {
+func (s *stream) throwAway(h wire.Header, n int) error {
 	switch {
-	case h.flags&flagMsg != 0:
-		if !s.recv.receive(n) {
-			return connErrorf(codeFlowControl, "DATA of %d bytes beyond the credit of stream %d, which is over", n, s.id)
+	case h.Flags&wire.FlagMsg != 0:
+		if !s.recv.Receive(n) {
+			return wire.Errorf(wire.CodeFlowControl, "DATA of %d bytes beyond the credit of stream %d, which is over", n, s.id)
 		}
-	case h.flags&flagClose == 0 || s.remoteClosed:
+	case h.Flags&wire.FlagClose == 0 || s.remoteClosed:
 		return s.c.idleFrame("empty DATA")
 	}
-	s.remoteClosed = s.remoteClosed || h.flags&flagClose != 0
+	s.remoteClosed = s.remoteClosed || h.Flags&wire.FlagClose != 0
 	return nil
 }
 
 // accept checks the frame against the credit and the message it belongs to.
-func (s *stream) accept(h header, head, msg []byte) (segment, error) {
+func (s *stream) accept(h wire.Header, head, msg []byte) (segment, error) {
 	n := len(msg)
-	seg := segment{msg: msg, more: h.flags&flagMore != 0}
+	seg := segment{msg: msg, more: h.Flags&wire.FlagMore != 0}
 	var total uint64
 	var ok bool
-	if seg.more || h.typ == frameData { // parseOpen has checked the head of an OPEN
+	if seg.more || h.Type == wire.FrameData { // wire.ParseOpen has checked the head of an OPEN
 		var err error
-		if total, ok, err = messageLength(head); err != nil {
+		if total, ok, err = wire.MessageLength(head); err != nil {
 			return seg, err
 		}
 	}
@@ -149,25 +151,25 @@ func (s *stream) accept(h header, head, msg []byte) (segment, error) {
 		seg.total = int64(n)
 		if seg.more {
 			if !ok || total <= uint64(n) || total > 1<<40 {
-				return seg, connErrorf(codeProtocol, "%v begins a message without its right length", h.typ)
+				return seg, wire.Errorf(wire.CodeProtocol, "%v begins a message without its right length", h.Type)
 			}
 			seg.total = int64(total)
 		}
 		s.want, s.inMsg = seg.total, true
 	}
 	if int64(n) > s.want || (int64(n) == s.want) == seg.more || seg.more && n == 0 {
-		return seg, connErrorf(codeProtocol, "%v with %d bytes, where its message lacks %d", h.typ, n, s.want)
+		return seg, wire.Errorf(wire.CodeProtocol, "%v with %d bytes, where its message lacks %d", h.Type, n, s.want)
 	}
-	if !s.c.recv.receive(n) {
-		return seg, connErrorf(codeFlowControl, "%v of %d bytes beyond the connection's credit", h.typ, n)
+	if !s.c.recv.Receive(n) {
+		return seg, wire.Errorf(wire.CodeFlowControl, "%v of %d bytes beyond the connection's credit", h.Type, n)
 	}
-	if !s.recv.receive(n) {
-		return seg, connErrorf(codeFlowControl, "%v of %d bytes beyond the credit of stream %d", h.typ, n, s.id)
+	if !s.recv.Receive(n) {
+		return seg, wire.Errorf(wire.CodeFlowControl, "%v of %d bytes beyond the credit of stream %d", h.Type, n, s.id)
 	}
-	s.c.appendCredit(0, s.c.recv.due())
+	s.c.appendCredit(0, s.c.recv.Due())
 	if seg.more {
 		// The rest must be able to come, whatever other streams hold.
-		s.c.credit(cost(n))
+		s.c.credit(wire.Cost(n))
 	}
 	s.want -= int64(n)
 	s.inMsg = seg.more
@@ -187,7 +189,7 @@ func (s *stream) unreserve() {
 // delivered.
 func (s *stream) free(pieces []segment) {
 	for _, seg := range pieces {
-		s.c.share.free(cost(len(seg.msg)))
+		s.c.share.free(wire.Cost(len(seg.msg)))
 		buffers.Put(seg.own)
 	}
 }
@@ -212,7 +214,7 @@ func (s *stream) discard() {
 	s.c.share.free(n)
 	for _, seg := range s.queue {
 		if !seg.more { // of the others it was given back at once
-			n += cost(len(seg.msg))
+			n += wire.Cost(len(seg.msg))
 		}
 	}
 	s.free(s.queue)
@@ -247,7 +249,7 @@ func (s *stream) sendMessage(a, b []byte, flags uint8, how how) error {
 	total := len(a) + len(b)
 	for off, first := 0, true; first || off < total; first = false {
 		n := total - off
-		if n > maxPayload-headRoom {
+		if n > wire.MaxPayload-headRoom {
 			n = chunk
 		}
 		c.mu.Lock()
@@ -260,17 +262,17 @@ func (s *stream) sendMessage(a, b []byte, flags uint8, how how) error {
 			return err
 		}
 		f := &s.out
-		*f = frameOut{h: header{typ: frameData, flags: flagMsg, stream: s.id}}
+		*f = frameOut{h: wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg, Stream: s.id}}
 		if off+n < total {
-			f.h.flags |= flagMore
+			f.h.Flags |= wire.FlagMore
 			if first {
 				var room [headRoom]byte
-				f.h.flags |= flagHead
-				f.head = appendUintItem(room[:0], tagLength, uint64(total))
+				f.h.Flags |= wire.FlagHead
+				f.head = wire.AppendUintItem(room[:0], wire.TagLength, uint64(total))
 			}
 		} else {
-			f.h.flags |= flags
-			if flags&flagClose != 0 {
+			f.h.Flags |= flags
+			if flags&wire.FlagClose != 0 {
 				s.localClosed = true
 			}
 		}
@@ -316,17 +318,17 @@ func (s *stream) allowed(n, least int, asked bool) (int, error) {
 		if s.localClosed {
 			return 0, io.EOF
 		}
-		k, ok := s.send.fit(n, least)
+		k, ok := s.send.Fit(n, least)
 		ok = ok && (s.credited || !asked)
 		if ok {
-			k, ok = c.send.fit(k, min(k, least))
+			k, ok = c.send.Fit(k, min(k, least))
 		}
 		if ok {
 			c.w.mu.Lock()
 			if !c.w.full() {
 				c.w.mu.Unlock()
-				s.send.take(k)
-				c.send.take(k)
+				s.send.Take(k)
+				c.send.Take(k)
 				return k, nil
 			}
 			c.w.room = true

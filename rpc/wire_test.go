@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // wirePeer is the other side of a connection, played by a test frame by frame.
@@ -31,7 +33,7 @@ func wireServer(t testing.TB, s *Server) *wirePeer {
 	a, b := net.Pipe()
 	go s.ServeConn(b)
 	p := &wirePeer{t, a}
-	p.send(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow}))
+	p.send(wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow}))
 	p.greeted()
 	return p
 }
@@ -51,46 +53,46 @@ func (p *wirePeer) send(b []byte) {
 	}
 }
 
-func (p *wirePeer) frame(h header, payload ...byte) {
+func (p *wirePeer) frame(h wire.Header, payload ...byte) {
 	p.t.Helper()
-	h.length = uint32(len(payload))
-	p.send(append(appendHeader(nil, h), payload...))
+	h.Length = uint32(len(payload))
+	p.send(append(wire.AppendHeader(nil, h), payload...))
 }
 
 // greeted reads magic and HELLO.
 func (p *wirePeer) greeted() {
 	p.t.Helper()
-	b := make([]byte, len(magic))
-	if _, err := io.ReadFull(p.nc, b); err != nil || string(b) != magic {
+	b := make([]byte, len(wire.Magic))
+	if _, err := io.ReadFull(p.nc, b); err != nil || string(b) != wire.Magic {
 		p.t.Fatalf("preface %q, %v", b, err)
 	}
-	if h, _ := p.next(); h.typ != frameHello {
-		p.t.Fatalf("%v, want HELLO", h.typ)
+	if h, _ := p.next(); h.Type != wire.FrameHello {
+		p.t.Fatalf("%v, want HELLO", h.Type)
 	}
 }
 
 // hello sends magic and HELLO.
 func (p *wirePeer) hello() {
 	p.t.Helper()
-	p.send(appendPreface(nil, hello{streamWindow: initialStreamWindow, connWindow: initialConnWindow}))
+	p.send(wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow}))
 }
 
 // read returns the next frame, or an error.
-func (p *wirePeer) read() (header, []byte, error) {
-	var b [headerLen]byte
+func (p *wirePeer) read() (wire.Header, []byte, error) {
+	var b [wire.HeaderLen]byte
 	if _, err := io.ReadFull(p.nc, b[:]); err != nil {
-		return header{}, nil, err
+		return wire.Header{}, nil, err
 	}
-	h := parseHeader(b[:])
-	if err := h.check(); err != nil {
+	h := wire.ParseHeader(b[:])
+	if err := h.Check(); err != nil {
 		return h, nil, err
 	}
-	payload := make([]byte, h.length)
+	payload := make([]byte, h.Length)
 	_, err := io.ReadFull(p.nc, payload)
 	return h, payload, err
 }
 
-func (p *wirePeer) next() (header, []byte) {
+func (p *wirePeer) next() (wire.Header, []byte) {
 	p.t.Helper()
 	h, b, err := p.read()
 	if err != nil {
@@ -100,10 +102,10 @@ func (p *wirePeer) next() (header, []byte) {
 }
 
 // want reads frames until one of that type, and returns it.
-func (p *wirePeer) want(typ frameType) (header, []byte) {
+func (p *wirePeer) want(typ wire.FrameType) (wire.Header, []byte) {
 	p.t.Helper()
 	for {
-		if h, b := p.next(); h.typ == typ {
+		if h, b := p.next(); h.Type == typ {
 			return h, b
 		}
 	}
@@ -112,19 +114,19 @@ func (p *wirePeer) want(typ frameType) (header, []byte) {
 // wantEnd reads the END of a stream and returns its status code.
 func (p *wirePeer) wantEnd(stream uint32) codes.Code {
 	p.t.Helper()
-	h, b := p.want(frameEnd)
-	if h.stream != stream {
-		p.t.Fatalf("END of stream %d, want %d", h.stream, stream)
+	h, b := p.want(wire.FrameEnd)
+	if h.Stream != stream {
+		p.t.Fatalf("END of stream %d, want %d", h.Stream, stream)
 	}
-	head, _, err := splitHead(h, b)
+	head, _, err := wire.SplitHead(h, b)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	e, err := parseEnd(head)
+	e, err := wire.ParseEnd(head)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return e.code
+	return e.Code
 }
 
 // wantClosed reads until the connection ends.
@@ -144,8 +146,8 @@ func (p *wirePeer) open(stream uint32, method, msg string, flags uint8) {
 }
 
 func openFrame(stream uint32, method, msg string, flags uint8) []byte {
-	f := frameOut{h: header{typ: frameOpen, stream: stream, flags: flagHead | flags}, head: appendItem(nil, tagMethod, method)}
-	if flags&flagMsg != 0 {
+	f := frameOut{h: wire.Header{Type: wire.FrameOpen, Stream: stream, Flags: wire.FlagHead | flags}, head: wire.AppendItem(nil, wire.TagMethod, method)}
+	if flags&wire.FlagMsg != 0 {
 		f.msg, _ = proto.Marshal(value(msg))
 	}
 	w := writer{}
@@ -171,29 +173,29 @@ func inBubble(t *testing.T, e *echo, cfg *ServerConfig, f func(t *testing.T, s *
 }
 
 func TestConnectionErrors(t *testing.T) {
-	frameBytes := func(h header, payload ...byte) []byte {
-		h.length = uint32(len(payload))
-		return append(appendHeader(nil, h), payload...)
+	frameBytes := func(h wire.Header, payload ...byte) []byte {
+		h.Length = uint32(len(payload))
+		return append(wire.AppendHeader(nil, h), payload...)
 	}
-	echoHead := appendItem(nil, tagMethod, "/test.Echo/Echo")
+	echoHead := wire.AppendItem(nil, wire.TagMethod, "/test.Echo/Echo")
 	for name, tc := range map[string]struct {
-		code wireCode
+		code wire.Code
 		b    []byte
 	}{
-		"DATA on a stream that was never opened": {codeProtocol, frameBytes(header{typ: frameData, stream: 7, flags: flagMsg}, 1, 2, 3)},
-		"CREDIT for such a stream":               {codeProtocol, frameBytes(header{typ: frameCredit, stream: 7}, 0, 0, 0, 1)},
-		"RESET of such a stream":                 {codeProtocol, frameBytes(header{typ: frameReset, stream: 7}, 0, 0, 0, 6)},
-		"credit of nothing":                      {codeFlowControl, frameBytes(header{typ: frameCredit}, 0, 0, 0, 0)},
-		"credit beyond the largest window":       {codeFlowControl, frameBytes(header{typ: frameCredit}, 0x7f, 0xff, 0xff, 0xff)},
-		"END from a client":                      {codeProtocol, frameBytes(header{typ: frameEnd, stream: 1})},
-		"HEADER from a client":                   {codeProtocol, frameBytes(header{typ: frameHeader, stream: 1})},
-		"a second HELLO":                         {codeProtocol, frameBytes(header{typ: frameHello})},
-		"an unknown type":                        {codeProtocol, frameBytes(header{typ: 0x40, stream: 1})},
-		"a method number without a name":         {codeProtocol, frameBytes(header{typ: frameOpen, stream: 1, method: 3})},
-		"a method number beyond the table":       {codeProtocol, frameBytes(header{typ: frameOpen, stream: 1, method: 5000})},
-		"a head beyond the payload":              {codeProtocol, frameBytes(header{typ: frameOpen, stream: 1, flags: flagHead}, 9)},
-		"a length of 4 GiB":                      {codeFrameSize, appendHeader(nil, header{typ: frameData, stream: 1, length: 1<<32 - 1})},
-		"a message without its length":           {codeProtocol, frameBytes(header{typ: frameOpen, stream: 1, flags: flagHead | flagMsg | flagMore}, append(append([]byte{byte(len(echoHead))}, echoHead...), 'x')...)},
+		"DATA on a stream that was never opened": {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameData, Stream: 7, Flags: wire.FlagMsg}, 1, 2, 3)},
+		"CREDIT for such a stream":               {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameCredit, Stream: 7}, 0, 0, 0, 1)},
+		"RESET of such a stream":                 {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameReset, Stream: 7}, 0, 0, 0, 6)},
+		"credit of nothing":                      {wire.CodeFlowControl, frameBytes(wire.Header{Type: wire.FrameCredit}, 0, 0, 0, 0)},
+		"credit beyond the largest window":       {wire.CodeFlowControl, frameBytes(wire.Header{Type: wire.FrameCredit}, 0x7f, 0xff, 0xff, 0xff)},
+		"END from a client":                      {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameEnd, Stream: 1})},
+		"HEADER from a client":                   {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameHeader, Stream: 1})},
+		"a second HELLO":                         {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameHello})},
+		"an unknown type":                        {wire.CodeProtocol, frameBytes(wire.Header{Type: 0x40, Stream: 1})},
+		"a method number without a name":         {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameOpen, Stream: 1, Method: 3})},
+		"a method number beyond the table":       {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameOpen, Stream: 1, Method: 5000})},
+		"a head beyond the payload":              {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameOpen, Stream: 1, Flags: wire.FlagHead}, 9)},
+		"a length of 4 GiB":                      {wire.CodeFrameSize, wire.AppendHeader(nil, wire.Header{Type: wire.FrameData, Stream: 1, Length: 1<<32 - 1})},
+		"a message without its length":           {wire.CodeProtocol, frameBytes(wire.Header{Type: wire.FrameOpen, Stream: 1, Flags: wire.FlagHead | wire.FlagMsg | wire.FlagMore}, append(append([]byte{byte(len(echoHead))}, echoHead...), 'x')...)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			// Over a socket, as a pipe never has room for a GOAWAY.
@@ -206,8 +208,8 @@ func TestConnectionErrors(t *testing.T) {
 			p.hello()
 			p.greeted()
 			p.send(tc.b)
-			_, b := p.want(frameGoAway)
-			if code := wireCode(binary.BigEndian.Uint32(b[4:])); code != tc.code {
+			_, b := p.want(wire.FrameGoAway)
+			if code := wire.Code(binary.BigEndian.Uint32(b[4:])); code != tc.code {
 				t.Errorf("GOAWAY with %v, want %v: %s", code, tc.code, b[8:])
 			}
 			p.wantClosed()
@@ -216,7 +218,7 @@ func TestConnectionErrors(t *testing.T) {
 }
 
 func TestSilentPeerIsClosedInTime(t *testing.T) {
-	for name, first := range map[string]string{"nothing": "", "half a preface": magic[:5], "half of HTTP/2's": "PRI * HT"} {
+	for name, first := range map[string]string{"nothing": "", "half a preface": wire.Magic[:5], "half of HTTP/2's": "PRI * HT"} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, nil, nil, func(t *testing.T, s *Server) {
 				a, b := net.Pipe()
@@ -277,7 +279,7 @@ func TestOldestHandshakeGivesWay(t *testing.T) {
 			t.Errorf("the oldest was closed after %v", d)
 		}
 		p := wireServer(t, s)
-		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		p.open(1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)
 		if c := p.wantEnd(1); c != codes.OK {
 			t.Errorf("got %v", c)
 		}
@@ -290,7 +292,7 @@ func TestMaxConnections(t *testing.T) {
 		a, b := net.Pipe()
 		go s.ServeConn(b)
 		(&wirePeer{t, a}).wantClosed()
-		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		p.open(1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)
 		if c := p.wantEnd(1); c != codes.OK {
 			t.Errorf("got %v", c)
 		}
@@ -301,12 +303,12 @@ func TestServerKeepalive(t *testing.T) {
 	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
 		p := wireServer(t, s)
 		start := time.Now()
-		h, b := p.want(framePing)
-		if d := time.Since(start); d != DefaultKeepaliveTime || h.flags != 0 {
-			t.Fatalf("PING after %v with flags %d", d, h.flags)
+		h, b := p.want(wire.FramePing)
+		if d := time.Since(start); d != DefaultKeepaliveTime || h.Flags != 0 {
+			t.Fatalf("PING after %v with flags %d", d, h.Flags)
 		}
-		p.frame(header{typ: framePing, flags: flagAck}, b...)
-		p.want(framePing)
+		p.frame(wire.Header{Type: wire.FramePing, Flags: wire.FlagAck}, b...)
+		p.want(wire.FramePing)
 		p.wantClosed()
 		if d := time.Since(start); d != 3*DefaultKeepaliveTime+DefaultKeepaliveTimeout && d != 2*DefaultKeepaliveTime+DefaultKeepaliveTimeout {
 			t.Errorf("closed after %v", d)
@@ -323,9 +325,9 @@ func TestClientKeepalive(t *testing.T) {
 			got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
 		}()
 		p.greeted()
-		p.want(frameOpen)
+		p.want(wire.FrameOpen)
 		p.hello()
-		p.want(framePing)
+		p.want(wire.FramePing)
 		go p.wantClosed()
 		if err := <-got; status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "no sign of life") {
 			t.Errorf("got %v", err)
@@ -336,8 +338,8 @@ func TestClientKeepalive(t *testing.T) {
 func TestPingIsAnswered(t *testing.T) {
 	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
 		p := wireServer(t, s)
-		p.frame(header{typ: framePing}, 1, 2, 3, 4, 5, 6, 7, 8)
-		if h, b := p.want(framePing); h.flags != flagAck || string(b) != "\x01\x02\x03\x04\x05\x06\x07\x08" {
+		p.frame(wire.Header{Type: wire.FramePing}, 1, 2, 3, 4, 5, 6, 7, 8)
+		if h, b := p.want(wire.FramePing); h.Flags != wire.FlagAck || string(b) != "\x01\x02\x03\x04\x05\x06\x07\x08" {
 			t.Errorf("got %+v %x", h, b)
 		}
 	})
@@ -348,9 +350,9 @@ func TestIdleTimeout(t *testing.T) {
 		start := time.Now()
 		p := wireServer(t, s)
 		time.Sleep(30 * time.Second)
-		p.open(1, "/test.Echo/Echo", "x", flagMsg|flagClose)
+		p.open(1, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose)
 		p.wantEnd(1)
-		p.want(frameGoAway)
+		p.want(wire.FrameGoAway)
 		if d := time.Since(start); d < 90*time.Second || d > 2*time.Minute {
 			t.Errorf("GOAWAY after %v", d)
 		}
@@ -373,14 +375,14 @@ func TestConnectionAge(t *testing.T) {
 		start := time.Now()
 		p := wireServer(t, s)
 		p.open(1, "/test.Echo/Both", "", 0)
-		_, b := p.want(frameGoAway)
+		_, b := p.want(wire.FrameGoAway)
 		if d := time.Since(start); d != time.Minute {
 			t.Errorf("GOAWAY after %v", d)
 		}
 		if last := binary.BigEndian.Uint32(b); last != 1 {
 			t.Errorf("GOAWAY after stream %d, want 1", last)
 		}
-		p.open(3, "/test.Echo/Echo", "x", flagMsg|flagClose) // too late: nobody answers
+		p.open(3, "/test.Echo/Echo", "x", wire.FlagMsg|wire.FlagClose) // too late: nobody answers
 		p.wantClosed()
 		if d := time.Since(start); d != 70*time.Second {
 			t.Errorf("closed after %v", d)
@@ -392,11 +394,11 @@ func TestConnectionAge(t *testing.T) {
 func TestUnknownExtensionsAreIgnored(t *testing.T) {
 	inBubble(t, nil, nil, func(t *testing.T, s *Server) {
 		p := wireServer(t, s)
-		p.frame(header{typ: 0x99, flags: 0xff, stream: 12}, 1, 2, 3)
-		p.frame(header{typ: 0x99}, 1, 2, 3)
-		head := appendItem(appendItem(nil, 200, "future"), tagMethod, "/test.Echo/Echo")
+		p.frame(wire.Header{Type: 0x99, Flags: 0xff, Stream: 12}, 1, 2, 3)
+		p.frame(wire.Header{Type: 0x99}, 1, 2, 3)
+		head := wire.AppendItem(wire.AppendItem(nil, 200, "future"), wire.TagMethod, "/test.Echo/Echo")
 		payload := append([]byte{byte(len(head))}, head...)
-		p.frame(header{typ: frameOpen, stream: 1, flags: 0xf0 | flagHead | flagMsg | flagClose}, payload...)
+		p.frame(wire.Header{Type: wire.FrameOpen, Stream: 1, Flags: 0xf0 | wire.FlagHead | wire.FlagMsg | wire.FlagClose}, payload...)
 		if c := p.wantEnd(1); c != codes.OK {
 			t.Errorf("got %v", c)
 		}
@@ -408,10 +410,10 @@ func TestOverSendEndsTheConnection(t *testing.T) {
 	e := &echo{both: func(st grpc.ServerStream) error { <-st.Context().Done(); return nil }}
 	for name, tc := range map[string]struct{ streams, perStream, within int }{
 		"stream":     {1, 5, 4},
-		"connection": {100, 4, 4 << 20 / (60<<10 + frameCost)},
+		"connection": {100, 4, 4 << 20 / (60<<10 + wire.FrameCost)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, e, &ServerConfig{ConnWindow: 4 << 20, StreamWindow: initialStreamWindow}, func(t *testing.T, s *Server) {
+			inBubble(t, e, &ServerConfig{ConnWindow: 4 << 20, StreamWindow: wire.InitialStreamWindow}, func(t *testing.T, s *Server) {
 				p := wireServer(t, s)
 				go io.Copy(io.Discard, p.nc)
 				chunk := make([]byte, 60<<10)
@@ -420,8 +422,8 @@ func TestOverSendEndsTheConnection(t *testing.T) {
 					p.open(id+1, "/test.Echo/Both", "", 0)
 					for range tc.perStream {
 						synctest.Wait()
-						h := header{typ: frameData, stream: id + 1, flags: flagMsg, length: uint32(len(chunk))}
-						if _, err := p.nc.Write(append(appendHeader(nil, h), chunk...)); err != nil {
+						h := wire.Header{Type: wire.FrameData, Stream: id + 1, Flags: wire.FlagMsg, Length: uint32(len(chunk))}
+						if _, err := p.nc.Write(append(wire.AppendHeader(nil, h), chunk...)); err != nil {
 							t.Fatal(err)
 						}
 						synctest.Wait()
@@ -457,7 +459,7 @@ func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
 		p.open(1, "/test.Echo/Nope", "", 0)
 		chunk := make([]byte, 60<<10)
 		for range 3 * connWindow / len(chunk) {
-			p.frame(header{typ: frameData, stream: 1, flags: flagMsg}, chunk...)
+			p.frame(wire.Header{Type: wire.FrameData, Stream: 1, Flags: wire.FlagMsg}, chunk...)
 		}
 		synctest.Wait()
 		s.mu.Lock()
@@ -466,7 +468,7 @@ func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
 			sc.mu.Lock()
 			w := sc.recv
 			sc.mu.Unlock()
-			if w.held != 0 || w.credit+w.freed != w.size {
+			if w.Held != 0 || w.Credit+w.Freed != w.Size {
 				t.Errorf("window %+v", w)
 			}
 			return
@@ -534,16 +536,16 @@ type gs2 struct{ *grpc.Server }
 
 func TestClientErrorsOfTheServer(t *testing.T) {
 	for name, send := range map[string]func(p *wirePeer){
-		"unsolicited END":    func(p *wirePeer) { p.frame(header{typ: frameEnd, stream: 99}) },
-		"unsolicited HEADER": func(p *wirePeer) { p.frame(header{typ: frameHeader, stream: 99}) },
-		"OPEN":               func(p *wirePeer) { p.frame(header{typ: frameOpen, stream: 1}) },
+		"unsolicited END":    func(p *wirePeer) { p.frame(wire.Header{Type: wire.FrameEnd, Stream: 99}) },
+		"unsolicited HEADER": func(p *wirePeer) { p.frame(wire.Header{Type: wire.FrameHeader, Stream: 99}) },
+		"OPEN":               func(p *wirePeer) { p.frame(wire.Header{Type: wire.FrameOpen, Stream: 1}) },
 		"two HEADERs": func(p *wirePeer) {
-			p.frame(header{typ: frameHeader, stream: 1})
-			p.frame(header{typ: frameHeader, stream: 1})
+			p.frame(wire.Header{Type: wire.FrameHeader, Stream: 1})
+			p.frame(wire.Header{Type: wire.FrameHeader, Stream: 1})
 		},
-		"two HELLOs": func(p *wirePeer) { p.frame(header{typ: frameHello}) },
+		"two HELLOs": func(p *wirePeer) { p.frame(wire.Header{Type: wire.FrameHello}) },
 		"DATA with CLOSE": func(p *wirePeer) {
-			p.frame(header{typ: frameData, flags: flagMsg | flagClose, stream: 1}, 0x0a, 1, 'x')
+			p.frame(wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg | wire.FlagClose, Stream: 1}, 0x0a, 1, 'x')
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -555,7 +557,7 @@ func TestClientErrorsOfTheServer(t *testing.T) {
 					got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
 				}()
 				p.greeted()
-				p.want(frameOpen)
+				p.want(wire.FrameOpen)
 				p.hello()
 				go p.wantClosed()
 				send(p)
@@ -585,13 +587,13 @@ func TestAnswerBeforeTheConnectionBreaks(t *testing.T) {
 				if i == 0 {
 					p.greeted()
 				}
-				p.want(frameOpen)
+				p.want(wire.FrameOpen)
 				synctest.Wait()
 			}
 			p.hello()
 			synctest.Wait()
-			b := appendHeader(nil, header{typ: frameEnd, stream: answered, flags: flagMsg})
-			p.send(append(b, appendHeader(nil, header{typ: frameHello})...))
+			b := wire.AppendHeader(nil, wire.Header{Type: wire.FrameEnd, Stream: answered, Flags: wire.FlagMsg})
+			p.send(append(b, wire.AppendHeader(nil, wire.Header{Type: wire.FrameHello})...))
 			<-done
 			<-done
 			for i, err := range errs {
@@ -701,21 +703,21 @@ func TestGoAwayRetriesWhatDidNotRun(t *testing.T) {
 		}
 		p := <-peers
 		p.greeted()
-		p.want(frameOpen)
-		p.want(frameOpen)
+		p.want(wire.FrameOpen)
+		p.want(wire.FrameOpen)
 		p.hello()
-		p.send(appendGoAway(nil, 1, codeNone, "moving"))
+		p.send(wire.AppendGoAway(nil, 1, wire.CodeNone, "moving"))
 		q := <-peers
 		q.greeted()
-		if h, _ := q.want(frameOpen); h.stream != 1 {
-			t.Errorf("the second call is stream %d of the new connection", h.stream)
+		if h, _ := q.want(wire.FrameOpen); h.Stream != 1 {
+			t.Errorf("the second call is stream %d of the new connection", h.Stream)
 		}
 		q.hello()
-		q.frame(header{typ: frameEnd, stream: 1, flags: flagMsg})
+		q.frame(wire.Header{Type: wire.FrameEnd, Stream: 1, Flags: wire.FlagMsg})
 		if err := <-got; err != nil {
 			t.Errorf("the call that was made again: %v", err)
 		}
-		p.frame(header{typ: frameEnd, stream: 1, flags: flagMsg})
+		p.frame(wire.Header{Type: wire.FrameEnd, Stream: 1, Flags: wire.FlagMsg})
 		if err := <-got; err != nil {
 			t.Errorf("the call that had run: %v", err)
 		}
@@ -741,7 +743,7 @@ func TestCallThatMayHaveRunIsNotRepeated(t *testing.T) {
 		synctest.Wait()
 		p.greeted()
 		p.hello()
-		p.want(frameOpen)
+		p.want(wire.FrameOpen)
 		p.nc.Close()
 		if err := <-got; status.Code(err) != codes.Unavailable || dials != 1 {
 			t.Errorf("got %v after %d dials", err, dials)

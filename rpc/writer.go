@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 const (
@@ -97,8 +99,8 @@ const (
 
 // frameOut is a frame to append.
 type frameOut struct {
-	h    header
-	head []byte // copied, with its length before it if flagHead is set
+	h    wire.Header
+	head []byte // copied, with its length before it if wire.FlagHead is set
 	msg  []byte // copied
 	more []byte // copied, after msg
 	ref  *ref   // not copied, after msg
@@ -107,7 +109,7 @@ type frameOut struct {
 // length returns the length of the frame's payload.
 func (f *frameOut) length() int {
 	n := len(f.msg) + len(f.more)
-	if f.h.flags&flagHead != 0 {
+	if f.h.Flags&wire.FlagHead != 0 {
 		n += uvarintLen(len(f.head)) + len(f.head)
 	}
 	if f.ref != nil {
@@ -135,14 +137,14 @@ func (w *writer) append(f *frameOut) {
 		}
 		return
 	}
-	f.h.length = uint32(f.length())
-	n := headerLen + int(f.h.length)
+	f.h.Length = uint32(f.length())
+	n := wire.HeaderLen + int(f.h.Length)
 	if f.ref != nil {
 		n -= len(f.ref.p)
 	}
 	last := w.grow(n)
-	b := appendHeader(last.b, f.h)
-	if f.h.flags&flagHead != 0 {
+	b := wire.AppendHeader(last.b, f.h)
+	if f.h.Flags&wire.FlagHead != 0 {
 		n := len(f.head)
 		for ; n >= 0x80; n >>= 7 {
 			b = append(b, byte(n)|0x80)
@@ -155,7 +157,7 @@ func (w *writer) append(f *frameOut) {
 	if f.ref != nil {
 		w.pieces = append(w.pieces, piece{b: f.ref.p, ref: f.ref})
 	}
-	w.bytes += headerLen + int(f.h.length)
+	w.bytes += wire.HeaderLen + int(f.h.Length)
 }
 
 // grow returns the last piece, with room for n more bytes.
@@ -174,9 +176,9 @@ func (w *writer) grow(n int) *piece {
 }
 
 // greet begins with what is sent first. Nobody else uses w yet.
-func (w *writer) greet(h hello) {
+func (w *writer) greet(h wire.Hello) {
 	p := w.grow(0)
-	p.b = appendPreface(p.b, h)
+	p.b = wire.AppendPreface(p.b, h)
 	w.bytes = len(p.b)
 }
 
@@ -188,7 +190,7 @@ func (w *writer) appendControl(fn func(b []byte) []byte) bool {
 	if w.err != nil {
 		return true
 	}
-	last := w.grow(headerLen + 64)
+	last := w.grow(wire.HeaderLen + 64)
 	before := len(last.b)
 	last.b = fn(last.b)
 	n := len(last.b) - before

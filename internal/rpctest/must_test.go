@@ -129,13 +129,13 @@ func TestEveryMustIsBroken(t *testing.T) {
 			t.Errorf("no rule for %q", sentence)
 		}
 	}
-	tests := testsOf(t, "../../rpc")
+	tests := testsOf(t, "../../rpc/*_test.go", "../../rpc/internal/*/*_test.go")
 	for i, r := range all {
 		if uses[i] != 1 {
 			t.Errorf("%d sentences with %q, want one", uses[i], r.phrase)
 		}
 		if r.elsewhere != "" && !tests[r.elsewhere] {
-			t.Errorf("%q: package rpc has no %s", r.phrase, r.elsewhere)
+			t.Errorf("%q: package rpc and those below it have no %s", r.phrase, r.elsewhere)
 		}
 		if r.elsewhere == "" && r.server == nil && r.client == nil {
 			t.Errorf("%q is not broken", r.phrase)
@@ -156,15 +156,19 @@ func sentences(text string) (all []string) {
 	return append(all, text[at:])
 }
 
-// testsOf returns the names of the tests of a package.
-func testsOf(t *testing.T, dir string) map[string]bool {
+// testsOf returns the names of the tests in the files of some patterns.
+func testsOf(t *testing.T, patterns ...string) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("%d files, %v", len(files), err)
+	var all []string
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%d files of %s, %v", len(files), pattern, err)
+		}
+		all = append(all, files...)
 	}
-	for _, name := range files {
+	for _, name := range all {
 		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)

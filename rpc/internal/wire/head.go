@@ -1,4 +1,4 @@
-package rpc
+package wire
 
 import (
 	"encoding/binary"
@@ -11,37 +11,37 @@ import (
 // A head is a list of items, each a tag byte, a uvarint length and a value.
 // Tags that are not known are skipped.
 const (
-	tagMethod    = 1  // "/package.Service/Method"
-	tagTimeout   = 2  // uvarint, nanoseconds from when the frame was sent
-	tagMetadata  = 3  // OPEN: of the request; HEADER, END: before the first message
-	tagTrailer   = 4  // END: metadata after the last message
-	tagCode      = 5  // END: uvarint, a gRPC status code; absent means OK
-	tagMessage   = 6  // END: the text of the status
-	tagDetails   = 7  // END: google.rpc.Status, if the status has details
-	tagCodec     = 8  // OPEN: the content subtype, if it is not "proto"
-	tagAuthority = 9  // OPEN
-	tagLength    = 10 // uvarint: bytes of the whole message, if flagMore is set
+	TagMethod    = 1  // "/package.Service/Method"
+	TagTimeout   = 2  // uvarint, nanoseconds from when the frame was sent
+	TagMetadata  = 3  // OPEN: of the request; HEADER, END: before the first message
+	TagTrailer   = 4  // END: metadata after the last message
+	TagCode      = 5  // END: uvarint, a gRPC status code; absent means OK
+	TagMessage   = 6  // END: the text of the status
+	TagDetails   = 7  // END: google.rpc.Status, if the status has details
+	TagCodec     = 8  // OPEN: the content subtype, if it is not "proto"
+	TagAuthority = 9  // OPEN
+	TagLength    = 10 // uvarint: bytes of the whole message, if FlagMore is set
 )
 
-func appendItem(b []byte, tag byte, v string) []byte {
+func AppendItem(b []byte, tag byte, v string) []byte {
 	b = append(b, tag)
 	b = binary.AppendUvarint(b, uint64(len(v)))
 	return append(b, v...)
 }
 
-func appendUintItem(b []byte, tag byte, v uint64) []byte {
+func AppendUintItem(b []byte, tag byte, v uint64) []byte {
 	var a [binary.MaxVarintLen64]byte
 	n := binary.PutUvarint(a[:], v)
 	b = append(b, tag, byte(n))
 	return append(b, a[:n]...)
 }
 
-// nextItem splits the first item off b.
-func nextItem(b []byte) (tag byte, v, rest []byte, err error) {
+// NextItem splits the first item off b.
+func NextItem(b []byte) (tag byte, v, rest []byte, err error) {
 	tag = b[0]
 	n, w := binary.Uvarint(b[1:])
 	if w <= 0 || n > uint64(len(b)-1-w) {
-		return 0, nil, nil, connErrorf(codeProtocol, "a head ends within an item")
+		return 0, nil, nil, Errorf(CodeProtocol, "a head ends within an item")
 	}
 	b = b[1+w:]
 	return tag, b[:n], b[n:], nil
@@ -50,33 +50,33 @@ func nextItem(b []byte) (tag byte, v, rest []byte, err error) {
 func uintItem(v []byte) (uint64, error) {
 	n, w := binary.Uvarint(v)
 	if w <= 0 || w != len(v) {
-		return 0, connErrorf(codeProtocol, "a number in a head is malformed")
+		return 0, Errorf(CodeProtocol, "a number in a head is malformed")
 	}
 	return n, nil
 }
 
-// splitHead splits the payload of a frame into its head and its message.
-func splitHead(h header, p []byte) (head, msg []byte, err error) {
-	if h.flags&flagHead == 0 {
+// SplitHead splits the payload of a frame into its head and its message.
+func SplitHead(h Header, p []byte) (head, msg []byte, err error) {
+	if h.Flags&FlagHead == 0 {
 		return nil, p, nil
 	}
 	n, w := binary.Uvarint(p)
-	if w <= 0 || n > maxHead || n > uint64(len(p)-w) {
-		return nil, nil, connErrorf(codeProtocol, "%v with a head beyond its payload", h.typ)
+	if w <= 0 || n > MaxHead || n > uint64(len(p)-w) {
+		return nil, nil, Errorf(CodeProtocol, "%v with a head beyond its payload", h.Type)
 	}
 	return p[w : w+int(n)], p[w+int(n):], nil
 }
 
-// messageLength finds the length of the whole message in the head of its first
+// MessageLength finds the length of the whole message in the head of its first
 // frame.
-func messageLength(head []byte) (n uint64, ok bool, err error) {
+func MessageLength(head []byte) (n uint64, ok bool, err error) {
 	for len(head) > 0 {
 		var tag byte
 		var v []byte
-		if tag, v, head, err = nextItem(head); err != nil {
+		if tag, v, head, err = NextItem(head); err != nil {
 			return 0, false, err
 		}
-		if tag == tagLength {
+		if tag == TagLength {
 			if n, err = uintItem(v); err != nil {
 				return 0, false, err
 			}
@@ -104,12 +104,12 @@ func appendPair(b []byte, k, v string) []byte {
 	return append(b, v...)
 }
 
-// appendMetadataItem appends md as an item, if there is anything in it.
-func appendMetadataItem(b []byte, tag byte, md metadata.MD) []byte {
+// AppendMetadataItem appends md as an item, if there is anything in it.
+func AppendMetadataItem(b []byte, tag byte, md metadata.MD) []byte {
 	if len(md) == 0 {
 		return b
 	}
-	return appendItem(b, tag, string(appendMetadata(nil, md)))
+	return AppendItem(b, tag, string(appendMetadata(nil, md)))
 }
 
 // parseMetadata reads what appendMetadata wrote and checks it.
@@ -122,10 +122,10 @@ func parseMetadata(p []byte) (metadata.MD, error) {
 			v, p, ok = cutString(p)
 		}
 		if !ok {
-			return nil, connErrorf(codeProtocol, "metadata ends within a pair")
+			return nil, Errorf(CodeProtocol, "metadata ends within a pair")
 		}
 		if err := checkPair(k, v); err != "" {
-			return nil, connErrorf(codeProtocol, "%s", err)
+			return nil, Errorf(CodeProtocol, "%s", err)
 		}
 		md[k] = append(md[k], v)
 	}
@@ -140,8 +140,8 @@ func cutString(p []byte) (string, []byte, bool) {
 	return string(p[w : w+int(n)]), p[w+int(n):], true
 }
 
-// checkMetadata returns what is wrong with md as metadata to send, or "".
-func checkMetadata(md metadata.MD) string {
+// CheckMetadata returns what is wrong with md as metadata to send, or "".
+func CheckMetadata(md metadata.MD) string {
 	for k, vs := range md {
 		for _, v := range vs {
 			if err := checkPair(k, v); err != "" {
@@ -175,9 +175,9 @@ func checkPair(k, v string) string {
 	return ""
 }
 
-// metadataSize is what MaxHeaderBytes counts: as in HTTP/2, key, value and 32
+// MetadataSize is what MaxHeaderBytes counts: as in HTTP/2, key, value and 32
 // bytes for each pair.
-func metadataSize(md metadata.MD) int {
+func MetadataSize(md metadata.MD) int {
 	n := 0
 	for k, vs := range md {
 		for _, v := range vs {
