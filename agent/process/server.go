@@ -44,6 +44,7 @@ type Server struct {
 	gone     forgotten
 	seq      uint64
 	closed   bool
+	late     time.Time // of Close
 	watchers map[*watcher]bool
 	clients  int           // that are attached, or wait for a session
 	idle     chan struct{} // of Close: closed when the last client has gone
@@ -105,7 +106,7 @@ func (s *Server) Close() error {
 			ses.hangUp("the agent stops")
 		}
 	}
-	late := time.NewTimer(killAfter + reapTime)
+	late := time.NewTimer(time.Until(s.closeBy()))
 	defer late.Stop()
 	stuck := s.awaitSessions(all, late.C)
 	s.awaitClients()
@@ -120,6 +121,16 @@ func (s *Server) Close() error {
 	}
 	s.closing.Do(s.cgroups.close)
 	return nil
+}
+
+// closeBy is when Close gives up, however often it is called.
+func (s *Server) closeBy() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.late.IsZero() {
+		s.late = time.Now().Add(killAfter + reapTime)
+	}
+	return s.late
 }
 
 // awaitSessions waits until sessions are over or it is late, and returns the pids of

@@ -36,6 +36,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	runUser()
 	process.MaybeRunLauncher()
 	os.Exit(m.Run())
 }
