@@ -267,3 +267,44 @@ func TestKept(t *testing.T) {
 		t.Errorf("%d calls are open in the end", n)
 	}
 }
+
+// TestSharesOfCalls: one caller can hold but a share of the calls, on however many
+// connections, and root gets the rest.
+func TestSharesOfCalls(t *testing.T) {
+	cfg := rolesConfig(t, twoRoles)
+	const most = 64
+	calls := charge.NewPool(most)
+	_, l := serve(t, cfg, func(a *Agent) { a.guard.calls = calls })
+	watch := func(uid uint32) (n int) {
+		for ; n < 2*most; n++ {
+			cc := guestv1.NewProcessServiceClient(clients(t, l, unixPeer(uid))["native"])
+			before := calls.Used()
+			st, err := cc.WatchSessions(t.Context(), &guestv1.WatchSessionsRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() {
+				_, err := st.Recv()
+				ended <- err
+			}()
+			for calls.Used() == before && len(ended) == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if calls.Used() > before {
+				continue
+			}
+			if err := <-ended; status.Code(err) != codes.ResourceExhausted || detailOf(err).GetReason() != "too-many-calls" {
+				t.Fatalf("call %d: %v", n, err)
+			}
+			break
+		}
+		return n
+	}
+	if n := watch(1000); n != (most-most/16)/2 {
+		t.Errorf("a caller with the profile info has %d of %d calls", n, most)
+	}
+	if n := watch(0); n != most-(most-most/16)/2 {
+		t.Errorf("root has %d of the others", n)
+	}
+}

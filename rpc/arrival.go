@@ -69,6 +69,24 @@ func (s *Server) arrive(a *arrival, name string) bool {
 // out, and those that have not said anything cannot push out those that have. mu is
 // held.
 func (s *Server) makeRoom(stranger bool) bool {
+	for {
+		found := s.leastDeserving(stranger)
+		if found < 0 {
+			return false
+		}
+		if e := s.early[found]; e.stage == silent && hasInput(e.nc) {
+			s.advance(e) // only this process was slow to look
+			continue
+		}
+		_ = s.early[found].nc.Close()
+		s.forgetArrival(found)
+		return true
+	}
+}
+
+// leastDeserving returns the index of the handshake that makeRoom ends, or -1. mu is
+// held.
+func (s *Server) leastDeserving(stranger bool) int {
 	var n [stages]int
 	for _, e := range s.early {
 		if e.stranger {
@@ -77,7 +95,7 @@ func (s *Server) makeRoom(stranger bool) bool {
 	}
 	strangers := n[silent]+n[speaking] > 0
 	if !strangers && stranger {
-		return false
+		return -1
 	}
 	which := silent
 	if n[speaking] > n[silent] {
@@ -92,9 +110,14 @@ func (s *Server) makeRoom(stranger bool) bool {
 			found = i
 		}
 	}
-	_ = s.early[found].nc.Close()
-	s.forgetArrival(found)
-	return true
+	return found
+}
+
+// advance notes that something was received of a handshake. mu is held.
+func (s *Server) advance(a *arrival) {
+	a.peer.count[silent]--
+	a.peer.count[speaking]++
+	a.stage = speaking
 }
 
 // forgetArrival takes a connection off those in their handshake. mu is held.
@@ -112,9 +135,7 @@ func (s *Server) spoke(a *arrival) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.stage == silent && slices.Contains(s.early, a) {
-		a.peer.count[silent]--
-		a.peer.count[speaking]++
-		a.stage = speaking
+		s.advance(a)
 	}
 }
 

@@ -28,6 +28,7 @@ type dialer = func(context.Context) (net.Conn, error)
 type fortress struct {
 	agent       *agent.Agent
 	root, users dialer
+	usersPath   string // of the socket that users dials
 }
 
 // Keys that a fortress knows: of one who may do little, and of one who may do
@@ -61,20 +62,43 @@ func newFortress(t testing.TB, profile string, cfg *agent.Config) *fortress {
 			t.Error(err)
 		}
 	})
-	as := func(port uint32) dialer {
-		return serve(t, func(l net.Listener) error {
-			return a.Serve(peerListener{l, transport.Peer{Network: transport.NetworkVsock, CID: transport.CIDHost, Port: port}})
-		})
+	f := &fortress{agent: a}
+	as := func(port uint32) string {
+		return f.serveAs(t, transport.Peer{Network: transport.NetworkVsock, CID: transport.CIDHost, Port: port})
 	}
-	return &fortress{agent: a, root: as(900), users: as(50_000)}
+	f.usersPath = as(50_000)
+	f.root, f.users = dialUnix(as(900)), dialUnix(f.usersPath)
+	return f
+}
+
+// serveAs serves on another socket, whose clients are a peer, and returns its path.
+func (f *fortress) serveAs(t testing.TB, p transport.Peer) string {
+	t.Helper()
+	return servePath(t, func(l net.Listener) error { return f.agent.Serve(peerListener{l, p}) })
 }
 
 // withKey returns a client that shows a key; the caller closes it.
 func (f *fortress) withKey(t testing.TB, key ed25519.PrivateKey) *rpc.Client {
 	t.Helper()
+	return keyClient(t, key, f.users)
+}
+
+func keyClient(t testing.TB, key ed25519.PrivateKey, dial dialer) *rpc.Client {
+	t.Helper()
 	tc, err := keys.ClientConfig(key, func(keys.Public) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	return rpc.NewClient(f.users, &rpc.ClientConfig{TLS: tc, Logger: slog.New(slog.DiscardHandler)})
+	return rpc.NewClient(dial, &rpc.ClientConfig{TLS: tc, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// dialUnix dials as host-ctl does: it waits while the socket's queue is full.
+func dialUnix(path string) dialer {
+	return func(ctx context.Context) (net.Conn, error) {
+		a, err := transport.ParseAddr("unix:" + path)
+		if err != nil {
+			return nil, err
+		}
+		return transport.Dial(ctx, a, nil)
+	}
 }

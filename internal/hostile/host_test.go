@@ -38,6 +38,7 @@ import (
 func TestMain(m *testing.M) {
 	runUser()
 	process.MaybeRunLauncher()
+	maybeFlood()
 	os.Exit(m.Run())
 }
 

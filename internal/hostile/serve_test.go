@@ -11,6 +11,16 @@ import (
 // serve serves on a new Unix socket and returns how to reach it.
 func serve(t testing.TB, serve func(net.Listener) error) func(context.Context) (net.Conn, error) {
 	t.Helper()
+	path := servePath(t, serve)
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+}
+
+// servePath is serve, and returns the path of the socket.
+func servePath(t testing.TB, serve func(net.Listener) error) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "hostile")
 	if err != nil {
 		t.Fatal(err)
@@ -30,8 +40,5 @@ func serve(t testing.TB, serve func(net.Listener) error) func(context.Context) (
 		l.Close()
 		<-done
 	})
-	return func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
-	}
+	return path
 }
