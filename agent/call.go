@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
+	"github.com/vsockrpc/vsockrpc/agent/process"
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -32,6 +34,7 @@ type call struct {
 	start   time.Time
 	confine *file.Confinement
 	sockets *forward.Hold
+	reach   *process.Reach
 	in, out atomic.Uint64 // bytes of messages, if anybody wants to know
 	account charge.Account
 	number  uint64 // among the calls of this agent
@@ -64,6 +67,9 @@ func (c *call) decide(ctx context.Context, req any) error {
 	// Who called may have lost its rights since the call began.
 	if err := c.identify(); err != nil {
 		return err
+	}
+	if c.lessened() {
+		return c.lessFault()
 	}
 	p, _ := g.policy.Get()
 	ruled := p != nil || len(c.who.roles) > 0
@@ -98,9 +104,23 @@ func (c *call) decide(ctx context.Context, req any) error {
 	if c.verdict.NoLinks {
 		c.sockets.NoLinks()
 	}
+	if c.verdict.WouldRefuse || strings.Contains(c.verdict.Rule, ".allow[") {
+		// The role says that it may, other than with a profile.
+		c.reach.All()
+	}
 	c.bound(req)
 	c.begin()
 	return nil
+}
+
+// lessened reports whether the caller may not do everything any more, and could when
+// the call began. mu is held.
+func (c *call) lessened() bool { return c.account.Full && !c.guard.account(c.who).Full }
+
+// lessFault is the status of a call that was to show or touch what its caller may not
+// see any more.
+func (c *call) lessFault() error {
+	return fault.New(codes.PermissionDenied, "denied", "the caller's rights have become less while the call was open").On(c.method, "", nil).Hint("call again")
 }
 
 // rule asks the policy about what is known of the call. mu is held.

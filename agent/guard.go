@@ -24,6 +24,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
+	"github.com/vsockrpc/vsockrpc/agent/process"
 	"github.com/vsockrpc/vsockrpc/internal/bulk"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
@@ -105,6 +106,7 @@ func (g *guard) check(ctx context.Context, method string) (context.Context, *cal
 	ctx = charge.With(ctx, c.account)
 	ctx, c.confine = file.WithConfinement(ctx)
 	ctx, c.sockets = forward.WithHold(ctx)
+	ctx, c.reach = process.WithReach(ctx)
 	ctx = context.WithValue(ctx, callerKey{}, c.who)
 	ctx, c.cancel = context.WithCancelCause(ctx)
 	if !access.ClassOf(method).Anybody() {

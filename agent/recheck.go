@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
 // recheckInterval is how often the keys and the policy are looked at while there is
@@ -80,7 +81,7 @@ func (o *openCalls) look() {
 	}
 	o.mu.Unlock()
 	for _, c := range calls {
-		c.recheck()
+		c.recheck(version)
 	}
 	if changed {
 		o.dropLater(version, maxDropDelays)
@@ -153,12 +154,15 @@ func (c *call) identify() error {
 	return nil
 }
 
-// recheck stops the call if keys and policy as they are now do not allow it, and
-// gives it the bounds that they have now.
-func (c *call) recheck() {
+// recheck stops the call if keys and policy, of a version that is new to it, do not
+// allow it, and gives it the bounds that they have now.
+func (c *call) recheck(version uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.version
+	if before == version {
+		return
+	}
 	if err := c.identify(); err != nil {
 		c.stop(err)
 		return
@@ -176,7 +180,22 @@ func (c *call) recheck() {
 		d.Text, d.Remedy = "what the policy lets this call reach has changed", "call again"
 		err = denial(c.method, d)
 	}
+	if err == nil && c.showsOthers() && c.lessened() {
+		err = c.lessFault()
+	}
 	if err != nil {
 		c.stop(err)
 	}
+}
+
+// showsOthers reports whether the call goes on to show or touch the sessions of other
+// callers. mu is held.
+func (c *call) showsOthers() bool {
+	switch c.what.Method {
+	case guestv1.ProcessService_WatchSessions_FullMethodName, guestv1.ProcessService_ListProcesses_FullMethodName:
+		return true
+	case guestv1.ProcessService_Attach_FullMethodName:
+		return !c.what.OwnSession
+	}
+	return false
 }

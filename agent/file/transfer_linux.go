@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"os"
 	"time"
@@ -149,7 +150,7 @@ func (s *Server) Upload(st guestv1.FileService_UploadServer) error {
 	return s.carry(st, o.TransferId, func(memory *archive.Memory) error {
 		return s.with(st.Context(), "write", o.Subject, o.Destination, func(t tree, path string) error {
 			cfg := &archive.ReceiveConfig{
-				Transfer: [16]byte(o.TransferId), Destination: path, Root: t.root, Options: o.Options,
+				Transfer: ownTransfer(st.Context(), [16]byte(o.TransferId)), Destination: path, Root: t.root, Options: o.Options,
 				Resume: o.Resume, Skip: o.Resume, Memory: memory, Trusted: true, Denied: t.denies(),
 				MaxEntries: 1 << 62, MaxBytes: 1 << 62,
 				Xattr: func(string) bool { return true },
@@ -171,6 +172,17 @@ func (s *Server) Upload(st guestv1.FileService_UploadServer) error {
 			return err
 		})
 	})
+}
+
+// ownTransfer returns the id that a transfer of the call's account has in the names of
+// its unfinished files. Ids are made of what is copied, so others can have the same.
+func ownTransfer(ctx context.Context, id [16]byte) [16]byte {
+	account := charge.From(ctx).ID
+	if account == "" {
+		return id
+	}
+	sum := sha256.Sum256(append(id[:], account...))
+	return [16]byte(sum[:])
 }
 
 // maxSources bounds the sources of one transfer.

@@ -393,7 +393,7 @@ func TestObserverMayOnlyRead(t *testing.T) {
 	if info := c.describe(t, id); info.Exit != nil || info.StdinOffset != 0 {
 		t.Errorf("session %v, want untouched", info)
 	}
-	ses, err := c.srv.find(id, "")
+	ses, err := c.srv.find(t.Context(), id, "")
 	if err != nil {
 		t.Fatal(err)
 	}

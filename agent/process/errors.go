@@ -18,6 +18,7 @@ const (
 	reasonTooMany        = "too-many-sessions"
 	reasonOwnerPresent   = "owner-present"
 	reasonNotOwner       = "not-owner"
+	reasonForeignSession = "foreign-session"
 	reasonTakenOver      = "taken-over"
 	reasonProtocol       = "protocol"
 	reasonOffsetAhead    = "offset-ahead"

@@ -356,7 +356,7 @@ func TestAwkwardProcesses(t *testing.T) {
 			}
 			if tt.line {
 				s.firstLine(t)
-				ses, err := c.srv.find(id, "")
+				ses, err := c.srv.find(t.Context(), id, "")
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -155,7 +156,7 @@ func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.Serv
 			stats[pid] = p
 		}
 	}
-	owners := s.owners()
+	owners, to := s.owners(), charge.From(stream.Context())
 	names := s.accounts.UserNames()
 	boot := bootTime()
 	resp := &guestv1.ListProcessesResponse{}
@@ -183,6 +184,9 @@ func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.Serv
 		}
 		if ses := ownerOf(p, stats, owners); ses != nil {
 			info.SessionId = ses.id[:]
+			if !to.Full && ses.account.ID != to.ID {
+				info.Args = nil
+			}
 		}
 		if resp.Processes = append(resp.Processes, info); len(resp.Processes) == psBatch {
 			if err := stream.Send(resp); err != nil {

@@ -38,9 +38,9 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[sessionID]*session
-	names    map[string]*session // the last with each name
-	places   *charge.Pool        // of those that run, or are about to
-	over     *list.List          // of *session, those that have ended, oldest first
+	names    map[sessionName]*session // the last with each name
+	places   *charge.Pool             // of those that run, or are about to
+	over     *list.List               // of *session, those that have ended, oldest first
 	gone     forgotten
 	seq      uint64
 	closed   bool
@@ -61,7 +61,7 @@ func NewServer(cfg *Config) *Server {
 		gid:      uint32(os.Getegid()),
 		umask:    ownUmask(),
 		sessions: make(map[sessionID]*session),
-		names:    make(map[string]*session),
+		names:    make(map[sessionName]*session),
 		over:     list.New(),
 		watchers: make(map[*watcher]bool),
 	}
@@ -235,7 +235,7 @@ func (s *Server) admit(account charge.Account, id sessionID, spec *guestv1.Sessi
 	case len(spec.Name) > maxSessionName:
 		return nil, newFault(codes.InvalidArgument, reasonBadSpec, "a session's name has %d bytes at most, not %d", maxSessionName, len(spec.Name))
 	}
-	if other := s.names[spec.Name]; spec.Name != "" && other != nil && !other.isOver() {
+	if other := s.names[sessionName{account.ID, spec.Name}]; spec.Name != "" && other != nil && !other.isOver() {
 		return nil, newFault(codes.AlreadyExists, reasonNameTaken, "a session called %q runs", spec.Name)
 	}
 	if spec.OwnerGone != guestv1.OwnerGone_OWNER_GONE_UNSPECIFIED {
@@ -269,7 +269,7 @@ func (s *Server) admit(account charge.Account, id sessionID, spec *guestv1.Sessi
 	}
 	s.sessions[id] = ses
 	if spec.Name != "" {
-		s.names[spec.Name] = ses
+		s.names[ses.named()] = ses
 	}
 	return ses, nil
 }
@@ -286,13 +286,14 @@ func (s *Server) drop(ses *session) {
 // remove is called under mu.
 func (s *Server) remove(ses *session) {
 	delete(s.sessions, ses.id)
-	if s.names[ses.spec.Name] == ses {
-		delete(s.names, ses.spec.Name)
+	if s.names[ses.named()] == ses {
+		delete(s.names, ses.named())
 	}
 }
 
-// find returns a session that has started, by id or, if that is empty, by name.
-func (s *Server) find(id []byte, name string) (*session, error) {
+// find returns a session that has started, by id or, if that is empty, by name: the
+// caller's own or, for one who may touch others', the newest.
+func (s *Server) find(ctx context.Context, id []byte, name string) (*session, error) {
 	s.mu.Lock()
 	var ses *session
 	var gone bool
@@ -300,7 +301,7 @@ func (s *Server) find(id []byte, name string) (*session, error) {
 	if len(id) == len(sessionID{}) {
 		ses, gone, what = s.sessions[sessionID(id)], s.gone.has(sessionID(id)), sessionID(id).String()
 	} else if len(id) == 0 && name != "" {
-		ses = s.names[name]
+		ses = s.called(ctx, name)
 	}
 	s.mu.Unlock()
 	switch {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -229,11 +230,12 @@ func TestWatch(t *testing.T) {
 func TestWatcherThatFallsBehind(t *testing.T) {
 	c := newCarrier(t, nil)
 	w := &watcher{wake: make(chan struct{}, 1)}
+	ses := &session{spec: &guestv1.SessionSpec{}, cmd: &command{}, st: newState(c.srv.memory.of(charge.Everybody), 1, false, guestv1.OwnerGone_OWNER_GONE_KILL)}
 	c.srv.mu.Lock()
 	c.srv.watchers[w] = true
 	c.srv.mu.Unlock()
 	for range watchQueue + 7 {
-		c.srv.publish(&guestv1.WatchSessionsResponse{})
+		c.srv.publish(ses, func(*guestv1.SessionInfo) *guestv1.WatchSessionsResponse { return &guestv1.WatchSessionsResponse{} })
 	}
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()

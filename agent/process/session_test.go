@@ -132,7 +132,7 @@ func TestOwnerComesBackInTime(t *testing.T) {
 		}
 		s.stop()
 		eventually(t, "the owner is gone", func() bool { return !c.describe(t, id).HasOwner })
-		ses, err := c.srv.find(id, "")
+		ses, err := c.srv.find(t.Context(), id, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,7 +148,7 @@ func TestOwnerComesBackInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.stop()
-	ses, err := c.srv.find(id, "")
+	ses, err := c.srv.find(t.Context(), id, "")
 	if err != nil {
 		t.Fatal(err)
 	}

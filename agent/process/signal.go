@@ -52,16 +52,19 @@ func (s *session) deliver(number uint32, group bool) error {
 }
 
 // Signal implements guest.v1.ProcessService.
-func (s *Server) Signal(_ context.Context, req *guestv1.SignalRequest) (*guestv1.SignalResponse, error) {
+func (s *Server) Signal(ctx context.Context, req *guestv1.SignalRequest) (*guestv1.SignalResponse, error) {
 	var err error
 	switch t := req.Target.(type) {
 	case *guestv1.SignalRequest_SessionId:
 		var ses *session
-		if ses, err = s.find(t.SessionId, ""); err == nil {
+		if ses, err = s.find(ctx, t.SessionId, ""); err == nil {
+			err = ses.touch(ctx)
+		}
+		if err == nil {
 			err = ses.deliver(req.Signal, req.Group)
 		}
 	case *guestv1.SignalRequest_Pid:
-		err = signalPid(int(t.Pid), req)
+		err = s.signalPid(ctx, int(t.Pid), req)
 	default:
 		err = newFault(codes.InvalidArgument, reasonBadSpec, "no target of the signal")
 	}
@@ -73,7 +76,7 @@ func (s *Server) Signal(_ context.Context, req *guestv1.SignalRequest) (*guestv1
 
 // signalPid signals any process. Its pidfd is taken before it is checked, so
 // that what is signalled is what was checked.
-func signalPid(pid int, req *guestv1.SignalRequest) error {
+func (s *Server) signalPid(ctx context.Context, pid int, req *guestv1.SignalRequest) error {
 	switch {
 	case req.Signal > lastSignal:
 		return badSignal(req.Signal)
@@ -93,6 +96,9 @@ func signalPid(pid int, req *guestv1.SignalRequest) error {
 		return noProcess("there is no process %d", pid)
 	case req.StartTicks != 0 && now.startTicks != req.StartTicks:
 		return noProcess("process %d is another one now", pid)
+	}
+	if err := s.touchProcess(ctx, pid); err != nil {
+		return err
 	}
 	sig := syscall.Signal(req.Signal)
 	switch {

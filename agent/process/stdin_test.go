@@ -131,7 +131,7 @@ func TestDeafProcessDoesNotBlockTheStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.firstLine(t)
-	ses, err := c.srv.find(id, "")
+	ses, err := c.srv.find(t.Context(), id, "")
 	if err != nil {
 		t.Fatal(err)
 	}

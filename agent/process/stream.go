@@ -28,6 +28,9 @@ func (s *Server) Exec(stream grpc.BidiStreamingServer[guestv1.ExecRequest, guest
 		return newFault(codes.InvalidArgument, reasonBadSpec, "who starts a session owns it")
 	}
 	ses, found, err := s.open(charge.From(stream.Context()), open.SessionId, open.Spec, guestv1.OwnerGone_OWNER_GONE_KILL)
+	if err == nil && found {
+		err = ses.touch(stream.Context())
+	}
 	if err != nil {
 		return err
 	}
@@ -40,6 +43,7 @@ func (s *Server) Exec(stream grpc.BidiStreamingServer[guestv1.ExecRequest, guest
 		}
 		return err
 	}
+	opened.Session = ses.show(charge.From(stream.Context()), opened.Session)
 	return s.serve(stream, ses, r, opened, open.AcknowledgesExit)
 }
 
@@ -49,7 +53,10 @@ func (s *Server) Attach(stream grpc.BidiStreamingServer[guestv1.AttachRequest, g
 	if err != nil {
 		return err
 	}
-	ses, err := s.find(open.SessionId, open.Name)
+	ses, err := s.find(stream.Context(), open.SessionId, open.Name)
+	if err == nil {
+		err = ses.touch(stream.Context())
+	}
 	if err != nil {
 		return err
 	}
@@ -57,6 +64,7 @@ func (s *Server) Attach(stream grpc.BidiStreamingServer[guestv1.AttachRequest, g
 	if err != nil {
 		return err
 	}
+	opened.Session = ses.show(charge.From(stream.Context()), opened.Session)
 	return s.serve(stream, ses, r, opened, open.AcknowledgesExit)
 }
 

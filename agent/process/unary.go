@@ -17,16 +17,19 @@ func (s *Server) Start(ctx context.Context, req *guestv1.StartRequest) (*guestv1
 	if err := s.checkRun(req.AgentId); err != nil {
 		return nil, err
 	}
-	ses, _, err := s.open(charge.From(ctx), req.SessionId, req.Spec, guestv1.OwnerGone_OWNER_GONE_KEEP)
+	ses, found, err := s.open(charge.From(ctx), req.SessionId, req.Spec, guestv1.OwnerGone_OWNER_GONE_KEEP)
+	if err == nil && found {
+		err = ses.touch(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &guestv1.StartResponse{Session: ses.info()}, nil
+	return &guestv1.StartResponse{Session: ses.show(charge.From(ctx), ses.info())}, nil
 }
 
 // Wait implements guest.v1.ProcessService.
 func (s *Server) Wait(ctx context.Context, req *guestv1.WaitRequest) (*guestv1.WaitResponse, error) {
-	ses, err := s.find(req.SessionId, "")
+	ses, err := s.find(ctx, req.SessionId, "")
 	if err != nil {
 		return nil, err
 	}
@@ -60,11 +63,14 @@ func (s *Server) await(ctx context.Context, ses *session) error {
 // Remove implements guest.v1.ProcessService. To remove what was removed is no
 // error, so that a call may be repeated.
 func (s *Server) Remove(ctx context.Context, req *guestv1.RemoveRequest) (*guestv1.RemoveResponse, error) {
-	ses, err := s.find(req.SessionId, "")
+	ses, err := s.find(ctx, req.SessionId, "")
 	if err != nil {
 		if f, ok := err.(*fault); ok && f.Reason() == reasonSessionGone {
 			return &guestv1.RemoveResponse{}, nil
 		}
+		return nil, err
+	}
+	if err := ses.touch(ctx); err != nil {
 		return nil, err
 	}
 	if !ses.isOver() {
@@ -82,11 +88,12 @@ func (s *Server) Remove(ctx context.Context, req *guestv1.RemoveRequest) (*guest
 }
 
 // ListSessions implements guest.v1.ProcessService.
-func (s *Server) ListSessions(context.Context, *guestv1.ListSessionsRequest) (*guestv1.ListSessionsResponse, error) {
+func (s *Server) ListSessions(ctx context.Context, _ *guestv1.ListSessionsRequest) (*guestv1.ListSessionsResponse, error) {
+	to := charge.From(ctx)
 	resp := &guestv1.ListSessionsResponse{}
 	all := s.list()
 	for _, ses := range all {
-		info := ses.info()
+		info := ses.show(to, ses.info())
 		info.Args = clipArgs(info.Args, maxListedArgs/len(all))
 		resp.Sessions = append(resp.Sessions, info)
 	}

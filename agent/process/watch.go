@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -16,6 +17,7 @@ const watchQueue = 256
 
 // watcher is one WatchSessions call. All of it is under Server.mu but wake.
 type watcher struct {
+	to    charge.Account
 	queue []*guestv1.WatchSessionsResponse
 	lost  uint64
 	wake  chan struct{} // has a buffer of one
@@ -23,7 +25,7 @@ type watcher struct {
 
 // WatchSessions implements guest.v1.ProcessService.
 func (s *Server) WatchSessions(_ *guestv1.WatchSessionsRequest, stream grpc.ServerStreamingServer[guestv1.WatchSessionsResponse]) error {
-	w := &watcher{wake: make(chan struct{}, 1)}
+	w := &watcher{to: charge.From(stream.Context()), wake: make(chan struct{}, 1)}
 	s.mu.Lock()
 	s.watchers[w] = true
 	s.mu.Unlock()
@@ -65,29 +67,35 @@ func (s *Server) WatchSessions(_ *guestv1.WatchSessionsRequest, stream grpc.Serv
 	}
 }
 
-// publish queues an event for every watcher. One that has fallen behind loses
-// the newest, and is told after what is queued.
-func (s *Server) publish(event *guestv1.WatchSessionsResponse) {
-	event.TimeUnixNanos = time.Now().UnixNano()
+// publish queues an event about a session for every watcher, with what each sees of
+// it. One that has fallen behind loses the newest, and is told after what is queued.
+func (s *Server) publish(ses *session, event func(*guestv1.SessionInfo) *guestv1.WatchSessionsResponse) {
+	info, now := ses.info(), time.Now().UnixNano()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w := range s.watchers {
 		if w.lost > 0 || len(w.queue) == watchQueue {
 			w.lost++
 		} else {
-			w.queue = append(w.queue, event)
+			e := event(ses.show(w.to, info))
+			e.TimeUnixNanos = now
+			w.queue = append(w.queue, e)
 		}
 		wake(w.wake)
 	}
 }
 
 func (s *Server) publishStart(ses *session) {
-	s.publish(&guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_Started{Started: ses.info()}})
+	s.publish(ses, func(i *guestv1.SessionInfo) *guestv1.WatchSessionsResponse {
+		return &guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_Started{Started: i}}
+	})
 }
 
 func (s *Server) publishExit(ses *session) {
 	s.publishOOM(ses)
-	s.publish(&guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_Exited{Exited: ses.info()}})
+	s.publish(ses, func(i *guestv1.SessionInfo) *guestv1.WatchSessionsResponse {
+		return &guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_Exited{Exited: i}}
+	})
 }
 
 // publishOOM tells of OOM kills in a session since the last time.
@@ -98,6 +106,8 @@ func (s *Server) publishOOM(ses *session) {
 	ses.oomTold = max(ses.oomTold, kills)
 	ses.mu.Unlock()
 	if news {
-		s.publish(&guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_OomKilled{OomKilled: ses.info()}})
+		s.publish(ses, func(i *guestv1.SessionInfo) *guestv1.WatchSessionsResponse {
+			return &guestv1.WatchSessionsResponse{Event: &guestv1.WatchSessionsResponse_OomKilled{OomKilled: i}}
+		})
 	}
 }
