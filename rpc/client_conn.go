@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -297,11 +298,11 @@ func (cc *clientConn) watchIdle(d time.Duration) {
 
 func (cc *clientConn) frame(h wire.Header, p []byte, own *[]byte) error {
 	if h.Type == wire.FrameGoAway {
-		defer buffers.Put(own)
+		defer buf.Pool.Put(own)
 		return cc.goAway(binary.BigEndian.Uint32(p), wire.Code(binary.BigEndian.Uint32(p[4:])), string(p[8:]))
 	}
 	if h.Type == wire.FrameOpen {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return wire.Errorf(wire.CodeProtocol, "OPEN from a server")
 	}
 	head, msg, err := wire.SplitHead(h, p)
@@ -310,14 +311,14 @@ func (cc *clientConn) frame(h wire.Header, p []byte, own *[]byte) error {
 		eh, err = wire.ParseEnd(head)
 	}
 	if err != nil {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return err
 	}
 	cc.mu.Lock()
 	defer cc.mu.Unlock()
 	s := cc.streams[h.Stream]
 	if s == nil {
-		defer buffers.Put(own)
+		defer buf.Pool.Put(own)
 		if h.Flags&wire.FlagMsg != 0 && h.Stream <= cc.lastID {
 			if !cc.recv.Receive(len(msg)) {
 				return wire.Errorf(wire.CodeFlowControl, "END with %d bytes beyond the connection's credit", len(msg))
@@ -330,7 +331,7 @@ func (cc *clientConn) frame(h wire.Header, p []byte, own *[]byte) error {
 	limit := cc.client.cfg.MaxHeaderBytes
 	size := wire.MetadataSize(eh.Md) + wire.MetadataSize(eh.Trailer)
 	if h.Type == wire.FrameHeader {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		if cs.headerKnown {
 			return wire.Errorf(wire.CodeProtocol, "a second HEADER, or one after a message, on stream %d", h.Stream)
 		}
@@ -347,7 +348,7 @@ func (cc *clientConn) frame(h wire.Header, p []byte, own *[]byte) error {
 	if s.inMsg {
 		// The handler has ended while something else was sending.
 		if h.Flags&wire.FlagMsg != 0 {
-			buffers.Put(own)
+			buf.Pool.Put(own)
 			return wire.Errorf(wire.CodeProtocol, "END of stream %d with a message within another", h.Stream)
 		}
 		if eh.Code == codes.OK {
@@ -362,7 +363,7 @@ func (cc *clientConn) frame(h wire.Header, p []byte, own *[]byte) error {
 			return err
 		}
 	} else {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 	}
 	cs.end(&eh)
 	return nil

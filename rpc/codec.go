@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 )
 
 // BytesMessage is a message that is mostly one bytes field, written by hand to
@@ -63,9 +65,9 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 		}
 		// Not grpc's own pool: from that a little more than 32 KiB is 1 MiB, set to
 		// zero each time.
-		b := buffers.Get(len(head) + len(payload))
+		b := buf.Pool.Get(len(head) + len(payload))
 		copy((*b)[copy(*b, head):], payload)
-		return mem.BufferSlice{mem.NewBuffer(b, &buffers)}, nil
+		return mem.BufferSlice{mem.NewBuffer(b, &buf.Pool)}, nil
 	}
 	m, err := protoMessage(v)
 	if err != nil {
@@ -80,17 +82,17 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 		}
 		return mem.BufferSlice{mem.SliceBuffer(b)}, nil
 	}
-	b := buffers.Get(size)
+	b := buf.Pool.Get(size)
 	if _, err := opts.MarshalAppend((*b)[:0], m); err != nil {
-		buffers.Put(b)
+		buf.Pool.Put(b)
 		return nil, err
 	}
-	return mem.BufferSlice{mem.NewBuffer(b, &buffers)}, nil
+	return mem.BufferSlice{mem.NewBuffer(b, &buf.Pool)}, nil
 }
 
 // Unmarshal implements encoding.CodecV2.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	b := data.MaterializeToBuffer(&buffers)
+	b := data.MaterializeToBuffer(&buf.Pool)
 	defer b.Free()
 	if m, ok := v.(BytesMessage); ok {
 		return m.UnmarshalBytes(b)
@@ -164,7 +166,7 @@ func (e *encoded) encode(cd *callCodec, v any) error {
 		return nil
 	}
 	if bm, ok := v.(BytesMessage); ok {
-		e.own = buffers.Get(headSize)
+		e.own = buf.Pool.Get(headSize)
 		head, payload, err := bm.MarshalBytes((*e.own)[:0])
 		if err != nil {
 			e.free()
@@ -179,7 +181,7 @@ func (e *encoded) encode(cd *callCodec, v any) error {
 	}
 	size := proto.Size(m)
 	if _, ok := v.(proto.Message); ok && size >= refFrom {
-		e.own = buffers.Get(headSize)
+		e.own = buf.Pool.Get(headSize)
 		e.head, e.body, err = marshalAround((*e.own)[:0], m, size)
 		if err != nil {
 			e.free()
@@ -188,9 +190,9 @@ func (e *encoded) encode(cd *callCodec, v any) error {
 		if e.body != nil {
 			return nil
 		}
-		buffers.Put(e.own)
+		buf.Pool.Put(e.own)
 	}
-	e.own = buffers.Get(size)
+	e.own = buf.Pool.Get(size)
 	b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*e.own)[:0], m)
 	if err != nil {
 		e.free()
@@ -206,7 +208,7 @@ const headSize = 256
 // free gives the memory back.
 func (e *encoded) free() {
 	if e.own != nil {
-		buffers.Put(e.own)
+		buf.Pool.Put(e.own)
 	}
 	if e.ref != nil {
 		e.ref.Free()

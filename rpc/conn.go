@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -189,7 +190,7 @@ func (c *conn) handle(h wire.Header, p []byte, own *[]byte) error {
 	case wire.FrameOpen, wire.FrameHeader, wire.FrameEnd, wire.FrameGoAway:
 		return c.role.frame(h, p, own)
 	}
-	defer buffers.Put(own)
+	defer buf.Pool.Put(own)
 	switch h.Type {
 	case wire.FrameCredit:
 		return c.handleCredit(h.Stream, binary.BigEndian.Uint32(p))
@@ -276,7 +277,7 @@ func (c *conn) handleReset(id uint32, code wire.Code, text string) error {
 func (c *conn) handleData(h wire.Header, p []byte, own *[]byte) error {
 	head, msg, err := wire.SplitHead(h, p)
 	if err != nil {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return err
 	}
 	c.mu.Lock()
@@ -285,7 +286,7 @@ func (c *conn) handleData(h wire.Header, p []byte, own *[]byte) error {
 	if s != nil && !s.discards {
 		return s.receive(h, head, msg, own)
 	}
-	defer buffers.Put(own)
+	defer buf.Pool.Put(own)
 	if s == nil {
 		err = c.lateFrame(h.Stream, wire.FrameData, wire.Cost(len(msg)))
 	} else {

@@ -4,6 +4,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -39,14 +40,14 @@ func (r *reader) acquire() {
 		if r.raw == nil && r.last < readBufferIdle/2 {
 			n = readBufferIdle // it is held while nothing comes
 		}
-		r.buf = buffers.Get(n)
+		r.buf = buf.Pool.Get(n)
 	}
 }
 
 // release gives the buffer back if nothing is in it.
 func (r *reader) release() {
 	if r.buf != nil && r.r == r.w {
-		buffers.Put(r.buf)
+		buf.Pool.Put(r.buf)
 		r.buf, r.r, r.w = nil, 0, 0
 	}
 }
@@ -121,7 +122,7 @@ func (r *reader) next() (h wire.Header, p []byte, own *[]byte, ok bool, err erro
 		return h, b[wire.HeaderLen : wire.HeaderLen+n], own, true, nil
 	}
 	if n >= largeFrame || wire.HeaderLen+n > len(*r.buf) {
-		r.big = buffers.Get(n)
+		r.big = buf.Pool.Get(n)
 		r.bigHdr = h
 		r.bigN = copy(*r.big, b[wire.HeaderLen:])
 		r.r, r.w = 0, 0
@@ -139,7 +140,7 @@ func (r *reader) handOver() *[]byte {
 	b, at, end := r.buf, r.r, r.w
 	r.buf, r.r, r.w = nil, 0, 0
 	if at < end {
-		r.buf = buffers.Get(readBuffer)
+		r.buf = buf.Pool.Get(readBuffer)
 		r.w = copy(*r.buf, (*b)[at:end])
 	}
 	return b
@@ -156,11 +157,11 @@ func (r *reader) split() *reader {
 // close gives back all memory.
 func (r *reader) close() {
 	if r.buf != nil {
-		buffers.Put(r.buf)
+		buf.Pool.Put(r.buf)
 		r.buf = nil
 	}
 	if r.big != nil {
-		buffers.Put(r.big)
+		buf.Pool.Put(r.big)
 		r.big = nil
 	}
 }

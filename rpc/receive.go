@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -207,7 +208,7 @@ func (as *assembling) join(s *stream) {
 		if !s.c.share.hold(as.total, joinRoom) {
 			return
 		}
-		as.buf = buffers.Get(int(as.total))
+		as.buf = buf.Pool.Get(int(as.total))
 	}
 	as.copyPieces(s)
 }
@@ -227,7 +228,7 @@ func (as *assembling) finish(s *stream) (message, error) {
 	if as.buf != nil {
 		s.c.share.free(as.total)
 	} else {
-		as.buf = buffers.Get(int(as.total))
+		as.buf = buf.Pool.Get(int(as.total))
 	}
 	as.copyPieces(s)
 	return message{data: *as.buf, own: as.buf}, nil
@@ -240,7 +241,7 @@ func (as *assembling) abort(s *stream, err error) (message, error) {
 	s.free(as.pieces)
 	if as.buf != nil {
 		s.c.share.free(as.total)
-		buffers.Put(as.buf)
+		buf.Pool.Put(as.buf)
 	}
 	return message{}, err
 }
@@ -273,18 +274,18 @@ func (m *message) decode(cd *callCodec, v any) error {
 		if err == nil {
 			err = proto.Unmarshal(m.data, pm)
 		}
-		buffers.Put(m.own)
+		buf.Pool.Put(m.own)
 		return err
 	}
 	if m.own == nil || len(m.data) > 0 && &m.data[0] != &(*m.own)[0] {
 		// The pool could not use what begins within a buffer again.
-		own := buffers.copyOf(m.data)
-		buffers.Put(m.own)
+		own := buf.Pool.Copy(m.data)
+		buf.Pool.Put(m.own)
 		m.own = own
 	} else {
 		*m.own = m.data
 	}
-	b := mem.NewBuffer(m.own, &buffers)
+	b := mem.NewBuffer(m.own, &buf.Pool)
 	defer b.Free()
 	if cd.v2 != nil {
 		return cd.v2.Unmarshal(mem.BufferSlice{b}, v)
@@ -293,4 +294,4 @@ func (m *message) decode(cd *callCodec, v any) error {
 }
 
 // drop frees m undecoded.
-func (m *message) drop() { buffers.Put(m.own) }
+func (m *message) drop() { buf.Pool.Put(m.own) }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -116,7 +117,7 @@ func TestLargeFrameTakesTheBuffer(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			rd := &reader{buf: buffers.Get(readBuffer)}
+			rd := &reader{buf: buf.Pool.Get(readBuffer)}
 			rd.w = copy(*rd.buf, tt.bytes)
 			for i, size := range tt.sizes {
 				_, p, own, ok, err := rd.next()
@@ -157,20 +158,5 @@ func TestConnectionsRecycleTheirBuffers(t *testing.T) {
 	// Not to give back what was read into adds 70.
 	if per := (after.TotalAlloc - before.TotalAlloc) / n; per > 125<<10 {
 		t.Errorf("%d bytes for each connection", per)
-	}
-}
-
-// TestBuffers: what the pool makes has the size of its class, or it could not be put
-// back.
-func TestBuffers(t *testing.T) {
-	for i := range buffers.classes {
-		for _, n := range []int{classSize(i)/2 + classExtra, classSize(i) - 1, classSize(i)} {
-			b := buffers.Get(n)
-			if len(*b) != n || cap(*b) != classSize(classOf(n)) {
-				t.Errorf("%d bytes of %d, want %d of %d", len(*b), cap(*b), n, classSize(classOf(n)))
-			}
-			(*b)[0], (*b)[n-1] = 1, 1
-			buffers.Put(b)
-		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -300,10 +301,10 @@ func (sc *serverConn) frame(h wire.Header, p []byte, own *[]byte) error {
 	case wire.FrameOpen:
 		return sc.open(h, p, own)
 	case wire.FrameGoAway:
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return sc.clientLeaves(wire.Code(binary.BigEndian.Uint32(p[4:])), string(p[8:]))
 	}
-	buffers.Put(own)
+	buf.Pool.Put(own)
 	return wire.Errorf(wire.CodeProtocol, "%v from a client", h.Type)
 }
 
@@ -326,32 +327,32 @@ func (sc *serverConn) open(h wire.Header, p []byte, own *[]byte) error {
 		o, err = wire.ParseOpen(head)
 	}
 	if err != nil {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return err
 	}
 	sc.mu.Lock()
 	if err := sc.err; err != nil {
 		sc.mu.Unlock()
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return err
 	}
 	if h.Stream <= sc.lastID {
 		sc.mu.Unlock()
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return wire.Errorf(wire.CodeProtocol, "OPEN of stream %d after stream %d", h.Stream, sc.lastID)
 	}
 	sc.lastID = h.Stream
 	m, err := sc.method(h, &o)
 	if err != nil {
 		sc.mu.Unlock()
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return err
 	}
 	if sc.leaving && h.Stream > sc.last {
 		sc.streamOver(int64(sc.streamWin))
 		err := sc.skip(h, msg)
 		sc.mu.Unlock()
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return err
 	}
 	sc.opened++
@@ -361,7 +362,7 @@ func (sc *serverConn) open(h wire.Header, p []byte, own *[]byte) error {
 		ss.remoteClosed = h.Flags&wire.FlagClose != 0
 		err2 := sc.skip(h, msg)
 		sc.mu.Unlock()
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		ss.finish(err, nil, writeLater)
 		return err2
 	}
@@ -372,7 +373,7 @@ func (sc *serverConn) open(h wire.Header, p []byte, own *[]byte) error {
 	if !waits && m.unary != nil && h.Flags&(wire.FlagMsg|wire.FlagMore) == wire.FlagMsg && sc.leader == nil && !sc.srv.cfg.HandlersApart && m.pace.quick() {
 		if err := sc.acceptNow(ss, h, msg, own); err != nil {
 			sc.mu.Unlock()
-			buffers.Put(own)
+			buf.Pool.Put(own)
 			return err
 		}
 		sc.active++
@@ -400,7 +401,7 @@ func (sc *serverConn) open(h wire.Header, p []byte, own *[]byte) error {
 			return err
 		}
 	} else {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 	}
 	if waits {
 		sc.pending = append(sc.pending, ss)
@@ -423,7 +424,7 @@ func (sc *serverConn) refuse(h wire.Header, msg []byte, own *[]byte, why string)
 		err = wire.Errorf(wire.CodeFlood, "streams are opened beyond the limit, and the refusals not read")
 	}
 	sc.mu.Unlock()
-	buffers.Put(own)
+	buf.Pool.Put(own)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -61,28 +62,28 @@ func (s *stream) unlisted() bool { return !s.waits && !s.queued && s.listed == 0
 func (s *stream) receive(h wire.Header, head, msg []byte, own *[]byte) error {
 	c := s.c
 	if s.remoteClosed {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return wire.Errorf(wire.CodeProtocol, "%v on stream %d after its last", h.Type, h.Stream)
 	}
 	if s.cl != nil && h.Flags&wire.FlagClose != 0 {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		return wire.Errorf(wire.CodeProtocol, "%v with CLOSE from a server on stream %d, where only END ends it", h.Type, h.Stream)
 	}
 	if h.Flags&wire.FlagMsg != 0 {
 		seg, err := s.accept(h, head, msg)
 		if err != nil {
-			buffers.Put(own)
+			buf.Pool.Put(own)
 			return err
 		}
 		if s.cl != nil {
 			s.cl.setHeader(nil) // a message means that there is none
 		}
 		if seg.own = own; own == nil {
-			seg.own = buffers.copyOf(msg)
+			seg.own = buf.Pool.Copy(msg)
 			seg.msg = *seg.own
 		}
 		if !c.share.hold(wire.Cost(len(msg)), 1) {
-			buffers.Put(seg.own)
+			buf.Pool.Put(seg.own)
 			if !seg.more {
 				c.credit(wire.Cost(len(msg)))
 			}
@@ -97,7 +98,7 @@ func (s *stream) receive(h wire.Header, head, msg []byte, own *[]byte) error {
 			c.wakeLater(s)
 		}
 	} else {
-		buffers.Put(own)
+		buf.Pool.Put(own)
 		if h.Flags&wire.FlagClose == 0 && h.Type == wire.FrameData {
 			if err := c.idleFrame("empty DATA"); err != nil {
 				return err
@@ -190,7 +191,7 @@ func (s *stream) unreserve() {
 func (s *stream) free(pieces []segment) {
 	for _, seg := range pieces {
 		s.c.share.free(wire.Cost(len(seg.msg)))
-		buffers.Put(seg.own)
+		buf.Pool.Put(seg.own)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -170,7 +171,7 @@ func (w *writer) grow(n int) *piece {
 	if len(w.pieces) > 0 || w.state != writeIdle {
 		n = max(n, fullBatch) // more will come before this is written
 	}
-	own := buffers.Get(n)
+	own := buf.Pool.Get(n)
 	w.pieces = append(w.pieces, piece{b: (*own)[:0:cap(*own)], own: own})
 	return &w.pieces[len(w.pieces)-1]
 }
@@ -445,7 +446,7 @@ func (w *writer) detach() {
 func (w *writer) release(b *batch) {
 	w.c.refsDone(b.pieces)
 	for i := range b.pieces {
-		buffers.Put(b.pieces[i].own)
+		buf.Pool.Put(b.pieces[i].own)
 	}
 	clear(b.pieces)
 	b.pieces = b.pieces[:0]
