@@ -1185,7 +1185,8 @@ type ProcessInfo struct {
 	// Start in clock ticks since boot, as /proc/PID/stat has it: with pid it
 	// names a process for good.
 	StartTicks uint64 `protobuf:"varint,10,opt,name=start_ticks,json=startTicks,proto3" json:"start_ticks,omitempty"`
-	// The command line; empty for a kernel thread.
+	// The command line; empty for a kernel thread, and for a process of a session whose
+	// SessionInfo has no args.
 	Args [][]byte `protobuf:"bytes,11,rep,name=args,proto3" json:"args,omitempty"`
 	// The kernel's name of the process (comm).
 	Name []byte `protobuf:"bytes,12,opt,name=name,proto3" json:"name,omitempty"`

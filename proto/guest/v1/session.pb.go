@@ -1569,15 +1569,17 @@ func (x *ResourceUsage) GetMaxResidentBytes() uint64 {
 
 // SessionInfo describes a session.
 type SessionInfo struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	SessionId      []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Pid            uint32                 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
-	Args           [][]byte               `protobuf:"bytes,4,rep,name=args,proto3" json:"args,omitempty"`
-	User           []byte                 `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
-	Terminal       bool                   `protobuf:"varint,6,opt,name=terminal,proto3" json:"terminal,omitempty"`
-	Stdin          bool                   `protobuf:"varint,7,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	StartUnixNanos int64                  `protobuf:"varint,8,opt,name=start_unix_nanos,json=startUnixNanos,proto3" json:"start_unix_nanos,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SessionId []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Pid       uint32                 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Empty of a session that another caller has started, unless this one may do
+	// everything.
+	Args           [][]byte `protobuf:"bytes,4,rep,name=args,proto3" json:"args,omitempty"`
+	User           []byte   `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	Terminal       bool     `protobuf:"varint,6,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	Stdin          bool     `protobuf:"varint,7,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	StartUnixNanos int64    `protobuf:"varint,8,opt,name=start_unix_nanos,json=startUnixNanos,proto3" json:"start_unix_nanos,omitempty"`
 	// Set once the session has ended.
 	Exit      *Exit  `protobuf:"bytes,9,opt,name=exit,proto3" json:"exit,omitempty"`
 	HasOwner  bool   `protobuf:"varint,10,opt,name=has_owner,json=hasOwner,proto3" json:"has_owner,omitempty"`
