@@ -18,6 +18,7 @@ type deviceOptions struct {
 	socket, uds string
 	mode        string
 	group       string
+	verbose     bool
 }
 
 func (c *cli) vsockDeviceCommand() *cobra.Command {
@@ -35,7 +36,9 @@ socket:
 and reach its guest at vsock-mux:PATH:PORT. Connections of the guest to port P
 of the host (CID 2) arrive at the Unix socket PATH_P.
 
-It serves one VM after the other until it gets SIGTERM or SIGINT. Who may reach
+It serves one VM after the other until it gets SIGTERM or SIGINT. The device
+itself is a child process. If that crashes, or at SIGHUP, which starts the program
+as it is now, the next goes on with the VM, whose connections are reset. Who may reach
 the guest is who may write to the sockets: the calling user, unless --mode and
 --group say otherwise. A caller who is root comes from a port below 1024.`,
 		Args: noArgs,
@@ -47,6 +50,7 @@ the guest is who may write to the sockets: the calling user, unless --mode and
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
+			o.verbose = c.verbose
 			return serveDevice(ctx, &o, mode, gid, c.deviceLogger())
 		},
 	}

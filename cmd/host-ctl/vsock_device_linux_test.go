@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,8 +19,9 @@ import (
 )
 
 // TestVsockDevice starts the device, beside a socket that a killed one has left,
-// and ends it.
+// kills its process, and ends it.
 func TestVsockDevice(t *testing.T) {
+	t.Setenv(asHostCtl, "1") // of the device process
 	dir := t.TempDir()
 	o := &deviceOptions{cid: 3, socket: filepath.Join(dir, "vhost"), uds: filepath.Join(dir, "uds"), mode: "0660", group: "0"}
 	if os.Geteuid() != 0 {
@@ -62,11 +65,22 @@ func TestVsockDevice(t *testing.T) {
 			t.Errorf("%s: group %d, want %d", path, st.Gid, gid)
 		}
 	}
-	dialCtx, stop := context.WithTimeout(ctx, 10*time.Second)
+	dialCtx, stop := context.WithTimeout(ctx, 20*time.Second)
 	defer stop()
-	if _, err := transport.Dial(dialCtx, transport.MuxAddr(o.uds, 7), nil); err == nil {
-		t.Error("somebody answers, and there is no VM")
+	served := func() {
+		t.Helper()
+		if _, err := transport.Dial(dialCtx, transport.MuxAddr(o.uds, 7), nil); !errors.Is(err, transport.ErrVMMClosed) {
+			t.Errorf("dial without a VM: %v", err)
+		}
 	}
+	served()
+	// The process that is killed is not the one that has the sockets.
+	first := deviceProcess(dialCtx, t, 0)
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	deviceProcess(dialCtx, t, first)
+	served()
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -76,6 +90,29 @@ func TestVsockDevice(t *testing.T) {
 			t.Errorf("%s is left", path)
 		}
 	}
+}
+
+// deviceProcess returns the pid of the device process, other than not, as soon
+// as there is one.
+func deviceProcess(ctx context.Context, t *testing.T, not int) int {
+	t.Helper()
+	for ctx.Err() == nil {
+		files, err := filepath.Glob("/proc/self/task/*/children")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			children, _ := os.ReadFile(file) // a thread may have ended
+			for _, pid := range strings.Fields(string(children)) {
+				words, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+				if n, err := strconv.Atoi(pid); err == nil && n != not && strings.Contains(string(words), "vsock-device") {
+					return n
+				}
+			}
+		}
+	}
+	t.Fatal("no device process")
+	return 0
 }
 
 type writerFunc func([]byte) (int, error)

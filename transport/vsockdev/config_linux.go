@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"os"
 )
 
 // Defaults of [Config].
@@ -51,6 +52,10 @@ type Config struct {
 	// Buffers/MaxConnections/2 when it is made, which must be 4 KiB or more, and
 	// up to ConnBuffer as long as there is enough for the others.
 	Buffers int
+
+	// Keeper is a file of [Keeper.Connect], if the device is to go on with the VM
+	// of a device process before it. The device takes it.
+	Keeper *os.File
 
 	// Logger gets what goes wrong. Nil discards it.
 	Logger *slog.Logger

@@ -23,6 +23,7 @@ type Device struct {
 	end     context.CancelFunc
 	pending chan struct{} // holds one for each request to the guest that has no answer
 	serving sync.Mutex    // held by the one who serves a front end
+	keeper  *keeperClient // nil without a keeper
 
 	mu        sync.Mutex
 	session   *session // nil without a front end
@@ -35,7 +36,19 @@ func New(cfg Config) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{cfg: cfg, log: cfg.Logger, pending: make(chan struct{}, cfg.MaxPending), listeners: make(map[uint32]*Listener)}
+	if cfg.Keeper != nil {
+		var err error
+		if d.keeper, err = connectKeeper(cfg.Keeper, cfg.MaxConnections); err != nil {
+			return nil, err
+		}
+	}
 	d.ctx, d.end = context.WithCancel(context.Background())
+	if d.keeper != nil {
+		go func() {
+			_, _, _ = receiveState(d.keeper.conn) // its end: it says nothing more
+			d.Close()
+		}()
+	}
 	return d, nil
 }
 
@@ -43,9 +56,13 @@ func New(cfg Config) (*Device, error) {
 func (d *Device) CID() uint32 { return d.cfg.CID }
 
 // Close ends the session of the front end, all connections and all listeners.
-// Serve and ServeMux return.
+// Serve and ServeMux return. With a keeper, whose end closes the device too, the
+// front end itself stays for the next device.
 func (d *Device) Close() error {
 	d.end()
+	if d.keeper != nil {
+		d.keeper.conn.Close()
+	}
 	d.mu.Lock()
 	s, listeners := d.session, d.listeners
 	d.listeners = make(map[uint32]*Listener)
@@ -66,6 +83,11 @@ func (d *Device) Close() error {
 func (d *Device) Serve(l net.Listener) error {
 	defer l.Close()
 	defer context.AfterFunc(d.ctx, func() { l.Close() })()
+	if c, restore := d.keeper.front(); c != nil {
+		if err := d.serveFrontEnd(c, restore); err != nil && d.ctx.Err() == nil {
+			d.log.Warn("the kept front end's session failed", "err", err)
+		}
+	}
 	for {
 		c, err := l.Accept()
 		if d.ctx.Err() != nil {
@@ -91,11 +113,23 @@ func (d *Device) ServeFrontEnd(c net.Conn) error {
 	if !ok {
 		return fmt.Errorf("vsockdev: a front end cannot come over a %T", c)
 	}
+	return d.serveFrontEnd(u, nil)
+}
+
+// serveFrontEnd serves u, after restore if that is not nil.
+func (d *Device) serveFrontEnd(u *net.UnixConn, restore func(*session) error) error {
+	defer u.Close()
 	d.serving.Lock()
 	defer d.serving.Unlock()
 	s, err := newSession(d)
 	if err != nil {
 		return err
+	}
+	if restore != nil {
+		if err := restore(s); err != nil {
+			s.end()
+			return err
+		}
 	}
 	d.mu.Lock()
 	d.session = s

@@ -18,6 +18,7 @@ type link struct {
 	key    key
 	fd     int // -1 until the host's side has one
 	buffer int // what it has of the budget
+	slot   int // in the session's table
 
 	out     []byte // from the guest, not yet taken by the socket
 	written int    // of out

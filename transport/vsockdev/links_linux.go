@@ -17,7 +17,7 @@ func (s *session) add(k key, f func(alloc uint32) flow) (*link, bool) {
 	if !ok {
 		return nil, false
 	}
-	l := &link{flow: f(uint32(buffer)), key: k, fd: -1, buffer: buffer}
+	l := &link{flow: f(uint32(buffer)), key: k, fd: -1, buffer: buffer, slot: s.dev.keeper.add(k)}
 	s.links[k] = l
 	return l, true
 }
@@ -105,6 +105,7 @@ func (s *session) settle(l *link) {
 	if !l.settled {
 		l.settled = true
 		delete(s.links, l.key)
+		s.dev.keeper.remove(l.slot)
 		h := s.headerOf(l)
 		if l.next(&h) {
 			s.resets = append(s.resets, h)

@@ -14,6 +14,8 @@ const maxRegions = 64
 // A region is a part of the guest's memory, mapped here.
 type region struct {
 	guest, size, user uint64 // as the front end says: address in the guest, bytes, address in the front end
+	offset            uint64 // in the file
+	fd                int    // of the file, the region's own
 	mapping           []byte // the file from its start
 	data              []byte // of those the region
 }
@@ -42,12 +44,18 @@ func mapRegion(fd int, guest, size, user, offset uint64) (region, error) {
 	}
 	// What is mapped can be told from what the core of this process should have.
 	_ = unix.Madvise(m, unix.MADV_DONTDUMP)
-	return region{guest: guest, size: size, user: user, mapping: m, data: m[offset:end:end]}, nil
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		_ = unix.Munmap(m)
+		return region{}, fmt.Errorf("memory region: %w", err)
+	}
+	return region{guest: guest, size: size, user: user, offset: offset, fd: own, mapping: m, data: m[offset:end:end]}, nil
 }
 
 func (r *region) unmap() {
 	if r.mapping != nil {
 		_ = unix.Munmap(r.mapping)
+		unix.Close(r.fd)
 		r.mapping, r.data = nil, nil
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -121,15 +120,17 @@ func (s *session) serve(c *net.UnixConn) error {
 		m, err := readMessage(c)
 		if err != nil {
 			if cause := context.Cause(s.ctx); cause != nil {
-				return cause
+				return cause // the device's own end keeps the front end
 			}
+			s.dev.keeper.forget()
 			s.kill(ErrNoGuest)
-			if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+			if isEnd(err) {
 				return nil
 			}
 			return err
 		}
 		if err := s.answer(c, m); err != nil {
+			s.dev.keeper.forget()
 			s.kill(fmt.Errorf("%w: %w", ErrNoGuest, err))
 			return err
 		}
@@ -140,7 +141,10 @@ func (s *session) serve(c *net.UnixConn) error {
 func (s *session) answer(c *net.UnixConn, m *message) error {
 	var reply []byte
 	var failed error
-	err := s.do(func() { reply, failed = s.setup.handle(m, s.dev.cfg.CID) })
+	err := s.do(func() {
+		reply, failed = s.setup.handle(m, s.dev.cfg.CID)
+		s.dev.keeper.keep(s.setup, c)
+	})
 	m.close()
 	if err != nil {
 		return err

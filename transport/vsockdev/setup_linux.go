@@ -303,14 +303,22 @@ func (s *setup) setKick(v *vring, m *message) error {
 		return fmt.Errorf("%w (rings are not polled)", err)
 	}
 	s.unwatch(v)
-	// Edge-triggered: it need not be read.
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: tokenKick}
-	if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	if err := s.watch(fd); err != nil {
 		unix.Close(fd)
-		return fmt.Errorf("watch a ring's kicks: %w", err)
+		return err
 	}
 	v.kick = fd
 	return s.start(v)
+}
+
+// watch has the loop wake at kicks.
+func (s *setup) watch(kick int) error {
+	// Edge-triggered: it need not be read.
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: tokenKick}
+	if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, kick, &ev); err != nil {
+		return fmt.Errorf("watch a ring's kicks: %w", err)
+	}
+	return nil
 }
 
 // unwatch closes a ring's kick descriptor. The front end has it too, so that

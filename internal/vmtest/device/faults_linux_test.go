@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/guest"
 	"github.com/vsockrpc/vsockrpc/transport/vsockdev"
 )
 
@@ -161,6 +164,7 @@ func qmpPause(t *testing.T, m *machine) {
 // sameCID has a second VM of the same kind and CID beside the first.
 func sameCID(t *testing.T, m *machine) {
 	other := newMachine(t, m.boot)
+	other.serveDevice(t)
 	t.Logf("boot to the first answer: %v", other.start(t).Round(time.Millisecond))
 	for name, vm := range map[string]*machine{"first": m, "second": other} {
 		vm.run(t, nil, "sh", "-c", "echo "+name+" >/tmp/name")
@@ -190,4 +194,84 @@ func killed(t *testing.T, m *machine) {
 	if got := string(m.run(t, nil, "id", "-u")); got != "0\n" {
 		t.Errorf("id -u says %q", got)
 	}
+}
+
+// TestCrash kills the process of host-ctl vsock-device in the middle of a
+// command: the VM does not notice, and the command goes on, each byte once.
+func TestCrash(t *testing.T) {
+	guests := loadGuests(t)
+	for _, boot := range guests.Boots {
+		t.Run(boot.Name, func(t *testing.T) {
+			m := newMachine(t, boot)
+			keeper := exec.Command(guests.HostCtl, "vsock-device", "--cid", fmt.Sprint(guestCID), "--socket", m.socket, "--uds", m.uds)
+			keeper.Stderr = &m.console
+			keeper.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			if err := keeper.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = keeper.Process.Signal(syscall.SIGTERM)
+				if err := keeper.Wait(); err != nil {
+					t.Errorf("host-ctl vsock-device: %v", err)
+				}
+			}()
+			for deadline := time.Now().Add(callLimit); ; time.Sleep(time.Millisecond) {
+				if _, err := os.Stat(m.uds); err == nil {
+					break
+				} else if time.Now().After(deadline) {
+					t.Fatal(err)
+				}
+			}
+			m.start(t)
+			lines := size(60, 20)
+			ctx, cancel := context.WithTimeout(t.Context(), callLimit)
+			defer cancel()
+			cmd := m.sdk.Command(ctx, "sh", "-c", fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); sleep 0.05; done; exit 9", lines))
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			in := bufio.NewScanner(out)
+			for i := range lines {
+				if !in.Scan() || in.Text() != fmt.Sprintf("line %d", i) {
+					t.Fatalf("line %d is %q, %v", i, in.Text(), in.Err())
+				}
+				if i%10 == 5 {
+					killChild(t, keeper.Process.Pid)
+				}
+			}
+			if _, err := io.Copy(io.Discard, out); err != nil {
+				t.Error(err)
+			}
+			var exit *guest.ExitError
+			if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 9 {
+				t.Errorf("the command ends with %v, want exit code 9", err)
+			}
+		})
+	}
+}
+
+// killChild kills the only child of a process.
+func killChild(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(callLimit); time.Now().Before(deadline); {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			data, _ := os.ReadFile(file) // a thread may have ended
+			var child int
+			if _, err := fmt.Sscan(string(data), &child); err == nil {
+				if err := syscall.Kill(child, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+		}
+	}
+	t.Fatal("no device process")
 }

@@ -54,9 +54,9 @@ func loadGuests(t testing.TB) vmtest.Guests {
 type machine struct {
 	boot   vmtest.Boot
 	dir    string
-	socket string // vhost-user
-	uds    string // for clients of the host
-	dev    *vsockdev.Device
+	socket string           // vhost-user
+	uds    string           // for clients of the host
+	dev    *vsockdev.Device // if it is in this process
 
 	cmd     *exec.Cmd
 	ended   chan struct{} // closed when the VM has ended
@@ -64,7 +64,7 @@ type machine struct {
 	sdk     *guest.Guest
 }
 
-// newMachine returns a machine with its device, switched off.
+// newMachine returns a machine that is switched off. It has no device yet.
 func newMachine(t testing.TB, boot vmtest.Boot) *machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vm") // shorter than a test's own, for sockets
@@ -76,6 +76,22 @@ func newMachine(t testing.TB, boot vmtest.Boot) *machine {
 		t.Fatal(err)
 	}
 	m := &machine{boot: boot, dir: dir, socket: filepath.Join(dir, "vhost"), uds: filepath.Join(dir, "uds")}
+	t.Cleanup(func() {
+		m.kill()
+		if m.dev != nil {
+			m.dev.Close()
+		}
+		if t.Failed() {
+			t.Logf("the console of %s:\n%s", boot.Name, m.console.String())
+		}
+	})
+	return m
+}
+
+// serveDevice has the machine's device in this process.
+func (m *machine) serveDevice(t testing.TB) {
+	t.Helper()
+	var err error
 	m.dev, err = vsockdev.New(vsockdev.Config{CID: guestCID, Dial: vsockdev.MuxDialer(m.uds), Logger: slog.New(slog.NewTextHandler(&m.console, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -93,14 +109,6 @@ func newMachine(t testing.TB, boot vmtest.Boot) *machine {
 	vhost, uds := listen(m.socket), listen(m.uds)
 	go m.dev.Serve(vhost)
 	go m.dev.ServeMux(uds)
-	t.Cleanup(func() {
-		m.kill()
-		m.dev.Close()
-		if t.Failed() {
-			t.Logf("the console of %s:\n%s", boot.Name, m.console.String())
-		}
-	})
-	return m
 }
 
 // start boots the guest, and returns when its agent has answered.
@@ -142,8 +150,12 @@ func (m *machine) start(t testing.TB) (took time.Duration) {
 
 // connect dials the agent until it answers.
 func (m *machine) connect(ctx context.Context) (*guest.Guest, error) {
-	dial := func(ctx context.Context) (net.Conn, error) { return m.dev.DialPrivileged(ctx, agentPort) }
-	if os.Geteuid() != 0 {
+	var dial func(context.Context) (net.Conn, error) // nil is through the socket
+	switch {
+	case m.dev == nil:
+	case os.Geteuid() == 0:
+		dial = func(ctx context.Context) (net.Conn, error) { return m.dev.DialPrivileged(ctx, agentPort) }
+	default:
 		dial = func(ctx context.Context) (net.Conn, error) { return m.dev.DialContext(ctx, agentPort) }
 	}
 	for {

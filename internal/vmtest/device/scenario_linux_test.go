@@ -37,6 +37,7 @@ func TestGuest(t *testing.T) {
 	for _, boot := range guests.Boots {
 		t.Run(boot.Name, func(t *testing.T) {
 			m := newMachine(t, boot)
+			m.serveDevice(t)
 			t.Logf("boot to the first answer: %v", m.start(t).Round(time.Millisecond))
 			for _, part := range []struct {
 				name string
