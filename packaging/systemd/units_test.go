@@ -84,6 +84,18 @@ var promises = []struct {
 	{"hardened.conf", "Service.PrivateDevices", nil, "/dev/vsock"},
 	{"hardened.conf", "Service.MemoryDenyWriteExecute", nil, "programs that compile themselves"},
 
+	{"vsock-device@.service", "Service.DynamicUser", []string{"yes"}, "a user of its own"},
+	{"vsock-device@.service", "Service.NoNewPrivileges", []string{"yes"}, "nor any rights, ever"},
+	{"vsock-device@.service", "Service.CapabilityBoundingSet", []string{""}, "no capability"},
+	{"vsock-device@.service", "Service.RestrictAddressFamilies", []string{"AF_UNIX"}, "sockets of files only"},
+	{"vsock-device@.service", "Service.PrivateNetwork", []string{"yes"}, "no network"},
+	{"vsock-device@.service", "Service.PrivateDevices", []string{"yes"}, "no device: it is one"},
+	{"vsock-device@.service", "Service.ProtectSystem", []string{"strict"}, "changes nothing"},
+	{"vsock-device@.service", "Service.MemoryDenyWriteExecute", []string{"yes"}, "the guest's memory is no code"},
+	{"vsock-device@.service", "Service.SystemCallFilter", []string{"@system-service", "~@privileged @resources @keyring @setuid @memlock @timer", "@chown"}, "seccomp, by what is allowed"},
+	{"vsock-device@.service", "Service.LimitCORE", []string{"0"}, "a core would have the guest's memory"},
+	{"vsock-device@.service", "Service.RuntimeDirectory", []string{"vsock-device/%i"}, "where the sockets are"},
+
 	{"look-only.conf", "Unit.Requires", []string{"guest-agent.socket"}, "the port is a privileged one"},
 	{"look-only.conf", "Service.DynamicUser", []string{"yes"}, "not root"},
 	{"look-only.conf", "Service.NoNewPrivileges", []string{"yes"}, "nor ever"},
@@ -171,6 +183,36 @@ func TestSystemdReadsThem(t *testing.T) {
 	}
 }
 
+// TestSystemdReadsTheDevice does the same with the template of vsock-device.
+func TestSystemdReadsTheDevice(t *testing.T) {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skip("no systemd-analyze here")
+	}
+	dir := t.TempDir()
+	copyUnit(t, filepath.Join(dir, "vsock-device@.service"), "vsock-device@.service")
+	service := filepath.Join(dir, "vsock-device@vm1.service")
+	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", service).CombinedOutput()
+	if err != nil {
+		t.Fatalf("verify: %v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, dir) {
+			t.Errorf("verify: %s", line)
+		}
+	}
+	out, err = exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--no-pager", service).Output()
+	if err != nil {
+		t.Skipf("systemd-analyze security --offline: %v", err)
+	}
+	m := exposure.FindSubmatch(out)
+	if m == nil {
+		t.Fatalf("security: no exposure in\n%s", out)
+	}
+	if got, err := strconv.ParseFloat(string(m[1]), 64); err != nil || got > 1.5 {
+		t.Errorf("security: exposure %s, %v; want at most 1.5", m[1], err)
+	}
+}
+
 var exposure = regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
 
 // copyUnit copies a unit, with a program that is there.
@@ -180,7 +222,7 @@ func copyUnit(t *testing.T, to, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(string(data), "ExecStart=/usr/bin/guest-agent", "ExecStart=/bin/true")
+	text := strings.NewReplacer("ExecStart=/usr/bin/guest-agent", "ExecStart=/bin/true", "ExecStart=/usr/bin/host-ctl", "ExecStart=/bin/true").Replace(string(data))
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		t.Fatal(err)
 	}
