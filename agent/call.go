@@ -276,7 +276,7 @@ func guestWorld(filesRoot string) policy.World {
 			return a.UID, err
 		},
 		GroupID: files.GroupID,
-		Resolve: func(path string) (string, error) { return resolveIn(filesRoot, path) },
-		Dir:     resolve,
+		Resolve: func(path string) (string, error) { return resolve(filesRoot, path) },
+		Dir:     func(path string) (string, error) { return resolve("/", path) },
 	}
 }

@@ -9,14 +9,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/subject"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 )
 
 // maxLinks is how many symbolic links a path may lead through: Linux's own.
 const maxLinks = 40
 
-// resolve is resolveIn of the whole file system.
-func resolve(path string) (string, error) { return resolveIn("/", path) }
+// resolve is resolveIn, but waits for a file system of a user's for some seconds only.
+func resolve(root, path string) (string, error) {
+	return subject.Open(context.Background(), filepath.Join(root, path), func() (string, error) { return resolveIn(root, path) })
+}
 
 // resolveIn follows the symbolic links of a clean, absolute path beneath a directory
 // that is its /, as far as it exists: each name is looked up once, in the directory before it. A path that

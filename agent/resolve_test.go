@@ -3,12 +3,15 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/vsockrpc/vsockrpc/internal/hostile"
 )
 
 // TestResolve: links are followed as far as the path exists, as the kernel does.
@@ -50,11 +53,28 @@ func TestResolve(t *testing.T) {
 		if tt.err != nil {
 			want = ""
 		}
-		if got, err := resolve(filepath.Join(dir, tt.path)); got != want || !errors.Is(err, tt.err) {
+		if got, err := resolve("/", filepath.Join(dir, tt.path)); got != want || !errors.Is(err, tt.err) {
 			t.Errorf("%.40q: %q, %v; want %q, %v", tt.path, got, err, want, tt.err)
 		}
 	}
-	if got, err := resolve("/"); got != "/" || err != nil {
+	if got, err := resolve("/", "/"); got != "/" || err != nil {
 		t.Errorf("/: %q, %v", got, err)
+	}
+}
+
+// TestResolveHangs: a file system that does not answer delays the decision about a
+// call that leads there, for some seconds.
+func TestResolveHangs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	hung, err := hostile.MountHung(dir, 54321, 54321, true)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer hung.Close()
+	if _, err := resolve("/", dir+"/x"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
 	}
 }

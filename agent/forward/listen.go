@@ -7,12 +7,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
+	"github.com/vsockrpc/vsockrpc/agent/internal/subject"
 	"github.com/vsockrpc/vsockrpc/internal/localhost"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -94,6 +96,13 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 }
 
 func listen(ctx context.Context, network, address string) (net.Listener, error) {
+	if !strings.HasPrefix(network, "unix") {
+		return localhost.Listen(ctx, new(net.ListenConfig), network, address)
+	}
+	return subject.Open(ctx, address, func() (net.Listener, error) { return listenUnix(ctx, network, address) })
+}
+
+func listenUnix(ctx context.Context, network, address string) (net.Listener, error) {
 	if isHeld(ctx, network, address) {
 		return listenHeld(ctx, address)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
+	"github.com/vsockrpc/vsockrpc/agent/internal/subject"
 	"github.com/vsockrpc/vsockrpc/internal/localhost"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -126,7 +128,14 @@ func dial(ctx context.Context, open *guestv1.DialOpen) (net.Conn, error) {
 	if isHeld(ctx, network, address) {
 		connect = dialHeld
 	}
-	conn, err := connect(ctx, &d, network, address)
+	var conn net.Conn
+	var err error
+	if strings.HasPrefix(network, "unix") {
+		// The way to the socket may be through what users of the guest have mounted.
+		conn, err = subject.Open(ctx, address, func() (net.Conn, error) { return connect(ctx, &d, network, address) })
+	} else {
+		conn, err = connect(ctx, &d, network, address)
+	}
 	if err != nil {
 		return nil, dialFault(network, address, err)
 	}

@@ -44,18 +44,35 @@ func (e *BecomeError) Unwrap() error { return e.Err }
 // If the rights cannot be had f is not called, and the error is a *BecomeError. A
 // panic of f is one of Do.
 func Do(ctx context.Context, a account.Account, f func() error) error {
-	done := make(chan result, 1)
 	if Own(a) {
-		go func() { done <- run(f) }()
-	} else {
-		go onThread(func() {
-			if err := become(a); err != nil {
-				done <- result{err: err}
-				return
-			}
-			done <- run(f)
-		})
+		return do(ctx, f, nil)
 	}
+	done := make(chan result, 1)
+	go onThread(func() {
+		if err := become(a); err != nil {
+			done <- result{err: err}
+			return
+		}
+		done <- run(f)
+	})
+	return await(ctx, done)
+}
+
+// do is Do as the process's own user. over is called when f has ended.
+func do(ctx context.Context, f func() error, over func()) error {
+	done := make(chan result, 1)
+	go func() {
+		r := run(f)
+		if over != nil {
+			over()
+		}
+		done <- r
+	}()
+	return await(ctx, done)
+}
+
+// await waits for a result, and a while longer than ctx.
+func await(ctx context.Context, done <-chan result) error {
 	select {
 	case r := <-done:
 		return r.get()

@@ -12,6 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// maxGround bounds a path that is looked at, in bytes: each of its directories is
+// looked up from the root on.
+const maxGround = 512
+
 // maxLinks bounds the symbolic links of a path, as the kernel does.
 const maxLinks = 40
 
@@ -28,7 +32,7 @@ var ErrReachable = errors.New("users of the guest may reach into it")
 // owner, is nobody else.
 //
 // The error is fs.ErrNotExist if there is no such path, as far as only they decide;
-// of all else, such as a path that is not absolute, it is ErrReachable. No file
+// of all else, such as a path that is not absolute, or long, it is ErrReachable. No file
 // system is asked that a user could have mounted.
 func Ground(path string) error {
 	g := ground{own: uint32(os.Geteuid())}
@@ -44,7 +48,7 @@ type ground struct {
 // walk looks at path one name at a time, from the root on, so that a name is
 // looked up only in what is trusted already.
 func (g *ground) walk(path string) error {
-	if path == "" || path[0] != '/' {
+	if path == "" || path[0] != '/' || len(path) > maxGround {
 		return ErrReachable
 	}
 	var st unix.Statx_t

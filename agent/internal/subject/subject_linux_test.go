@@ -350,3 +350,77 @@ func BenchmarkDo(b *testing.B) {
 		})
 	}
 }
+
+// hung returns a directory on a file system that answers nobody.
+func hung(t *testing.T) (string, *hostile.HungFS) {
+	t.Helper()
+	needsRoot(t)
+	dir := t.TempDir()
+	fs, err := hostile.MountHung(dir, int(user.UID), int(user.GID), true)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		if err := fs.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir, fs
+}
+
+// TestGroundDoesNotAsk: where a file system of a user's begins is seen without its
+// answer.
+func TestGroundDoesNotAsk(t *testing.T) {
+	dir, fs := hung(t)
+	for _, path := range []string{dir, dir + "/x", dir + "/x/y"} {
+		if err := Ground(path); !errors.Is(err, ErrReachable) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if n := fs.Requests(); n != 0 {
+		t.Errorf("it was asked %d times", n)
+	}
+	if err := Ground("/" + strings.Repeat("./", maxGround/2)); !errors.Is(err, ErrReachable) {
+		t.Errorf("a long path: %v", err)
+	}
+}
+
+// TestLook: a look at what does not answer ends with its context, and there are only
+// so many.
+func TestLook(t *testing.T) {
+	dir, fs := hung(t)
+	open := func(ctx context.Context, path string) error {
+		f, err := Open(ctx, path, func() (*os.File, error) { return os.Open(path) })
+		if err == nil {
+			err = f.Close()
+		}
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error, maxLooks)
+	for range maxLooks {
+		go func() { errs <- open(ctx, dir+"/x") }()
+	}
+	<-fs.Asked()
+	if err := open(t.Context(), "/proc/self/status"); err != nil {
+		t.Errorf("another path: %v", err)
+	}
+	cancel()
+	for range maxLooks {
+		if err := <-errs; !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+	}
+	if err := open(t.Context(), dir+"/x"); !errors.Is(err, ErrLooks) {
+		t.Errorf("beyond the bound: %v", err)
+	}
+	if err := open(t.Context(), "/etc/passwd"); err != nil {
+		t.Errorf("a path that no user reaches into: %v", err)
+	}
+	fs.End()
+	for deadline := time.Now().Add(time.Minute); looks.Load() != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d looks are left", looks.Load())
+		}
+	}
+}
