@@ -326,6 +326,10 @@ func (s *sender) note(e *guestv1.Entry) {
 func (s *sender) failed(e *guestv1.Entry, f *Failure) error {
 	s.done(Done{Failure: f})
 	if e.Number == 0 {
+		// After those that have numbers, which are to be offered first.
+		if err := s.decide(); err != nil {
+			return err
+		}
 		s.begin(e)
 	}
 	if err := s.flush(); err != nil {
