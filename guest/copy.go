@@ -49,7 +49,10 @@ type CopyOptions struct {
 	OutsideLinks bool
 	// Resume goes on from what an earlier copy of the same sources to the same
 	// destination left, and leaves files alone that have the right size and time
-	// of modification; Checksum compares their SHA-256 too.
+	// of modification; Checksum compares their SHA-256 too. Directories that an
+	// earlier copy did not leave unfinished keep their modes. After a lost
+	// connection a copy goes on by itself, and does to what was there what it does
+	// without a cut.
 	Resume   bool
 	Checksum bool
 	Sync     Sync
@@ -416,7 +419,7 @@ func (f *Files) CopyTo(ctx context.Context, sources []string, destination string
 		if err != nil {
 			return nil, err
 		}
-		open.Destination, open.Names, open.Resume = []byte(dst), toBytes(names), resume
+		open.Destination, open.Names, open.Resume, open.Replace = []byte(dst), toBytes(names), resume, !opts.Resume
 		// What a failed SendMsg means, Send says.
 		_ = st.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: open}})
 		return archive.Send(st, &archive.SendConfig{Sources: list, Options: open.Options, Names: hostNames(opts), Resume: resume, After: after, Memory: &c.memory, OnDone: c.done})

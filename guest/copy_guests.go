@@ -60,7 +60,7 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 			return nil, &archive.RelayError{Err: err}
 		}
 		down.Resume, down.After = resume, after
-		up.Destination, up.Names, up.Resume = []byte(dst), toBytes(names), resume
+		up.Destination, up.Names, up.Resume, up.Replace = []byte(dst), toBytes(names), resume, !opts.Resume
 		// What a failed SendMsg means, Relay says.
 		_ = receiver.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: up}})
 		_ = sender.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: down}})

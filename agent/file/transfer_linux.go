@@ -151,7 +151,7 @@ func (s *Server) Upload(st guestv1.FileService_UploadServer) error {
 		return s.with(st.Context(), "write", o.Subject, o.Destination, func(t tree, path string) error {
 			cfg := &archive.ReceiveConfig{
 				Transfer: ownTransfer(st.Context(), [16]byte(o.TransferId)), Destination: path, Root: t.root, Options: o.Options,
-				Resume: o.Resume, Skip: o.Resume, Memory: memory, Trusted: true, Denied: t.denies(),
+				Resume: o.Resume, Skip: o.Resume && !o.Replace, Memory: memory, Trusted: true, Denied: t.denies(),
 				MaxEntries: 1 << 62, MaxBytes: 1 << 62,
 				Xattr: func(string) bool { return true },
 			}

@@ -801,7 +801,10 @@ type UploadOpen struct {
 	Options *TransferOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
 	// The sender offers entries before it sends them, and unfinished files of an
 	// earlier try are gone on with.
-	Resume        bool `protobuf:"varint,6,opt,name=resume,proto3" json:"resume,omitempty"`
+	Resume bool `protobuf:"varint,6,opt,name=resume,proto3" json:"resume,omitempty"`
+	// With resume: replace files that have the right size and time of modification too,
+	// as a transfer that was not cut does. Without it they are left alone.
+	Replace       bool `protobuf:"varint,7,opt,name=replace,proto3" json:"replace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -874,6 +877,13 @@ func (x *UploadOpen) GetOptions() *TransferOptions {
 func (x *UploadOpen) GetResume() bool {
 	if x != nil {
 		return x.Resume
+	}
+	return false
+}
+
+func (x *UploadOpen) GetReplace() bool {
+	if x != nil {
+		return x.Replace
 	}
 	return false
 }
@@ -2116,7 +2126,7 @@ const file_guest_v1_transfer_proto_rawDesc = "" +
 	"\x05offer\x18\x06 \x01(\v2\x0f.guest.v1.OfferB\x06\xa2\xbb\x18\x02\b&H\x00R\x05offer\x129\n" +
 	"\afailure\x18\a \x01(\v2\x15.guest.v1.FileFailureB\x06\xa2\xbb\x18\x02\b!H\x00R\afailure\x122\n" +
 	"\x06finish\x18\b \x01(\v2\x10.guest.v1.FinishB\x06\xa2\xbb\x18\x02\b!H\x00R\x06finishB\t\n" +
-	"\amessage\"\x8f\x02\n" +
+	"\amessage\"\xb1\x02\n" +
 	"\n" +
 	"UploadOpen\x123\n" +
 	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectB\x06\xa2\xbb\x18\x02\b\x01R\asubject\x12'\n" +
@@ -2125,7 +2135,8 @@ const file_guest_v1_transfer_proto_rawDesc = "" +
 	"\vdestination\x18\x03 \x01(\fB\x06\xa2\xbb\x18\x02\b\x05R\vdestination\x12\x1c\n" +
 	"\x05names\x18\x04 \x03(\fB\x06\xa2\xbb\x18\x02\b\fR\x05names\x12;\n" +
 	"\aoptions\x18\x05 \x01(\v2\x19.guest.v1.TransferOptionsB\x06\xa2\xbb\x18\x02\b#R\aoptions\x12\x1e\n" +
-	"\x06resume\x18\x06 \x01(\bB\x06\xa2\xbb\x18\x02\b!R\x06resume\"\xaf\x02\n" +
+	"\x06resume\x18\x06 \x01(\bB\x06\xa2\xbb\x18\x02\b!R\x06resume\x12 \n" +
+	"\areplace\x18\a \x01(\bB\x06\xa2\xbb\x18\x02\b!R\areplace\"\xaf\x02\n" +
 	"\fDownloadOpen\x123\n" +
 	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectB\x06\xa2\xbb\x18\x02\b\x01R\asubject\x12'\n" +
 	"\vtransfer_id\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\n" +
