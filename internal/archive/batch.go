@@ -175,6 +175,7 @@ func (r *receiver) place(err error, last bool) error {
 				err = r.failedEntry(&guestv1.Entry{Number: p.number, Source: p.source, Path: p.entry}, renameErr)
 			}
 		} else {
+			r.cfg.Memory.add(p.source, p.entry)
 			r.finished.Files++
 			r.finished.Bytes += p.size
 		}

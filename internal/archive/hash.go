@@ -3,6 +3,7 @@ package archive
 import (
 	"crypto/sha256"
 	"encoding"
+	"encoding/binary"
 	"hash"
 	"io"
 	"sync"
@@ -125,13 +126,58 @@ func (r *Rolling) advance(f io.ReaderAt, offset uint64, stop func() error) error
 }
 
 // Memory is what a side remembers of a transfer from one call to the next: the
-// hash of the file that was under way, and how much the sender may still send. The zero value remembers nothing. One
+// hash of the file that was under way, what was made last, and how much the sender may
+// still send. The zero value remembers nothing. One
 // transfer at a time uses it.
 type Memory struct {
 	mu      sync.Mutex
 	key     fileKey
 	rolling *Rolling
 	left    *allowance // nil: nothing was received yet
+	made    map[madeKey]bool
+	order   []madeKey // of made, the oldest first
+}
+
+// madeKey is the hash of an entry's position.
+type madeKey [16]byte
+
+// maxMade bounds the entries that are remembered: more than may be sent and not
+// acknowledged, which are those that another try may send again.
+const maxMade = 2 * maxUnderway
+
+func newMadeKey(source uint32, path []byte) madeKey {
+	sum := sha256.Sum256(append(binary.BigEndian.AppendUint32(nil, source), path...))
+	return madeKey(sum[:16])
+}
+
+// add remembers that the receiver has made a file or directory. A nil Memory remembers
+// nothing.
+func (m *Memory) add(source uint32, path []byte) {
+	if m == nil {
+		return
+	}
+	key := newMadeKey(source, path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.made[key] {
+		return
+	}
+	if m.made == nil {
+		m.made = make(map[madeKey]bool)
+	}
+	if len(m.order) == maxMade {
+		delete(m.made, m.order[0])
+		m.order = m.order[1:]
+	}
+	m.made[key] = true
+	m.order = append(m.order, key)
+}
+
+// has reports whether the receiver has made a file or directory not long ago.
+func (m *Memory) has(source uint32, path []byte) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.made) > 0 && m.made[newMadeKey(source, path)]
 }
 
 // allowance is what a sender may still send.

@@ -119,3 +119,18 @@ func TestRelayedPathsAreBounded(t *testing.T) {
 		t.Error("a path that is too long passes")
 	}
 }
+
+// TestMadeIsBounded makes more entries than are remembered: the last ones are.
+func TestMadeIsBounded(t *testing.T) {
+	m := &Memory{}
+	path := func(n int) []byte { return []byte{byte(n), byte(n >> 8), byte(n >> 16)} }
+	for n := range 3 * maxMade {
+		m.add(1, path(n))
+	}
+	if len(m.made) != maxMade || len(m.order) != maxMade {
+		t.Errorf("%d and %d are remembered, want %d", len(m.made), len(m.order), maxMade)
+	}
+	if !m.has(1, path(3*maxMade-1)) || !m.has(1, path(2*maxMade)) || m.has(1, path(2*maxMade-1)) || m.has(0, path(3*maxMade-1)) {
+		t.Error("others than the last ones are remembered")
+	}
+}

@@ -311,6 +311,7 @@ func (r *receiver) complete(f *os.File, t *target, name string, e *guestv1.Entry
 		}
 		t.release()
 		if err == nil {
+			r.cfg.Memory.add(e.Source, e.Path)
 			r.finished.Files, r.finished.Bytes = r.finished.Files+1, r.finished.Bytes+e.Size
 		}
 		return err

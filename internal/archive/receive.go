@@ -41,7 +41,8 @@ type ReceiveConfig struct {
 	// earlier try.
 	Resume bool
 	// Skip, of an offer, leaves files alone that are here with the right size and time
-	// of modification.
+	// of modification. Without it that is only for those that Memory knows to have been
+	// made by an earlier try.
 	Skip   bool
 	Memory *Memory // of earlier tries; nil for none
 

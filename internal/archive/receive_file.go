@@ -306,7 +306,7 @@ func (r *receiver) look(e *guestv1.Entry, w *guestv1.Wanted) (skip bool, err err
 		return false, nil // it is told when it comes
 	}
 	info, err := root.Lstat(strings.Join(elements, "/"))
-	if err == nil && r.cfg.Skip && info.Mode().IsRegular() && uint64(info.Size()) == e.Size && sameTime(info.ModTime().UnixNano(), e.ModifiedUnixNanos) {
+	if err == nil && (r.cfg.Skip || r.cfg.Memory.has(e.Source, e.Path)) && info.Mode().IsRegular() && uint64(info.Size()) == e.Size && sameTime(info.ModTime().UnixNano(), e.ModifiedUnixNanos) {
 		if !r.cfg.Options.GetChecksum() {
 			return true, nil
 		}

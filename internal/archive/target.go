@@ -219,7 +219,7 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 		case !info.IsDir():
 			return newFailure("mkdir", t.path, codes.FailedPrecondition, ReasonNotDirectory, "a %s is in the way", describe(info))
 		}
-		t.setgid, unfinished = info.Mode()&fs.ModeSetgid != 0, r.cfg.Resume && isUnfinished(info)
+		t.setgid, unfinished = info.Mode()&fs.ModeSetgid != 0, r.cfg.Resume && (isUnfinished(info) || e != nil && r.cfg.Memory.has(e.Source, e.Path))
 		err = nil
 	}
 	if err != nil {
@@ -229,6 +229,7 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 		return failed("open", t.path, err)
 	}
 	if made && e != nil {
+		r.cfg.Memory.add(e.Source, e.Path)
 		mode := unfinishedMode
 		if t.setgid {
 			mode |= fs.ModeSetgid
@@ -267,8 +268,8 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 }
 
 // unfinishedMode is the mode of a directory that a transfer has made, until it has all
-// that is to be in it. Another try of the transfer gives such a directory its mode and
-// time; a directory that was there before keeps its own, whatever the sender says.
+// that is to be in it. Another try of the transfer, also of another process, gives such
+// a directory its mode and time, as one that it remembers to have made; a directory that was there before keeps its own, whatever the sender says.
 const unfinishedMode = 0o700 | fs.ModeSticky
 
 func isUnfinished(dir fs.FileInfo) bool {
