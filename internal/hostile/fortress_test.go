@@ -41,13 +41,19 @@ var (
 // newFortress serves an agent in which greedyKey has a profile.
 func newFortress(t testing.TB, profile string, cfg *agent.Config) *fortress {
 	t.Helper()
+	return newFortressWith(t, fmt.Sprintf("[roles.greedy]\nprofile = %q\n", profile), cfg)
+}
+
+// newFortressWith serves an agent with the role greedy, as a policy has it.
+func newFortressWith(t testing.TB, role string, cfg *agent.Config) *fortress {
+	t.Helper()
 	lines := fmt.Sprintf("role=greedy %s greedy\nrole=full %s full\n", keys.PublicOf(greedyKey), keys.PublicOf(fullKey))
 	hosts, err := access.NewHosts(&access.HostsConfig{Fixed: map[string][]byte{"test": []byte(lines)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "policy.toml")
-	text := fmt.Sprintf("[roles.greedy]\nprofile = %q\n\n[roles.root]\npeers = ['host-root']\nprofile = 'full'\n", profile)
+	text := role + "\n[roles.root]\npeers = ['host-root']\nprofile = 'full'\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -29,16 +29,28 @@ type Error struct {
 	remedy string
 }
 
-// New returns an error whose text is formatted from format and args. The reason
-// is a stable word of docs/errors.md.
+// maxText bounds the text and the path of an error, in bytes: they may repeat what
+// the caller has sent.
+const maxText = 4 << 10
+
+// clip bounds a text.
+func clip(s string) string {
+	if len(s) > maxText {
+		return strings.ToValidUTF8(s[:maxText], "") + "..."
+	}
+	return s
+}
+
+// New returns an error whose text is formatted from format and args, and cut if it
+// is very long. The reason is a stable word of docs/errors.md.
 func New(code codes.Code, reason, format string, args ...any) *Error {
-	return &Error{code: code, reason: reason, text: fmt.Sprintf(format, args...)}
+	return &Error{code: code, reason: reason, text: clip(fmt.Sprintf(format, args...))}
 }
 
 // On sets which operation failed on what, and the kernel's answer if err has
 // one. It returns e.
 func (e *Error) On(op, path string, err error) *Error {
-	e.op, e.path = op, path
+	e.op, e.path = op, path[:min(len(path), maxText)]
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		e.errno = errno
 	}
@@ -47,7 +59,7 @@ func (e *Error) On(op, path string, err error) *Error {
 
 // Hint sets what to do about it. It returns e.
 func (e *Error) Hint(remedy string) *Error {
-	e.remedy = remedy
+	e.remedy = clip(remedy)
 	return e
 }
 

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
@@ -37,5 +39,17 @@ func TestStatus(t *testing.T) {
 	}
 	if !errors.Is(fmt.Errorf("more: %w", err), fs.ErrNotExist) {
 		t.Error("the errno is not found through the error")
+	}
+}
+
+// TestLongText: an error repeats little of what the caller has sent.
+func TestLongText(t *testing.T) {
+	long := strings.Repeat("é", 1<<20)
+	e := New(codes.InvalidArgument, "x", "no %s", long).On("open", long, nil)
+	if n := len(e.Error()); n > maxText+10 || !utf8.ValidString(e.Error()) || len(e.path) > maxText {
+		t.Errorf("%d bytes of text, %d of path", n, len(e.path))
+	}
+	if e := New(codes.NotFound, "x", "%s", "short").On("open", "/a", nil); e.Error() != "short" || e.path != "/a" {
+		t.Errorf("%q of %q", e.Error(), e.path)
 	}
 }
