@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // The verbs by what they are for, in the order of the help.
@@ -64,9 +65,18 @@ func setHelp(root *cobra.Command) {
 	for _, g := range groups {
 		root.AddGroup(g)
 	}
-	// Verbs say where the global flags are, not all of them again.
-	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), `Global Flags:
-{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}`, `See "{{.Root.Name}} --help" for the flags that all verbs have.`, 1))
+	// Verbs say where the global flags are, not all of them again. (A template of our
+	// own would link text/template, and with it 3 MiB.)
+	usage := root.UsageFunc()
+	root.SetUsageFunc(func(cmd *cobra.Command) error {
+		if cmd == root {
+			return usage(cmd)
+		}
+		root.PersistentFlags().VisitAll(func(f *pflag.Flag) { f.Hidden = true })
+		err := usage(cmd)
+		fmt.Fprintf(cmd.OutOrStdout(), "\nSee \"%s --help\" for the flags that all verbs have.\n", root.Name())
+		return err
+	})
 	root.SetHelpCommand(&cobra.Command{
 		Use:   "help [VERB]",
 		Short: "Explain a verb",
