@@ -229,11 +229,21 @@ func TestSilentCallIsNotIdle(t *testing.T) {
 				return st.SendMsg(value("x"))
 			}}
 			inBubble(t, e, scfg, func(t *testing.T, s *Server) {
-				c := NewClient(servePipe(t, s), ccfg)
+				dials := 0
+				c := NewClient(func(context.Context) (net.Conn, error) {
+					a, b := net.Pipe()
+					go s.ServeConn(b)
+					dials++
+					return a, nil
+				}, ccfg)
 				defer c.Close()
 				st, err := openBoth(t.Context(), c)
 				if err != nil {
 					t.Fatal(err)
+				}
+				time.Sleep(4 * time.Minute)
+				if err := c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue)); err != nil || dials != 1 {
+					t.Errorf("another call within the silence: %v, on connection %d", err, dials)
 				}
 				if err := receive(st); err != nil {
 					t.Errorf("after a silence: %v", err)
