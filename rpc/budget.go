@@ -1,8 +1,10 @@
 package rpc
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A budget bounds what all connections of a server hold for their clients. One half is
@@ -12,9 +14,12 @@ import (
 type budget struct {
 	limit int64
 	held  atomic.Int64
+	high  atomic.Int64 // the most that was held since the last trim
 
-	mu    sync.Mutex
-	peers map[string]*peerShare
+	mu      sync.Mutex
+	peers   map[string]*peerShare
+	trims   bool // a timer runs
+	trimmed time.Time
 }
 
 // peerShare is what the connections of one peer hold together.
@@ -96,9 +101,43 @@ func (s *share) free(n int64) {
 }
 
 func (s *share) add(n int64) {
-	s.b.held.Add(n)
+	b := s.b
+	held := b.held.Add(n)
+	if high := b.high.Load(); held > high {
+		b.high.Store(held)
+	} else if high >= trimFrom && held < high/4 && b.high.CompareAndSwap(high, held) {
+		b.trimSoon()
+	}
 	s.held.Add(n)
 	if s.peer != nil {
 		s.peer.held.Add(n)
 	}
+}
+
+const (
+	// trimFrom is from how much on memory that is held no longer is collected without
+	// waiting for the next time: stacks and buffers of a burst of calls would stay for
+	// minutes in a process that has nothing to do then.
+	trimFrom = 8 << 20
+	trimWait = time.Second
+	trimRest = 10 * time.Second // between two trims
+)
+
+// trimSoon collects garbage in a while, if little is held then, too.
+func (b *budget) trimSoon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.trims {
+		return
+	}
+	b.trims = true
+	time.AfterFunc(max(trimWait, trimRest-time.Since(b.trimmed)), func() {
+		b.mu.Lock()
+		b.trims, b.trimmed = false, time.Now()
+		b.mu.Unlock()
+		if b.held.Load() < trimFrom/4 {
+			runtime.GC()
+			runtime.GC() // what was in a sync.Pool survives the first
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -289,5 +290,31 @@ func TestFineCuts(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestMemoryComesBack: after a burst of calls their memory is collected within seconds,
+// and not when the process happens to need some.
+func TestMemoryComesBack(t *testing.T) {
+	const calls = 2 * trimFrom / callCost
+	e := &echo{both: func(st grpc.ServerStream) error { <-st.Context().Done(); return nil }}
+	s := newEchoServer(e, &ServerConfig{MaxConcurrentStreams: calls})
+	p := &wirePeer{t, mustDial(t, serveUnix(t, s))}
+	p.hello()
+	p.greeted()
+	go io.Copy(io.Discard, p.nc)
+	for id := range uint32(calls) {
+		p.open(id+1, "/test.Echo/Both", "", 0)
+	}
+	eventually(t, "the calls are held", func() bool { return s.budget.held.Load() > trimFrom })
+	var before, now runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_ = p.nc.Close()
+	eventually(t, "garbage is collected", func() bool {
+		runtime.ReadMemStats(&now)
+		return now.NumForcedGC >= before.NumForcedGC+2
+	})
+	if now.StackInuse > before.StackInuse/2+1<<20 {
+		t.Errorf("%d bytes of stacks are left of %d", now.StackInuse, before.StackInuse)
 	}
 }

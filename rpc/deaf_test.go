@@ -51,7 +51,7 @@ func deafServer(t *testing.T) (*Client, *wirePeer) {
 func sendMuch(t *testing.T, ctx context.Context, c *Client) (got chan error, calls int) {
 	t.Helper()
 	calls = 8
-	got = make(chan error, calls)
+	got = make(chan error, calls+1)
 	cc := c.testConn()
 	begin := func(what string, done func() bool) {
 		t.Helper()
@@ -68,7 +68,7 @@ func sendMuch(t *testing.T, ctx context.Context, c *Client) (got chan error, cal
 	}
 	begin("the writer sleeps", func() bool { return cc.w.parked })
 	begin("payloads wait behind its batch", func() bool {
-		return slices.ContainsFunc(cc.w.pieces, func(p piece) bool { return p.ref != nil })
+		return cc.w.full() && slices.ContainsFunc(cc.w.pieces, func(p piece) bool { return p.ref != nil })
 	})
 	return got, calls
 }
@@ -100,13 +100,20 @@ func TestCancelWithADeafPeer(t *testing.T) {
 }
 
 // TestCloseWithADeafPeer: so do they when the client is closed, whether their payloads
-// are being written or wait.
+// are being written or wait, and so does a call that waits to be opened.
 func TestCloseWithADeafPeer(t *testing.T) {
 	for range 20 {
 		c, _ := deafServer(t)
 		got, calls := sendMuch(t, t.Context(), c)
+		go func() { got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), value("")) }()
+		cc := c.testConn()
+		eventually(t, "a new call waits for room", func() bool {
+			cc.mu.Lock()
+			defer cc.mu.Unlock()
+			return slices.ContainsFunc(cc.roomWait, func(s *stream) bool { return !s.cl.opened })
+		})
 		c.Close()
-		wantAll(t, got, calls, codes.Canceled)
+		wantAll(t, got, calls+1, codes.Canceled)
 	}
 }
 
