@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/guest"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -242,4 +243,48 @@ func TestExchangedForALink(t *testing.T) {
 	stop.Store(true)
 	<-done
 	t.Logf("%d read, %d refused", read, refused)
+}
+
+// TestPolicyBelowRoot: with a root of the file service, the paths of a policy begin
+// there, as those of calls do.
+func TestPolicyBelowRoot(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{"root/srv/file": "open", "root/srv/secret/key": "secret", "root/vault/file": "secret", "srv/file": "outside"} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{"root/srv/vault": "../vault", "root/srv/up": "../../../../srv", "root/srv/inside": "secret"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := "[roles.a]\npeers=['root']\n[[roles.a.allow]]\nmethods=['FileService/*']\nread=['/srv']\n[[roles.a.deny]]\nread=['/srv/secret']\n"
+	if err := os.WriteFile(dir+"/policy.toml", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, l := serve(t, &Config{Policy: policy.Open(dir+"/policy.toml", discard()), File: &file.Config{Root: dir + "/root"}}, nil)
+	c := guestv1.NewFileServiceClient(client(t, l, unixPeer(0)))
+	if data, err := readFile(t.Context(), c, "/srv/file"); err != nil || string(data) != "open" {
+		t.Errorf("a rule for /srv: %q, %v", data, err)
+	}
+	for _, path := range []string{"/srv/secret/key", "/srv/inside/key", "/srv/vault/file", "/srv/up/secret/key", dir + "/srv/file", "/vault/file", "/srv/../vault/file"} {
+		if data, err := readFile(t.Context(), c, path); err == nil || string(data) != "" {
+			t.Errorf("%s: %q, %v", path, data, err)
+		}
+	}
+	st, err := c.List(t.Context(), &guestv1.ListRequest{Path: []byte("/srv"), Depth: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := st.Recv()
+	if err != nil || len(m.GetFiles()) != 4 || len(m.GetFailures()) != 1 || string(m.GetFailures()[0].GetPath()) != "secret" || m.GetFailures()[0].GetReason() != "denied" {
+		t.Errorf("the list: %v, %v", m, err)
+	}
 }

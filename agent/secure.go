@@ -110,6 +110,10 @@ func (s *accessService) Explain(ctx context.Context, req *guestv1.ExplainRequest
 	if !who.face.Has(access.ClassOf(c.Method)) {
 		d.Allowed, d.Rule, d.Text, d.Remedy = false, "face "+string(who.face), otherFace(c.Method, who.face).Error(), otherFaceRemedy
 	}
+	// Where links lead is not everybody's to know.
+	if read := policy.Describe(c, policy.World{}); read != "" {
+		d.Text += " (read as " + read + ")"
+	}
 	return &guestv1.ExplainResponse{Allowed: d.Allowed && !d.WouldRefuse, Rule: d.Rule, Text: d.Text, Remedy: d.Remedy, Roles: d.Roles}, nil
 }
 

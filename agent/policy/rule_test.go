@@ -228,3 +228,33 @@ write = ["/x/kept"]
 		t.Errorf("another program's method, read-only: %+v", d)
 	}
 }
+
+// TestDescribe: people see how a word was read.
+func TestDescribe(t *testing.T) {
+	for words, want := range map[string]string{
+		"connect 127.1:80":                       "may be the address 127.0.0.1",
+		"connect 127.0.0.1:http":                 "the address 127.0.0.1, a port that is no number",
+		"connect [::ffff:10.0.0.1]:80":           "the address 10.0.0.1, port 80",
+		"connect 10.0.0.1.evil.com:80":           `the name "10.0.0.1.evil.com"`,
+		"connect 999.1:80":                       "written like an address, and is none",
+		"connect unix:x":                         "relative",
+		"connect unix:@x":                        "abstract",
+		"connect /run/../x":                      `the path "/x" of a socket`,
+		"listen :80":                             "every address of the guest",
+		"read /srv/app/link/x":                   `leads to "/etc/x"`,
+		"read x":                                 "relative to a home",
+		"exec cat ../x --o a/b":                  `which no wildcard stands for, since it has an element ..; the option "--o"; "a/b", of 2 elements`,
+		"exec -e LANG=C -e LANG=../x id":         `the program "id", looked up in PATH; the variable "LANG", harmless; the variable "LANG", to be listed by env`,
+		"exec ./x":                               "of a directory of the caller's choice",
+		"ProcessService/Signal":                  "",
+		"exec /bin/" + strings.Repeat("x", 9000): "the program",
+	} {
+		c, err := ParseCall(strings.Fields(words))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Describe(c, world); !strings.Contains(got, want) || want == "" && got != "" || len(got) > 4096 {
+			t.Errorf("%.50s: %q has not %q", words, got, want)
+		}
+	}
+}

@@ -82,6 +82,9 @@ func runPolicy(args []string, stdout, stderr io.Writer) int {
 	}
 	// On whatever machine: nothing is known of the guest's users and links.
 	d := p.Decide(who, call, policy.World{})
+	if read := policy.Describe(call, policy.World{}); read != "" {
+		fmt.Fprintf(stdout, "read as: %s\n", read)
+	}
 	if d.Allowed && !d.WouldRefuse {
 		fmt.Fprintf(stdout, "allowed by %s\n", d.Rule)
 		return exitOK
