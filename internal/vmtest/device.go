@@ -28,6 +28,7 @@ const EnvGuests = "VSOCKRPC_LAB_GUESTS"
 // Guests is what the tests of package device need; a JSON file.
 type Guests struct {
 	HostCtl string // program
+	Agent   string // guest-agent, for comparisons
 	Boots   []Boot
 }
 
@@ -76,7 +77,7 @@ func (d *Device) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	guests := Guests{HostCtl: filepath.Join(dir, "host-ctl")}
+	guests := Guests{HostCtl: filepath.Join(dir, "host-ctl"), Agent: filepath.Join(dir, "guest-agent")}
 	var missing []error
 	for _, prepare := range []func(context.Context, string, string) (Boot, error){bootUML, bootQEMU} {
 		b, err := prepare(ctx, dir, runs[0].Path)

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -203,25 +201,7 @@ func TestCrash(t *testing.T) {
 	for _, boot := range guests.Boots {
 		t.Run(boot.Name, func(t *testing.T) {
 			m := newMachine(t, boot)
-			keeper := exec.Command(guests.HostCtl, "vsock-device", "--cid", fmt.Sprint(guestCID), "--socket", m.socket, "--uds", m.uds)
-			keeper.Stderr = &m.console
-			keeper.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			if err := keeper.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				_ = keeper.Process.Signal(syscall.SIGTERM)
-				if err := keeper.Wait(); err != nil {
-					t.Errorf("host-ctl vsock-device: %v", err)
-				}
-			}()
-			for deadline := time.Now().Add(callLimit); ; time.Sleep(time.Millisecond) {
-				if _, err := os.Stat(m.uds); err == nil {
-					break
-				} else if time.Now().After(deadline) {
-					t.Fatal(err)
-				}
-			}
+			keeper := m.startKeeper(t, guests.HostCtl)
 			m.start(t)
 			lines := size(60, 20)
 			ctx, cancel := context.WithTimeout(t.Context(), callLimit)
@@ -240,7 +220,9 @@ func TestCrash(t *testing.T) {
 					t.Fatalf("line %d is %q, %v", i, in.Text(), in.Err())
 				}
 				if i%10 == 5 {
-					killChild(t, keeper.Process.Pid)
+					if err := syscall.Kill(childOf(t, keeper), syscall.SIGKILL); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			if _, err := io.Copy(io.Discard, out); err != nil {
@@ -252,26 +234,4 @@ func TestCrash(t *testing.T) {
 			}
 		})
 	}
-}
-
-// killChild kills the only child of a process.
-func killChild(t *testing.T, pid int) {
-	t.Helper()
-	for deadline := time.Now().Add(callLimit); time.Now().Before(deadline); {
-		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			data, _ := os.ReadFile(file) // a thread may have ended
-			var child int
-			if _, err := fmt.Sscan(string(data), &child); err == nil {
-				if err := syscall.Kill(child, syscall.SIGKILL); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-		}
-	}
-	t.Fatal("no device process")
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -111,6 +112,52 @@ func (m *machine) serveDevice(t testing.TB) {
 	go m.dev.ServeMux(uds)
 }
 
+// startKeeper has the machine's device in host-ctl vsock-device, as users have it,
+// and returns the process that keeps it. It ends with the test.
+func (m *machine) startKeeper(t testing.TB, program string) int {
+	t.Helper()
+	cmd := exec.Command(program, "vsock-device", "--cid", fmt.Sprint(guestCID), "--socket", m.socket, "--uds", m.uds)
+	cmd.Stderr = &m.console
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.kill()
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("host-ctl vsock-device: %v", err)
+		}
+	})
+	for deadline := time.Now().Add(callLimit); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(m.uds); err == nil {
+			return cmd.Process.Pid
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// childOf returns the only child of a process, as soon as it has one.
+func childOf(t testing.TB, pid int) int {
+	t.Helper()
+	for deadline := time.Now().Add(callLimit); time.Now().Before(deadline); {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			data, _ := os.ReadFile(file) // a thread may have ended
+			var child int
+			if _, err := fmt.Sscan(string(data), &child); err == nil {
+				return child
+			}
+		}
+	}
+	t.Fatalf("process %d has no child", pid)
+	return 0
+}
+
 // start boots the guest, and returns when its agent has answered.
 func (m *machine) start(t testing.TB) (took time.Duration) {
 	t.Helper()
@@ -215,7 +262,7 @@ func (m *machine) run(t *testing.T, stdin io.Reader, name string, args ...string
 
 // helper starts the part of this program that runs in the guest, and waits until
 // it serves.
-func (m *machine) helper(t *testing.T) {
+func (m *machine) helper(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := m.sdk.Command(ctx, "/bin/lab.test")
