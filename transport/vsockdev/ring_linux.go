@@ -220,12 +220,18 @@ func (r *ring) give(head uint16, n int) {
 	r.returned++
 }
 
-// show lets the driver see what was given back, and reports whether it wants an
-// interrupt for that.
-func (r *ring) show() (interrupt bool) {
+// show lets the driver see what was given back, and returns how much of that it
+// was not yet asked about whether it wants an interrupt.
+func (r *ring) show() int {
 	if r.shown != r.returned {
 		r.storeUsed(r.flags)
 	}
+	return int(r.returned - r.signaled)
+}
+
+// wantsInterrupt reports whether the driver wants an interrupt for what it was
+// shown.
+func (r *ring) wantsInterrupt() bool {
 	if r.signaled == r.returned {
 		return false
 	}

@@ -17,6 +17,10 @@ const (
 	tokenKick = -2
 )
 
+// lateInterrupt is how many milliseconds after the last event the guest is told
+// that its packets were taken.
+const lateInterrupt = 1
+
 // A session is one front end's: from its connection to its end. One goroutine,
 // the loop, owns all of the guest's state and never waits but for events;
 // others have it run functions (do, post).
@@ -40,6 +44,7 @@ type session struct {
 	tx      txBatch
 	rx      rxBatch
 	broken  bool // a ring broke: nothing is done until the guest starts anew
+	late    bool // the guest has not been told yet that packets of its were taken
 
 	mailbox mailbox
 	done    chan struct{} // closed when the loop has ended
@@ -187,11 +192,16 @@ func (s *session) loop() {
 		timeout := -1
 		if s.work() {
 			timeout = 0
+		} else if s.late {
+			timeout = lateInterrupt
 		}
 		n, err := unix.EpollWait(s.epoll, events, timeout)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			s.stop(fmt.Errorf("%w: epoll: %w", ErrNoGuest, err))
 			return
+		}
+		if n == 0 && timeout > 0 {
+			s.interruptLate()
 		}
 		for _, ev := range events[:max(n, 0)] {
 			s.event(ev)
@@ -252,14 +262,26 @@ func (s *session) work() (more bool) {
 		s.breakRings(err)
 		return false
 	}
-	if tx.show() {
-		s.setup.interrupt(txRing)
-	}
-	if rx.show() {
+	if rx.show() > 0 && rx.wantsInterrupt() {
 		s.setup.interrupt(rxRing)
+	}
+	// That its packets were taken is no news to the guest as long as it has room
+	// for more, and each interrupt costs it more than a packet.
+	given := tx.show()
+	s.late = given > 0
+	if given >= int(tx.num)/4 {
+		s.interruptLate()
 	}
 	// Answers that found no room held up what the guest sends.
 	return moreTX && len(s.resets) < maxResets || moreRX
+}
+
+// interruptLate tells the guest that its packets were taken, if it wants to know.
+func (s *session) interruptLate() {
+	s.late = false
+	if tx := s.setup.running(txRing); tx != nil && tx.wantsInterrupt() {
+		s.setup.interrupt(txRing)
+	}
 }
 
 // breakRings gives the guest up that has broken the protocol, until its driver
