@@ -22,6 +22,14 @@
 // descendants can be told from other processes even when a shell with job
 // control moved them to groups of their own.
 //
+// # Starts
+//
+// A child of a fork holds up every other start until its exec, so that nothing a
+// user of the guest owns may come between the two. The Server forks and executes a
+// program itself only as its own user, and where no user can reach into the paths
+// (package subject). All others are executed by a launcher (package launch), which
+// has StartTimeout for it.
+//
 // # Environment
 //
 // The base environment is PATH, HOME, USER, LOGNAME and SHELL of the target
