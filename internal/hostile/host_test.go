@@ -39,7 +39,9 @@ func TestMain(m *testing.M) {
 	runUser()
 	process.MaybeRunLauncher()
 	maybeFlood()
-	os.Exit(m.Run())
+	code := m.Run()
+	removeBuilt()
+	os.Exit(code)
 }
 
 // peerListener says who its clients are.

@@ -84,6 +84,8 @@ func asUser(t *testing.T, role string, pid int) *osexec.Cmd {
 	return cmd
 }
 
+var removeBuilt = func() {}
+
 // built is guest-agent, built once for all tests; or what the environment names, to
 // compare with another.
 var built = sync.OnceValues(func() (string, error) {
@@ -94,6 +96,7 @@ var built = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	removeBuilt = func() { os.RemoveAll(dir) }
 	path := filepath.Join(dir, "guest-agent")
 	out, err := osexec.Command("go", "build", "-o", path, "../../cmd/guest-agent").CombinedOutput()
 	if err != nil {
