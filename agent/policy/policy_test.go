@@ -361,6 +361,7 @@ func TestParseCall(t *testing.T) {
 	p := mustParse(t, example)
 	for words, want := range map[string]bool{
 		"exec -u app uptime": true, "exec -u bob uptime": false, "exec -u app -e PATH=/x uptime": false, "exec -u app -e TERM uptime": true,
+		"exec -u app -w /tmp uptime": false, "exec -u app -l core uptime": false, "exec -u app -e TERM=../x uptime": false, "exec -u app -e APP_X=/y uptime": true,
 		"exec -u app -- uptime": true, "shell -u app": false, "read -u app /var/log/x": true, "write -u app /var/log/x": false,
 		"connect 127.0.0.1:5432": true, "connect udp:127.0.0.1:5432": false, "connect /run/app/x": true, "listen 127.0.0.1:8080": true,
 		"ProcessService/Signal": false, "grpc.health.v1.Health/Check": true,
