@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 )
 
 // TestBytesMessageOwnership: a payload is its sender's again as soon as SendMsg has
@@ -21,7 +23,7 @@ import (
 // overwrite what is theirs, over the native wire and over HTTP/2, where the other
 // side uses the generated type.
 func TestBytesMessageOwnership(t *testing.T) {
-	sizes := []int{1, 100, 4 << 10, byReference - 1, byReference + 1, 64 << 10, 200 << 10}
+	sizes := []int{1, 100, 4 << 10, sock.RefFrom - 1, sock.RefFrom + 1, 64 << 10, 200 << 10}
 	e := &echo{both: func(st grpc.ServerStream) error {
 		var in blob
 		for {

@@ -67,10 +67,10 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	cc.methods = make(map[string]*methodNumber)
 	cc.spins = c.cfg.Spin > 0
 	cc.patient = handBack
-	cc.w.greet(wire.Hello{
+	cc.w.Greet(wire.AppendPreface(nil, wire.Hello{
 		Info: wire.Info(c.cfg.Hello), StreamWindow: c.cfg.StreamWindow, ConnWindow: c.cfg.ConnWindow,
 		MaxHeader: c.cfg.MaxHeaderBytes, Authority: c.cfg.Authority, UserAgent: c.cfg.UserAgent,
-	})
+	}))
 	return cc
 }
 
@@ -94,7 +94,7 @@ func (cc *clientConn) begin(a *attempt, calls bool) {
 	}
 	cc.mu.Unlock()
 	if !calls {
-		cc.w.flush()
+		cc.w.Flush()
 	}
 }
 
@@ -144,7 +144,7 @@ func (cc *clientConn) lead() bool {
 		cc.fail(err)
 		return false
 	}
-	cc.w.flush()
+	cc.w.Flush()
 	return true
 }
 
@@ -153,10 +153,10 @@ func (cc *clientConn) readLoop() {
 	for {
 		if err := cc.readBatch(0); err != nil {
 			cc.fail(err)
-			cc.rd.close()
+			cc.rd.Close()
 			return
 		}
-		cc.w.flush()
+		cc.w.Flush()
 		if !cc.canLead {
 			continue
 		}
@@ -177,7 +177,7 @@ func (cc *clientConn) readLoop() {
 	}
 }
 
-func (cc *clientConn) roomLeft() {}
+func (cc *clientConn) hasRoom() {}
 
 func (cc *clientConn) hello(h wire.Hello) {
 	cc.headerLimit.Store(int32(h.MaxHeader))

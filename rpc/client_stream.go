@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -93,7 +94,7 @@ func (cs *clientStream) cancelled() {
 	// That includes messages that were received and that nobody will read now.
 	cs.abort(status.FromContextError(err).Err())
 	c.mu.Unlock()
-	c.w.flush()
+	c.w.Flush()
 }
 
 // abort ends the call with err and lets the server know. conn.mu is held.
@@ -108,7 +109,7 @@ func (cs *clientStream) abort(err error) {
 	}
 	cs.over(err)
 	if open {
-		cs.c.w.appendControl(func(b []byte) []byte { return wire.AppendReset(b, id, code, "") })
+		cs.c.w.AppendControl(func(b []byte) []byte { return wire.AppendReset(b, id, code, "") })
 	}
 }
 
@@ -148,17 +149,17 @@ func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 	cs.enlist()
 	f := &cs.out
 	if e == nil {
-		f = new(frameOut) // out belongs to the goroutine that sends, which may be another
+		f = new(sock.Frame) // out belongs to the goroutine that sends, which may be another
 	}
-	*f = frameOut{h: wire.Header{Type: wire.FrameOpen, Stream: cs.id}, head: head}
+	*f = sock.Frame{Header: wire.Header{Type: wire.FrameOpen, Stream: cs.id}, Head: head}
 	if len(head) > 0 {
-		f.h.Flags = wire.FlagHead
+		f.Header.Flags = wire.FlagHead
 	}
 	if m != nil {
-		f.h.Method = m.n
+		f.Header.Method = m.n
 		m.known = true
 	}
-	how := writeNow
+	when := sock.Now
 	if e != nil {
 		n := e.size()
 		_, ok := cs.send.Fit(n, n)
@@ -169,18 +170,18 @@ func (cs *clientStream) open(e *encoded, last bool) (sent bool, err error) {
 			cs.send.Take(n)
 			c.send.Take(n)
 			sent = true
-			f.h.Flags |= wire.FlagMsg
+			f.Header.Flags |= wire.FlagMsg
 			if last {
-				f.h.Flags |= wire.FlagClose
+				f.Header.Flags |= wire.FlagClose
 				cs.localClosed = true
 			}
 			cs.cut(e.head, e.body, 0, n)
-			how = writeYield
+			when = sock.Yield
 		} else {
-			how = writeLater
+			when = sock.Later
 		}
 	}
-	cs.write(f, how)
+	cs.write(f, when)
 	return sent, nil
 }
 
@@ -223,10 +224,7 @@ func (cs *clientStream) admit() error {
 			}
 			continue
 		}
-		c.w.mu.Lock()
-		full := c.w.full()
-		c.w.room = c.w.room || full
-		c.w.mu.Unlock()
+		full := c.w.AwaitRoom()
 		if !full {
 			return nil
 		}
@@ -339,7 +337,7 @@ func (cs *clientStream) CloseSend() error {
 		return nil
 	}
 	cs.localClosed = true
-	cs.write(&frameOut{h: wire.Header{Type: wire.FrameData, Flags: wire.FlagClose, Stream: cs.id}}, writeNow)
+	cs.write(&sock.Frame{Header: wire.Header{Type: wire.FrameData, Flags: wire.FlagClose, Stream: cs.id}}, sock.Now)
 	return nil
 }
 
@@ -371,7 +369,7 @@ func (cs *clientStream) SendMsg(m any) error {
 		}
 	}
 	if !sent {
-		if err := cs.sendMessage(e.head, e.body, flags, cs.bulkHow(size)); err != nil {
+		if err := cs.sendMessage(e.head, e.body, flags, cs.bulkWhen(size)); err != nil {
 			if errors.Is(err, io.EOF) {
 				c.mu.Lock()
 				ended := cs.remoteClosed && cs.eof != nil
@@ -451,7 +449,7 @@ func (cs *clientStream) cancelWith(err error) {
 		cs.abort(err)
 	}
 	c.mu.Unlock()
-	c.w.flush()
+	c.w.Flush()
 }
 
 // finish ends the call for whoever observes it. err is nil or io.EOF for success.
@@ -468,7 +466,7 @@ func (cs *clientStream) finish(err error) {
 		cs.discard()
 		header, trailer := cs.header, cs.trailer
 		c.mu.Unlock()
-		c.w.flush()
+		c.w.Flush()
 		if cs.info.observed {
 			observe(cs.opts, header, trailer, &cs.cc.peerInfo)
 			onFinish(cs.opts, err)

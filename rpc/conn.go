@@ -10,20 +10,20 @@ import (
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 // conn is what both sides of a native connection have in common: the table of
 // streams, the credit, and one mutex for both.
 //
-// Locks are taken in the order conn.mu, then writer.mu or Client.mu.
+// Locks are taken in the order conn.mu, then that of its writer or Client.mu.
 type conn struct {
 	nc      net.Conn
-	raw     *rawConn // nil: nc is read and written as it is
-	w       writer
-	rd      *reader   // of the goroutine that reads
-	greeted bool      // what the peer sends first has come; of the same
-	wakes   []*stream // to be woken at the end of the batch; of the same
+	w       *sock.Writer
+	rd      *sock.Reader // of the goroutine that reads
+	greeted bool         // what the peer sends first has come; of the same
+	wakes   []*stream    // to be woken at the end of the batch; of the same
 	role    role
 
 	received   atomic.Uint64 // reads that brought something
@@ -69,16 +69,16 @@ type role interface {
 	readLoop()
 	// lead reads once for a leader. It reports whether that may go on so.
 	lead() bool
-	// roomLeft is called with mu held when less is pending to be written.
-	roomLeft()
+	// hasRoom is called with mu held when less is pending to be written.
+	hasRoom()
 }
 
 func (c *conn) init(nc net.Conn, streamWin, connWin int) {
-	c.nc, c.raw = nc, newRawConn(nc)
-	c.canLead = interruptible(nc)
-	c.w.c = c
-	c.w.parkingFn = c.w.parking
-	c.rd = &reader{nc: nc, raw: c.raw}
+	socket := sock.Of(nc)
+	c.nc = nc
+	c.canLead = sock.Interruptible(nc)
+	c.w = sock.NewWriter(nc, socket, (*owner)(c))
+	c.rd = sock.NewReader(nc, socket)
 	c.streamWin = streamWin
 	c.recv = wire.NewRecvWindow(connWin)
 	c.assembly.limit = int64(connWin)
@@ -90,7 +90,7 @@ func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 // readBatch reads once and handles the frames that are complete.
 func (c *conn) readBatch(spin time.Duration) error {
 	rd := c.rd
-	if err := rd.fill(spin); err != nil {
+	if err := rd.Fill(spin); err != nil {
 		if isTimeout(err) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -116,7 +116,7 @@ func (c *conn) process() error {
 		c.greeted = true
 	}
 	for {
-		h, p, own, ok, err := rd.next()
+		h, p, own, ok, err := rd.Next()
 		if err == nil && ok {
 			err = c.handle(h, p, own)
 		}
@@ -131,11 +131,8 @@ func (c *conn) process() error {
 }
 
 // greet handles what the peer sends first. It reports whether that was there.
-func (c *conn) greet(rd *reader) (bool, error) {
-	if rd.buf == nil {
-		return false, nil
-	}
-	b := (*rd.buf)[rd.r:rd.w]
+func (c *conn) greet(rd *sock.Reader) (bool, error) {
+	b := rd.Buffered()
 	k := min(len(b), len(wire.Magic))
 	if string(b[:k]) != wire.Magic[:k] {
 		return false, &notNative{explainPeer(b)}
@@ -158,7 +155,7 @@ func (c *conn) greet(rd *reader) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	rd.r += n
+	rd.Discard(n)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.send.Avail += int64(said.ConnWindow - wire.InitialConnWindow)
@@ -218,7 +215,7 @@ func (c *conn) handlePing(h wire.Header, p []byte) error {
 	}
 	var data [8]byte
 	copy(data[:], p)
-	if !c.w.appendControl(func(b []byte) []byte { return wire.AppendPing(b, wire.FlagAck, data) }) {
+	if !c.w.AppendControl(func(b []byte) []byte { return wire.AppendPing(b, wire.FlagAck, data) }) {
 		return wire.Errorf(wire.CodeFlood, "PINGs are sent and their answers not read")
 	}
 	return c.idleFrame("a PING")
@@ -310,38 +307,9 @@ func (c *conn) credit(n int64) bool {
 
 func (c *conn) appendCredit(stream, n uint32) bool {
 	if n > 0 {
-		c.w.appendControl(func(b []byte) []byte { return wire.AppendCredit(b, stream, n) })
+		c.w.AppendControl(func(b []byte) []byte { return wire.AppendCredit(b, stream, n) })
 	}
 	return n > 0
-}
-
-// refsDone lets the senders of payloads go on.
-func (c *conn) refsDone(pieces []piece) {
-	locked := false
-	for _, p := range pieces {
-		if p.ref == nil {
-			continue
-		}
-		if !locked {
-			c.mu.Lock()
-			locked = true
-		}
-		p.ref.done = true
-		if s := p.ref.s; s != nil {
-			c.wake(&s.sw, true)
-		}
-	}
-	if locked {
-		c.mu.Unlock()
-	}
-}
-
-// roomLeft wakes senders that are blocked because too much is pending.
-func (c *conn) roomLeft() {
-	c.mu.Lock()
-	c.wakeRoomWait()
-	c.role.roomLeft()
-	c.mu.Unlock()
 }
 
 // wakeRoomWait makes senders that are blocked because too much is pending look again.
@@ -380,10 +348,10 @@ func (c *conn) fail(err error) {
 	c.wakeRoomWait() // streams that are not open yet are in no table
 	close(c.closed)
 	if !c.reading {
-		c.rd.close()
+		c.rd.Close()
 	}
 	c.mu.Unlock()
-	c.w.close(err, bye)
+	c.w.Close(err, bye)
 	c.role.failed(err)
 }
 

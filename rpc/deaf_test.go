@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -60,16 +61,10 @@ func sendMuch(t *testing.T, ctx context.Context, c *Client) (got chan error, cal
 				got <- c.Invoke(ctx, "/test.Echo/Echo", wrapperspb.Bytes(make([]byte, 300<<10)), value(""))
 			}()
 		}
-		eventually(t, what, func() bool {
-			cc.w.mu.Lock()
-			defer cc.w.mu.Unlock()
-			return done()
-		})
+		eventually(t, what, done)
 	}
-	begin("the writer sleeps", func() bool { return cc.w.parked })
-	begin("payloads wait behind its batch", func() bool {
-		return cc.w.full() && slices.ContainsFunc(cc.w.pieces, func(p piece) bool { return p.ref != nil })
-	})
+	begin("the writer sleeps", func() bool { asleep, _ := cc.w.Waiting(); return asleep })
+	begin("payloads wait behind its batch", func() bool { _, payloads := cc.w.Waiting(); return cc.w.Full() && payloads > 0 })
 	return got, calls
 }
 
@@ -172,7 +167,7 @@ func TestAnswersThatWereReadAreForgotten(t *testing.T) {
 				}
 			}
 		}()
-		const batches, each = 2 * maxControlPending / 20 / 5000, 5000
+		const batches, each = 2 * sock.MaxControlPending / 20 / 5000, 5000
 		for range batches {
 			for range each {
 				p.frame(wire.Header{Type: wire.FramePing}, make([]byte, 8)...)

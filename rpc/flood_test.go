@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -164,13 +165,12 @@ func TestUnreadAnswersAreBounded(t *testing.T) {
 		sent := 0
 		for id := uint32(1); ; id++ {
 			_ = p.nc.SetWriteDeadline(time.Now().Add(time.Minute))
-			f := frameOut{h: wire.Header{Type: wire.FrameOpen, Stream: id, Flags: wire.FlagHead | wire.FlagMsg | wire.FlagClose}, head: wire.AppendItem(nil, wire.TagMethod, "/test.Echo/Nope"+big[:400])}
-			w := writer{}
-			w.append(&f)
-			if _, err := p.nc.Write(w.pieces[0].b); err != nil {
+			f := sock.Frame{Header: wire.Header{Type: wire.FrameOpen, Stream: id, Flags: wire.FlagHead | wire.FlagMsg | wire.FlagClose}, Head: wire.AppendItem(nil, wire.TagMethod, "/test.Echo/Nope"+big[:400])}
+			b := f.AppendTo(nil)
+			if _, err := p.nc.Write(b); err != nil {
 				break
 			}
-			if sent += len(w.pieces[0].b); sent > 64<<20 {
+			if sent += len(b); sent > 64<<20 {
 				t.Fatal("64 MiB of requests were read although no answer was")
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -37,9 +38,8 @@ func FuzzServerConn(f *testing.F) {
 	pre := wire.AppendPreface(nil, wire.Hello{StreamWindow: wire.InitialStreamWindow, ConnWindow: wire.InitialConnWindow})
 	head := wire.AppendItem(nil, wire.TagMethod, "/test.Echo/Echo")
 	open := func(id uint32, flags uint8, msg string) []byte {
-		w := writer{}
-		w.append(&frameOut{h: wire.Header{Type: wire.FrameOpen, Stream: id, Method: 1, Flags: flags | wire.FlagHead}, head: head, msg: []byte(msg)})
-		return w.pieces[0].b
+		f := sock.Frame{Header: wire.Header{Type: wire.FrameOpen, Stream: id, Method: 1, Flags: flags | wire.FlagHead}, Head: head, Msg: []byte(msg)}
+		return f.AppendTo(nil)
 	}
 	f.Add(true, open(1, wire.FlagMsg|wire.FlagClose, "\x0a\x01x"))
 	f.Add(true, append(open(1, 0, ""), wire.AppendReset(nil, 1, wire.CodeCancelled, "")...))

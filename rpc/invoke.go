@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -175,7 +176,7 @@ func (cs *clientStream) unary(args, reply any, e *encoded) error {
 		return err
 	}
 	if !sent {
-		if err := cs.sendMessage(e.head, e.body, wire.FlagClose, writeNow); err != nil && !errors.Is(err, io.EOF) {
+		if err := cs.sendMessage(e.head, e.body, wire.FlagClose, sock.Now); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}

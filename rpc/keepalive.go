@@ -56,8 +56,8 @@ func (c *conn) startKeepalive(k Keepalive) *time.Timer {
 			c.mu.Lock()
 			c.flood.pings++
 			c.mu.Unlock()
-			c.w.appendControl(func(b []byte) []byte { return wire.AppendPing(b, 0, [8]byte{'a', 'l', 'i', 'v', 'e', '?'}) })
-			c.w.flush()
+			c.w.AppendControl(func(b []byte) []byte { return wire.AppendPing(b, 0, [8]byte{'a', 'l', 'i', 'v', 'e', '?'}) })
+			c.w.Flush()
 			t.Reset(k.Timeout)
 		}
 	})
@@ -126,12 +126,12 @@ func (sc *serverConn) goAway(why string) {
 		return
 	}
 	sc.leaving, sc.last = true, sc.lastID
-	sc.w.appendControl(func(b []byte) []byte { return wire.AppendGoAway(b, sc.last, wire.CodeNone, why) })
+	sc.w.AppendControl(func(b []byte) []byte { return wire.AppendGoAway(b, sc.last, wire.CodeNone, why) })
 	if sc.active == 0 && len(sc.pending) == 0 {
 		sc.linger()
 	}
 	sc.mu.Unlock()
-	sc.w.flush()
+	sc.w.Flush()
 }
 
 // linger gives the client time to close a connection that has come to its end. mu

@@ -1,6 +1,10 @@
 package rpc
 
-import "time"
+import (
+	"time"
+
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
+)
 
 // One timer of the server ends all handshakes that take too long: to start and stop
 // one for each connection would wake a thread of the process with each.
@@ -33,7 +37,7 @@ func (s *Server) endLate() {
 		}
 		if !e.late {
 			e.late = true
-			if !interruptible(e.nc) || e.nc.SetDeadline(time.Unix(1, 0)) != nil {
+			if !sock.Interruptible(e.nc) || e.nc.SetDeadline(time.Unix(1, 0)) != nil {
 				_ = e.nc.Close()
 			}
 		}

@@ -43,7 +43,7 @@ func (c *conn) await(w *waiter) {
 		return
 	}
 	if c.err != nil {
-		c.rd.close()
+		c.rd.Close()
 	} else if c.waiters > 0 {
 		c.readInBackground()
 	} else {
@@ -58,14 +58,6 @@ func (c *conn) readInBackground() {
 	}
 	c.reading = true
 	go c.role.readLoop()
-}
-
-// ensureReader makes sure that somebody reads: this side may be waiting for the
-// peer to read, and the peer for this side.
-func (c *conn) ensureReader() {
-	c.mu.Lock()
-	c.readInBackground()
-	c.mu.Unlock()
 }
 
 // armHandBack sees to it that a goroutine reads soon, if no leader does. mu is held.
@@ -87,7 +79,7 @@ func (c *conn) waitHandBack(d time.Duration) {
 }
 
 func (c *conn) handBack() {
-	c.w.flush() // the preface, if the call it was left for has gone
+	c.w.Flush() // the preface, if the call it was left for has gone
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handArmed = false

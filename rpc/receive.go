@@ -88,7 +88,7 @@ func (s *stream) only(limit int) (m message, spent, ok bool) {
 	spent = s.unlisted()
 	c.mu.Unlock()
 	if frames {
-		c.w.flush()
+		c.w.Flush()
 	}
 	return m, spent, true
 }
@@ -138,7 +138,7 @@ func (s *stream) settle() {
 	frames := s.giveBack(n, false)
 	if s.c.credit(n) || frames {
 		s.c.mu.Unlock()
-		s.c.w.flush()
+		s.c.w.Flush()
 		s.c.mu.Lock()
 	}
 	s.c.share.free(n)
@@ -188,7 +188,7 @@ func (as *assembling) step(s *stream) (done, retry bool) {
 	}
 	s.c.mu.Unlock()
 	if frames {
-		s.c.w.flush()
+		s.c.w.Flush()
 	}
 	if !done {
 		as.join(s) // while the pieces are in the CPU's cache

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -62,7 +63,7 @@ func call(t *testing.T, cc grpc.ClientConnInterface, in string, opts ...grpc.Cal
 
 func TestUnarySizes(t *testing.T) {
 	onBoth(t, nil, nil, func(t *testing.T, cc grpc.ClientConnInterface) {
-		for _, n := range []int{0, 1, 63, 64, 1000, 4 << 10, byReference - 3, byReference, 64<<10 - 4, 64 << 10, wire.MaxPayload, wire.MaxPayload + 1, 1 << 20, 4<<20 - 5} {
+		for _, n := range []int{0, 1, 63, 64, 1000, 4 << 10, sock.RefFrom - 3, sock.RefFrom, 64<<10 - 4, 64 << 10, wire.MaxPayload, wire.MaxPayload + 1, 1 << 20, 4<<20 - 5} {
 			in := strings.Repeat("x", n)
 			if out, err := call(t, cc, in); err != nil || out != in {
 				t.Errorf("%d bytes: got %d bytes, %v", n, len(out), err)

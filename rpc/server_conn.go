@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -96,17 +97,16 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a *arrival, name stri
 	sc.streams = make(map[uint32]*stream)
 	sc.base = srv.stats.connBegin(peer.NewContext(srv.ctx, p), nc, false)
 	sc.spins = srv.cfg.Spin > 0
-	sc.w.greet(wire.Hello{
+	sc.w.Greet(wire.AppendPreface(nil, wire.Hello{
 		Info: wire.Info(cfg.Hello), StreamWindow: streamWin, ConnWindow: connWin,
 		MaxStreams: uint32(sc.maxStreams), MaxHeader: cfg.MaxHeaderBytes,
-	})
+	}))
 	return sc
 }
 
 // serve reads the connection until it ends. begun holds what was read of it.
 func (sc *serverConn) serve(begun []byte) {
-	sc.rd.acquire()
-	sc.rd.w = copy(*sc.rd.buf, begun)
+	sc.rd.Feed(begun)
 	sc.startTimers()
 	sc.readLoop()
 	<-sc.closed
@@ -121,7 +121,7 @@ func (sc *serverConn) readLoop() {
 		return
 	}
 	if sc.leaveThread() {
-		rd.close()
+		rd.Close()
 		return
 	}
 	if !sc.greeted {
@@ -135,9 +135,9 @@ func (sc *serverConn) readLoop() {
 		})
 	}
 	for {
-		sc.w.flush()
+		sc.w.Flush()
 		if !sc.waitForRoom() {
-			rd.close()
+			rd.Close()
 			return
 		}
 		var spin time.Duration
@@ -153,7 +153,7 @@ func (sc *serverConn) readLoop() {
 			return
 		}
 		if sc.leaveThread() {
-			rd.close()
+			rd.Close()
 			return
 		}
 		if sc.lend() {
@@ -164,11 +164,11 @@ func (sc *serverConn) readLoop() {
 
 // stopReading gives back the memory of who has read. The connection ends with err,
 // unless that says that another goroutine reads on.
-func (sc *serverConn) stopReading(rd *reader, err error) {
+func (sc *serverConn) stopReading(rd *sock.Reader, err error) {
 	if !errors.Is(err, errTurnOver) {
 		sc.fail(err)
 	}
-	rd.close()
+	rd.Close()
 }
 
 // lend leaves the reading to the handler of the only call, if the last batches were
@@ -181,7 +181,7 @@ func (sc *serverConn) lend() bool {
 		return false
 	}
 	sc.fed = 0
-	sc.w.flush()
+	sc.w.Flush()
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	for _, s := range sc.streams {
@@ -198,9 +198,7 @@ func (sc *serverConn) lend() bool {
 // lead reads once for the handler of the only call. With more calls, or a client
 // that does not read its answers, it is the turn of a goroutine again.
 func (sc *serverConn) lead() bool {
-	sc.w.mu.Lock()
-	full := sc.w.full()
-	sc.w.mu.Unlock()
+	full := sc.w.Full()
 	if full {
 		return false
 	}
@@ -208,17 +206,14 @@ func (sc *serverConn) lead() bool {
 		sc.fail(err)
 		return false
 	}
-	sc.w.flush()
+	sc.w.Flush()
 	return sc.inFlight.Load() == 1
 }
 
 // waitForRoom stops reading from a client that does not read its answers. It
 // reports false if the connection has ended.
 func (sc *serverConn) waitForRoom() bool {
-	sc.w.mu.Lock()
-	full := sc.w.full()
-	sc.w.room = sc.w.room || full
-	sc.w.mu.Unlock()
+	full := sc.w.AwaitRoom()
 	if !full {
 		return true
 	}
@@ -226,10 +221,7 @@ func (sc *serverConn) waitForRoom() bool {
 	defer sc.mu.Unlock()
 	sc.readerWaits = true
 	for sc.readerWaits && sc.err == nil {
-		sc.w.mu.Lock()
-		full := sc.w.full()
-		sc.w.room = sc.w.room || full
-		sc.w.mu.Unlock()
+		full := sc.w.AwaitRoom()
 		if !full {
 			break
 		}
@@ -239,7 +231,7 @@ func (sc *serverConn) waitForRoom() bool {
 	return sc.err == nil
 }
 
-func (sc *serverConn) roomLeft() {
+func (sc *serverConn) hasRoom() {
 	if sc.readerWaits {
 		sc.readerWaits = false
 		sc.wake(&sc.readerRoom, true)
@@ -285,7 +277,7 @@ func (sc *serverConn) lost(s *stream, err error) {
 
 func (sc *serverConn) failed(err error) {
 	sc.mu.Lock()
-	sc.roomLeft()
+	sc.hasRoom()
 	sc.disarm()
 	sc.pending = nil
 	for _, t := range sc.timers {
@@ -363,7 +355,7 @@ func (sc *serverConn) open(h wire.Header, p []byte, own *[]byte) error {
 		err2 := sc.skip(h, msg)
 		sc.mu.Unlock()
 		buf.Pool.Put(own)
-		ss.finish(err, nil, writeLater)
+		ss.finish(err, nil, sock.Later)
 		return err2
 	}
 	waits := sc.active >= sc.maxStreams
@@ -385,8 +377,8 @@ func (sc *serverConn) open(h wire.Header, p []byte, own *[]byte) error {
 		if !ss.runUnary() {
 			return errTurnOver
 		}
-		if sc.batchOpens%fullAnswers == 0 || sc.batchOpens == firstAnswers && sc.rd.left() >= manyMore {
-			sc.w.flush() // let the client begin with what there is
+		if sc.batchOpens%fullAnswers == 0 || sc.batchOpens == firstAnswers && sc.rd.Left() >= manyMore {
+			sc.w.Flush() // let the client begin with what there is
 		}
 		return nil
 	}
@@ -420,7 +412,7 @@ func (sc *serverConn) open(h wire.Header, p []byte, own *[]byte) error {
 func (sc *serverConn) refuse(h wire.Header, msg []byte, own *[]byte, why string) error {
 	sc.streamOver(int64(sc.streamWin))
 	err := sc.skip(h, msg)
-	if !sc.w.appendControl(func(b []byte) []byte { return wire.AppendReset(b, h.Stream, wire.CodeRefused, why) }) {
+	if !sc.w.AppendControl(func(b []byte) []byte { return wire.AppendReset(b, h.Stream, wire.CodeRefused, why) }) {
 		err = wire.Errorf(wire.CodeFlood, "streams are opened beyond the limit, and the refusals not read")
 	}
 	sc.mu.Unlock()

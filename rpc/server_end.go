@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -19,10 +20,10 @@ var errHandlerDone = status.Error(codes.Canceled, "rpc: the handler has returned
 const maxMetadata = 60 << 10
 
 // finish ends the call with err, or with OK and, for a unary call, the message e.
-// With writeLater it does not sleep, and nor does it use e after returning: the
+// With sock.Later it does not sleep, and nor does it use e after returning: the
 // caller is the goroutine that reads. It reports whether nobody else uses ss from
 // now on.
-func (ss *serverStream) finish(err error, e *encoded, how how) (spent bool) {
+func (ss *serverStream) finish(err error, e *encoded, when sock.When) (spent bool) {
 	st, _ := status.FromError(err)
 	if err != nil && st.Code() == codes.Unknown {
 		if _, ok := status.FromError(err); !ok {
@@ -39,15 +40,15 @@ func (ss *serverStream) finish(err error, e *encoded, how how) (spent bool) {
 	ss.ctx.hmu.Unlock()
 	head := ss.endHead(st, hdr, trailer)
 	if e != nil && e.size()+len(head) > wire.MaxPayload-headRoom {
-		return ss.finishLong(e, hdr, how)
+		return ss.finishLong(e, hdr, when)
 	}
-	done, spent := ss.end(head, e, how)
+	done, spent := ss.end(head, e, when)
 	if !done && e != nil {
 		// There is no credit for the answer, and the caller cannot wait for it.
 		kept := e.keep()
 		go func() {
 			defer kept.free()
-			ss.end(head, kept, writeYield)
+			ss.end(head, kept, sock.Yield)
 		}()
 	}
 	ss.sc.srv.stats.end(ss, st, trailer)
@@ -56,25 +57,25 @@ func (ss *serverStream) finish(err error, e *encoded, how how) (spent bool) {
 }
 
 // finishLong is finish for an answer that is too long for END.
-func (ss *serverStream) finishLong(e *encoded, hdr metadata.MD, how how) (spent bool) {
-	if how == writeLater {
+func (ss *serverStream) finishLong(e *encoded, hdr metadata.MD, when sock.When) (spent bool) {
+	if when == sock.Later {
 		kept := e.keep()
 		go func() {
 			defer kept.free()
-			ss.finishLong(kept, hdr, writeYield)
+			ss.finishLong(kept, hdr, sock.Yield)
 		}()
 		return false
 	}
 	ss.ctx.hmu.Lock()
 	var err error
 	if len(hdr) > 0 {
-		err = ss.writeHeader(writeLater)
+		err = ss.writeHeader(sock.Later)
 	}
 	ss.ctx.hmu.Unlock()
 	if err == nil {
-		err = ss.sendMessage(e.head, e.body, 0, writeNow)
+		err = ss.sendMessage(e.head, e.body, 0, sock.Now)
 	}
-	return ss.finish(err, nil, writeNow)
+	return ss.finish(err, nil, sock.Now)
 }
 
 // wire.End returns the head of END, within what the client takes.
@@ -113,26 +114,26 @@ func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []b
 // leastText is how much of a status's text goes before its details, if it is so long.
 const leastText = 1 << 10
 
-// end appends END and forgets the stream. With writeLater it is not done, and does
+// end appends END and forgets the stream. With sock.Later it is not done, and does
 // nothing, if it would have to wait for credit. If ss is spent, nobody else uses it
 // from now on.
-func (ss *serverStream) end(head []byte, e *encoded, how how) (done, spent bool) {
+func (ss *serverStream) end(head []byte, e *encoded, when sock.When) (done, spent bool) {
 	c := ss.c
 	f := &ss.out
 	if e == nil {
 		// A goroutine of the handler's may still be sending. With a message the
 		// call is unary, and there is none.
-		f = new(frameOut)
+		f = new(sock.Frame)
 	}
 	c.mu.Lock()
-	*f = frameOut{h: wire.Header{Type: wire.FrameEnd, Stream: ss.id}}
+	*f = sock.Frame{Header: wire.Header{Type: wire.FrameEnd, Stream: ss.id}}
 	if len(head) > 0 {
-		f.h.Flags = wire.FlagHead
-		f.head = head
+		f.Header.Flags = wire.FlagHead
+		f.Head = head
 	}
 	if e != nil && ss.err == nil && c.err == nil {
 		n := e.size()
-		if how == writeLater {
+		if when == sock.Later {
 			_, ok := ss.send.Fit(n, n)
 			_, ok2 := c.send.Fit(n, n)
 			if !ok || !ok2 {
@@ -147,63 +148,64 @@ func (ss *serverStream) end(head []byte, e *encoded, how how) (done, spent bool)
 			e = nil
 		}
 		if e != nil {
-			f.h.Flags |= wire.FlagMsg
+			f.Header.Flags |= wire.FlagMsg
 			ss.cut(e.head, e.body, 0, n)
 		}
 	}
 	over := ss.err != nil || c.err != nil
-	if over && f.ref != nil {
-		ss.ref = ref{}
+	if over && f.Ref != nil {
+		ss.ref = sock.Payload{}
 	}
 	ss.localClosed = true
-	ref := ss.ref.p // keep stop from taking our own payload for a sender's
-	if f.ref != nil {
-		ss.ref.p = nil
+	ref := ss.ref.B // keep stop from taking our own payload for a sender's
+	if f.Ref != nil {
+		ss.ref.B = nil
 	}
 	ss.stop(errHandlerDone, false)
-	ss.ref.p = ref
+	ss.ref.B = ref
 	ss.sc.ended(ss)
 	spent = ss.unlisted()
 	if over {
-		*f = frameOut{}
+		*f = sock.Frame{}
 		c.mu.Unlock()
 		return true, spent
 	}
-	if how == writeLater {
+	if when == sock.Later {
 		return true, ss.writeWhileReading(f, e) && spent
 	}
-	ss.write(f, how)
+	ss.write(f, when)
 	return true, spent
 }
 
 // writeWhileReading appends f on the goroutine that reads, which writes it at
 // the end of its batch. mu is held, and is not afterwards. It reports whether nobody
 // uses ss any more.
-func (ss *serverStream) writeWhileReading(f *frameOut, e *encoded) bool {
+func (ss *serverStream) writeWhileReading(f *sock.Frame, e *encoded) bool {
 	c := ss.c
-	c.w.mu.Lock()
-	c.w.append(f)
-	run := f.ref != nil && c.w.start(writeNow)
-	c.w.mu.Unlock()
+	when := sock.Later
+	if f.Ref != nil {
+		when = sock.Now
+	}
+	run := c.w.Append(f, when)
 	c.mu.Unlock()
-	if f.ref == nil {
-		*f = frameOut{}
+	if f.Ref == nil {
+		*f = sock.Frame{}
 		return true
 	}
 	if run {
-		c.w.run(untilFull)
+		c.w.Run(false)
 	}
 	c.mu.Lock()
-	done := ss.ref.done
+	done := ss.ref.Done
 	c.mu.Unlock()
 	if done {
-		ss.ref, *f = ref{}, frameOut{}
+		ss.ref, *f = sock.Payload{}, sock.Frame{}
 		return true
 	}
 	kept := e.keep()
 	go func() {
 		ss.awaitRef()
-		*f = frameOut{}
+		*f = sock.Frame{}
 		kept.free()
 	}()
 	return false

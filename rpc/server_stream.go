@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -121,21 +122,21 @@ func (ss *serverStream) sendHeader(md metadata.MD) error {
 	if ss.headerSent {
 		return status.Error(codes.Internal, "rpc: SendHeader called twice")
 	}
-	return ss.writeHeader(writeNow)
+	return ss.writeHeader(sock.Now)
 }
 
 // writeHeader sends what was set as header. ctx.hmu is held.
-func (ss *serverStream) writeHeader(how how) error {
+func (ss *serverStream) writeHeader(when sock.When) error {
 	ss.headerSent = true
 	if n := wire.MetadataSize(ss.header); n > ss.sc.headerLimit() {
 		return status.Errorf(codes.ResourceExhausted, "rpc: header of %d bytes, more than the %d the client takes", n, ss.sc.headerLimit())
 	}
 	ss.sc.srv.stats.outHeader(ss)
 	c := ss.c
-	f := frameOut{h: wire.Header{Type: wire.FrameHeader, Stream: ss.id}}
+	f := sock.Frame{Header: wire.Header{Type: wire.FrameHeader, Stream: ss.id}}
 	if len(ss.header) > 0 {
-		f.h.Flags = wire.FlagHead
-		f.head = wire.AppendMetadataItem(nil, wire.TagMetadata, ss.header)
+		f.Header.Flags = wire.FlagHead
+		f.Head = wire.AppendMetadataItem(nil, wire.TagMetadata, ss.header)
 	}
 	c.mu.Lock()
 	err := ss.err
@@ -143,13 +144,10 @@ func (ss *serverStream) writeHeader(how how) error {
 		c.mu.Unlock()
 		return err
 	}
-	c.w.mu.Lock()
-	c.w.append(&f)
-	run := c.w.start(how)
-	c.w.mu.Unlock()
+	run := c.w.Append(&f, when)
 	c.mu.Unlock()
 	if run {
-		c.w.run(untilFull)
+		c.w.Run(false)
 	}
 	return nil
 }
@@ -187,7 +185,7 @@ func (ss *serverStream) SendMsg(m any) error {
 	ss.ctx.hmu.Lock()
 	if !ss.headerSent {
 		if len(ss.header) > 0 || ss.sc.srv.stats != nil {
-			if err := ss.writeHeader(writeLater); err != nil {
+			if err := ss.writeHeader(sock.Later); err != nil {
 				ss.ctx.hmu.Unlock()
 				return err
 			}
@@ -195,7 +193,7 @@ func (ss *serverStream) SendMsg(m any) error {
 		ss.headerSent = true
 	}
 	ss.ctx.hmu.Unlock()
-	if err := ss.sendMessage(e.head, e.body, 0, ss.bulkHow(e.size())); err != nil {
+	if err := ss.sendMessage(e.head, e.body, 0, ss.bulkWhen(e.size())); err != nil {
 		if errors.Is(err, io.EOF) {
 			return status.Error(codes.Internal, "rpc: SendMsg on a stream that has ended")
 		}
@@ -239,18 +237,18 @@ func (ss *serverStream) expire() {
 	c := ss.c
 	c.mu.Lock()
 	if ss.err == nil {
-		c.w.appendControl(func(b []byte) []byte { return wire.AppendReset(b, ss.id, wire.CodeDeadline, "") })
+		c.w.AppendControl(func(b []byte) []byte { return wire.AppendReset(b, ss.id, wire.CodeDeadline, "") })
 	}
 	ss.over(status.FromContextError(context.DeadlineExceeded).Err(), true)
 	c.mu.Unlock()
-	c.w.flush()
+	c.w.Flush()
 	ss.ctx.cancel(context.DeadlineExceeded)
 }
 
 // refuse ends a call that needs more than the server has for it, and lets the client
 // know. conn.mu is held, by the goroutine that reads.
 func (ss *serverStream) refuse(why string) {
-	ss.c.w.appendControl(func(b []byte) []byte { return wire.AppendReset(b, ss.id, wire.CodeResource, why) })
+	ss.c.w.AppendControl(func(b []byte) []byte { return wire.AppendReset(b, ss.id, wire.CodeResource, why) })
 	ss.over(status.Error(codes.ResourceExhausted, "rpc: "+why), false)
 	ss.ctx.cancel(context.Canceled)
 }
@@ -341,7 +339,7 @@ func (ss *serverStream) runStream() {
 		if !done {
 			err = ss.crashed(recover())
 		}
-		ss.finish(err, nil, writeYield)
+		ss.finish(err, nil, sock.Yield)
 	}()
 	srv := ss.sc.srv
 	srv.stats.begin(ss)
@@ -370,9 +368,9 @@ func (ss *serverStream) crashed(p any) error {
 // answer sends the reply of a unary handler and ends the call. It reports whether
 // nobody else uses ss from now on.
 func (ss *serverStream) answer(reply any, err error, inline bool) (spent bool) {
-	how := writeYield
+	when := sock.Yield
 	if inline {
-		how = writeLater
+		when = sock.Later
 	}
 	var e encoded
 	if err == nil {
@@ -381,15 +379,15 @@ func (ss *serverStream) answer(reply any, err error, inline bool) (spent bool) {
 	e.reply, _ = reply.(freer)
 	if err != nil {
 		e.free()
-		return ss.finish(err, nil, how)
+		return ss.finish(err, nil, when)
 	}
 	if limit := ss.sc.srv.cfg.MaxSendMsgSize; e.size() > limit {
 		err = status.Errorf(codes.ResourceExhausted, "rpc: trying to send message larger than max (%d vs. %d)", e.size(), limit)
 		e.free()
-		return ss.finish(err, nil, how)
+		return ss.finish(err, nil, when)
 	}
 	ss.sc.srv.stats.outPayload(ss.Context(), reply, e.size(), false)
-	spent = ss.finish(nil, &e, how)
+	spent = ss.finish(nil, &e, when)
 	e.free()
 	return spent
 }

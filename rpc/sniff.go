@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -49,7 +50,7 @@ func (s *Server) handshake(a *arrival) (*handshaken, error) {
 		s.spoke(a)
 	}
 	if s.cfg.TLS != nil && (!s.cfg.OptionalTLS || h.begun[0] == tlsHandshakeRecord) {
-		tc := tls.Server(&begunConn{Conn: a.nc, begun: h.begun}, s.tls)
+		tc := tls.Server(&sock.Prefixed{Conn: a.nc, Begun: h.begun}, s.tls)
 		h.begun = nil
 		ctx, cancel := context.WithDeadline(s.ctx, a.deadline)
 		err := tc.HandshakeContext(ctx)
@@ -70,21 +71,6 @@ func (s *Server) handshake(a *arrival) (*handshaken, error) {
 // section 5.1), and of none that speaks one of the wires.
 const tlsHandshakeRecord = 22
 
-// begunConn is a connection whose first bytes were read already.
-type begunConn struct {
-	net.Conn
-	begun []byte
-}
-
-func (c *begunConn) Read(p []byte) (int, error) {
-	if len(c.begun) > 0 {
-		n := copy(p, c.begun)
-		c.begun = c.begun[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}
-
 func tlsInfo(cs tls.ConnectionState, below credentials.AuthInfo) AuthInfo {
 	return AuthInfo{
 		TLSInfo: credentials.TLSInfo{
@@ -102,7 +88,7 @@ const httpAnswer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConn
 // sniff reads until it is clear what the client speaks, and calls spoke when it has
 // begun to. protocol is what ALPN has agreed on, or "".
 func (h *handshaken) sniff(protocol string, spoke func()) error {
-	buf := append(make([]byte, 0, readBufferIdle), h.begun...)
+	buf := append(make([]byte, 0, sock.SniffSize), h.begun...)
 	for {
 		n, err := h.Conn.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -151,7 +137,7 @@ func (h *handshaken) tooOld(theirs []byte) error {
 	if _, err := h.Conn.Write(b); err == nil {
 		if c, ok := h.Conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 			// To close with something unread could take the answer away.
-			_, _ = io.Copy(io.Discard, io.LimitReader(h.Conn, maxPending))
+			_, _ = io.Copy(io.Discard, io.LimitReader(h.Conn, 256<<10))
 		}
 	}
 	return fmt.Errorf("the client speaks another version of the native wire, %q", theirs)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -40,8 +41,8 @@ type stream struct {
 	cl *clientStream // on a client
 
 	rw, sw waiter
-	out    frameOut     // of the goroutine that sends
-	ref    ref          // likewise
+	out    sock.Frame   // of the goroutine that sends
+	ref    sock.Payload // likewise
 	sent   atomic.Int32 // small messages sent in a row, without receiving
 }
 
@@ -245,7 +246,7 @@ const (
 
 // sendMessage sends the message a followed by b, as one or more DATA frames, the
 // last of them with flags. It returns when a and b are no longer needed.
-func (s *stream) sendMessage(a, b []byte, flags uint8, how how) error {
+func (s *stream) sendMessage(a, b []byte, flags uint8, when sock.When) error {
 	c := s.c
 	total := len(a) + len(b)
 	for off, first := 0, true; first || off < total; first = false {
@@ -263,22 +264,22 @@ func (s *stream) sendMessage(a, b []byte, flags uint8, how how) error {
 			return err
 		}
 		f := &s.out
-		*f = frameOut{h: wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg, Stream: s.id}}
+		*f = sock.Frame{Header: wire.Header{Type: wire.FrameData, Flags: wire.FlagMsg, Stream: s.id}}
 		if off+n < total {
-			f.h.Flags |= wire.FlagMore
+			f.Header.Flags |= wire.FlagMore
 			if first {
 				var room [headRoom]byte
-				f.h.Flags |= wire.FlagHead
-				f.head = wire.AppendUintItem(room[:0], wire.TagLength, uint64(total))
+				f.Header.Flags |= wire.FlagHead
+				f.Head = wire.AppendUintItem(room[:0], wire.TagLength, uint64(total))
 			}
 		} else {
-			f.h.Flags |= flags
+			f.Header.Flags |= flags
 			if flags&wire.FlagClose != 0 {
 				s.localClosed = true
 			}
 		}
 		s.cut(a, b, off, n)
-		s.write(f, how)
+		s.write(f, when)
 		off += n
 	}
 	return nil
@@ -288,18 +289,18 @@ func (s *stream) sendMessage(a, b []byte, flags uint8, how how) error {
 func (s *stream) cut(a, b []byte, off, n int) {
 	f := &s.out
 	if off < len(a) {
-		f.msg = a[off:min(off+n, len(a))]
-		n -= len(f.msg)
+		f.Msg = a[off:min(off+n, len(a))]
+		n -= len(f.Msg)
 		off = 0
 	} else {
 		off -= len(a)
 	}
 	b = b[off : off+n]
-	if s.c.raw != nil && n >= byReference {
-		s.ref.p, s.ref.s, s.ref.done = b, s, false
-		f.ref = &s.ref
+	if s.c.w.ByReference(n) {
+		s.ref.B, s.ref.Owner, s.ref.Done = b, s, false
+		f.Ref = &s.ref
 	} else {
-		f.more = b
+		f.More = b
 	}
 }
 
@@ -325,22 +326,18 @@ func (s *stream) allowed(n, least int, asked bool) (int, error) {
 			k, ok = c.send.Fit(k, min(k, least))
 		}
 		if ok {
-			c.w.mu.Lock()
-			if !c.w.full() {
-				c.w.mu.Unlock()
+			if !c.w.AwaitRoom() {
 				s.send.Take(k)
 				c.send.Take(k)
 				return k, nil
 			}
-			c.w.room = true
-			c.w.mu.Unlock()
 			c.roomWait = append(c.roomWait, s)
 			s.listed++
 		} else if !flushed {
 			// What this side has left for later may be what the peer waits for.
 			flushed = true
 			c.mu.Unlock()
-			c.w.flush()
+			c.w.Flush()
 			c.mu.Lock()
 			continue
 		} else if !s.waits {
@@ -353,63 +350,60 @@ func (s *stream) allowed(n, least int, asked bool) (int, error) {
 
 // write appends f, with s.ref if it has a ref, and sees to it that it is written. It
 // unlocks conn.mu, and returns when the frame's payload is no longer needed.
-func (s *stream) write(f *frameOut, how how) {
+func (s *stream) write(f *sock.Frame, when sock.When) {
 	c := s.c
-	c.w.mu.Lock()
-	c.w.append(f)
-	run := c.w.start(how)
-	c.w.mu.Unlock()
+	run := c.w.Append(f, when)
 	c.mu.Unlock()
 	if run {
-		if how == writeYield && c.inFlight.Load() > 1 {
+		if when == sock.Yield && c.inFlight.Load() > 1 {
 			runtime.Gosched()
 		}
-		if f.ref != nil {
-			c.w.run(whileMine)
+		if f.Ref != nil {
+			c.w.Run(true)
 		} else {
-			c.w.run(untilFull)
+			c.w.Run(false)
 		}
 	}
-	if f.ref != nil {
+	if f.Ref != nil {
 		s.awaitRef()
 	}
-	*f = frameOut{}
+	*f = sock.Frame{}
 }
 
 // awaitRef waits until the payload in s.ref is written or copied.
 func (s *stream) awaitRef() {
 	c := s.c
 	c.mu.Lock()
-	for !s.ref.done {
+	for !s.ref.Done {
 		if s.err != nil && s.err != errHandlerDone || c.err != nil {
 			c.mu.Unlock()
-			if c.w.disown(&s.ref) {
-				s.ref = ref{}
+			if c.w.Withdraw(&s.ref) {
+				s.ref = sock.Payload{}
 				return
 			}
-			c.w.kick()
+			c.w.Kick()
 			c.mu.Lock()
-			if s.ref.done {
+			if s.ref.Done {
 				break
 			}
 		}
 		c.await(&s.sw)
 	}
-	s.ref = ref{}
+	s.ref = sock.Payload{}
 	c.mu.Unlock()
 }
 
-// bulkHow says who writes a small message of a stream: from the third in a row on
+// bulkWhen says who writes a small message of a stream: from the third in a row on
 // they are collected.
-func (s *stream) bulkHow(n int) how {
-	if n >= byReference {
+func (s *stream) bulkWhen(n int) sock.When {
+	if s.c.w.ByReference(n) {
 		s.sent.Store(0)
-		return writeNow
+		return sock.Now
 	}
 	if s.sent.Add(1) > bulk {
-		return writeSoon
+		return sock.Soon
 	}
-	return writeNow
+	return sock.Now
 }
 
 // stop ends s with err for whoever uses it. mu is held; outside is as of conn.wake.
@@ -422,8 +416,8 @@ func (s *stream) stop(err error, outside bool) {
 	s.unreserve()
 	s.c.wake(&s.rw, outside)
 	s.c.wake(&s.sw, outside)
-	if s.ref.p != nil {
-		s.c.w.kick()
+	if s.ref.B != nil {
+		s.c.w.Kick()
 	}
 }
 

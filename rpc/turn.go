@@ -210,6 +210,6 @@ func lockedToThread() bool {
 // continueElsewhere reads on with a new goroutine, while the memory of the frame
 // at hand stays with the caller.
 func (sc *serverConn) continueElsewhere() {
-	sc.rd = sc.rd.split()
+	sc.rd = sc.rd.Split()
 	go sc.readLoop()
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -146,13 +147,11 @@ func (p *wirePeer) open(stream uint32, method, msg string, flags uint8) {
 }
 
 func openFrame(stream uint32, method, msg string, flags uint8) []byte {
-	f := frameOut{h: wire.Header{Type: wire.FrameOpen, Stream: stream, Flags: wire.FlagHead | flags}, head: wire.AppendItem(nil, wire.TagMethod, method)}
+	f := sock.Frame{Header: wire.Header{Type: wire.FrameOpen, Stream: stream, Flags: wire.FlagHead | flags}, Head: wire.AppendItem(nil, wire.TagMethod, method)}
 	if flags&wire.FlagMsg != 0 {
-		f.msg, _ = proto.Marshal(value(msg))
+		f.Msg, _ = proto.Marshal(value(msg))
 	}
-	w := writer{}
-	w.append(&f)
-	return w.pieces[0].b
+	return f.AppendTo(nil)
 }
 
 func newEchoServer(e *echo, cfg *ServerConfig) *Server {

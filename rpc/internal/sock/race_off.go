@@ -1,6 +1,6 @@
 //go:build !race
 
-package rpc
+package sock
 
 func raceRead()  {}
 func raceWrite() {}

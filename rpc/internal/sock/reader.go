@@ -1,4 +1,4 @@
-package rpc
+package sock
 
 import (
 	"net"
@@ -17,13 +17,13 @@ const (
 	largeFrame = 16 << 10
 )
 
-// reader splits what a connection brings into frames. Only one goroutine uses it
+// A Reader splits what a connection brings into frames. Only one goroutine uses it
 // at a time.
-type reader struct {
+type Reader struct {
 	nc   net.Conn
-	raw  *rawConn // nil: use nc
-	buf  *[]byte  // nil: none needed now
-	r, w int      // what is in buf and not parsed yet
+	sock *Socket // nil: use nc
+	buf  *[]byte // nil: none needed now
+	r, w int     // what is in buf and not parsed yet
 
 	// The large frame being read, if big is not nil.
 	big    *[]byte
@@ -33,11 +33,34 @@ type reader struct {
 	last int // bytes of the last read
 }
 
+// NewReader returns a Reader of nc, through s if that is not nil.
+func NewReader(nc net.Conn, s *Socket) *Reader { return &Reader{nc: nc, sock: s} }
+
+// Feed gives r what was read of the connection before, at most [SniffSize] bytes.
+func (r *Reader) Feed(b []byte) {
+	r.acquire()
+	r.w += copy((*r.buf)[r.w:], b)
+}
+
+// SniffSize is how much may be read of a connection before a Reader is made.
+const SniffSize = readBufferIdle
+
+// Buffered returns what was read and not taken yet. It is good until the next Fill.
+func (r *Reader) Buffered() []byte {
+	if r.buf == nil {
+		return nil
+	}
+	return (*r.buf)[r.r:r.w]
+}
+
+// Discard takes n bytes of what Buffered returns.
+func (r *Reader) Discard(n int) { r.r += n }
+
 // acquire makes sure that there is a buffer.
-func (r *reader) acquire() {
+func (r *Reader) acquire() {
 	if r.buf == nil {
 		n := readBuffer
-		if r.raw == nil && r.last < readBufferIdle/2 {
+		if r.sock == nil && r.last < readBufferIdle/2 {
 			n = readBufferIdle // it is held while nothing comes
 		}
 		r.buf = buf.Pool.Get(n)
@@ -45,7 +68,7 @@ func (r *reader) acquire() {
 }
 
 // release gives the buffer back if nothing is in it.
-func (r *reader) release() {
+func (r *Reader) release() {
 	if r.buf != nil && r.r == r.w {
 		buf.Pool.Put(r.buf)
 		r.buf, r.r, r.w = nil, 0, 0
@@ -53,7 +76,7 @@ func (r *reader) release() {
 }
 
 // space returns the free part of the buffer, never empty.
-func (r *reader) space() []byte {
+func (r *Reader) space() []byte {
 	if r.r == r.w {
 		r.r, r.w = 0, 0
 	} else if r.w == len(*r.buf) || r.r > 0 && len(*r.buf)-r.w < readAhead {
@@ -63,8 +86,8 @@ func (r *reader) space() []byte {
 	return (*r.buf)[r.w:]
 }
 
-// fill reads once, and waits until there is something to read.
-func (r *reader) fill(spin time.Duration) error {
+// Fill reads once, and waits until there is something to read.
+func (r *Reader) Fill(spin time.Duration) error {
 	var first []byte
 	if r.big != nil {
 		first = (*r.big)[r.bigN:]
@@ -72,12 +95,12 @@ func (r *reader) fill(spin time.Duration) error {
 	var n int
 	var err error
 	switch {
-	case r.raw != nil:
-		n, err = r.raw.fill(r, first, spin)
+	case r.sock != nil:
+		n, err = r.sock.fill(r, first, spin)
 	case first != nil:
 		n, err = r.nc.Read(first)
 	default:
-		if r.raw == nil && r.last < readBufferIdle/2 && r.buf != nil && len(*r.buf) > readBufferIdle {
+		if r.sock == nil && r.last < readBufferIdle/2 && r.buf != nil && len(*r.buf) > readBufferIdle {
 			r.release()
 		}
 		r.acquire()
@@ -93,10 +116,10 @@ func (r *reader) fill(spin time.Duration) error {
 	return err
 }
 
-// next returns the next frame, if it is there as a whole. If own is not nil it is
+// Next returns the next frame, if it is there as a whole. If own is not nil it is
 // the memory that p lies in, not always at its beginning, and the caller's now;
-// otherwise p is good until the next fill.
-func (r *reader) next() (h wire.Header, p []byte, own *[]byte, ok bool, err error) {
+// otherwise p is good until the next Fill.
+func (r *Reader) Next() (h wire.Header, p []byte, own *[]byte, ok bool, err error) {
 	if r.big != nil {
 		if r.bigN < len(*r.big) {
 			return h, nil, nil, false, nil
@@ -130,13 +153,13 @@ func (r *reader) next() (h wire.Header, p []byte, own *[]byte, ok bool, err erro
 	return h, nil, nil, false, nil
 }
 
-// left returns how many times as much there is in the buffer as next has returned of
+// Left returns how many times as much there is in the buffer as Next has returned of
 // it.
-func (r *reader) left() int { return (r.w - r.r) / max(r.r, 1) }
+func (r *Reader) Left() int { return (r.w - r.r) / max(r.r, 1) }
 
-// handOver gives the buffer away, for what next has returned of it, and goes on with
+// handOver gives the buffer away, for what Next has returned of it, and goes on with
 // another.
-func (r *reader) handOver() *[]byte {
+func (r *Reader) handOver() *[]byte {
 	b, at, end := r.buf, r.r, r.w
 	r.buf, r.r, r.w = nil, 0, 0
 	if at < end {
@@ -146,16 +169,16 @@ func (r *reader) handOver() *[]byte {
 	return b
 }
 
-// split returns a reader that goes on after the frames that r has returned, while
+// Split returns a reader that goes on after the frames that r has returned, while
 // the memory of the last of them stays with r.
-func (r *reader) split() *reader {
+func (r *Reader) Split() *Reader {
 	n := *r
-	*r = reader{nc: r.nc, raw: r.raw, buf: n.handOver()}
+	*r = Reader{nc: r.nc, sock: r.sock, buf: n.handOver()}
 	return &n
 }
 
-// close gives back all memory.
-func (r *reader) close() {
+// Close gives back all memory.
+func (r *Reader) Close() {
 	if r.buf != nil {
 		buf.Pool.Put(r.buf)
 		r.buf = nil

@@ -1,11 +1,10 @@
-package rpc
+package sock
 
 import (
 	"os"
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 )
 
 // manyCPUs reports whether a peer can run while this process does. That this
@@ -16,14 +15,11 @@ var manyCPUs = sync.OnceValue(func() bool {
 	return runtime.NumCPU() > 1 || err == nil && strings.ContainsAny(string(online), ",-")
 })
 
-// spinning counts the goroutines that look for data now. They leave half of the
-// CPUs of this process to others.
-var spinning atomic.Int32
-
 // spinner decides whether to look for data for a while before sleeping. Each
-// time that brought nothing it doubles the number of sleeps until it tries again,
-// so that where looking does not pay, on one CPU or with a slow peer, it costs
-// next to nothing.
+// time that brought nothing it doubles the number of sleeps until it tries again, up
+// to 1,024: where looking does not pay, on one CPU or with a slow peer, the worst
+// that it costs is one look, of 50 µs by default, in as many sleeps. It belongs to one
+// connection.
 type spinner struct {
 	misses uint // in a row
 	skip   uint // sleeps until the next try
@@ -37,19 +33,11 @@ func (s *spinner) try() bool {
 		s.skip--
 		return false
 	}
-	if !manyCPUs() {
-		return false
-	}
-	if spinning.Add(1) > int32(runtime.GOMAXPROCS(0)+1)/2 {
-		spinning.Add(-1)
-		return false
-	}
-	return true
+	return manyCPUs()
 }
 
 // done ends what try began.
 func (s *spinner) done(hit bool) {
-	spinning.Add(-1)
 	if hit {
 		// One alone may be luck, and proves nothing.
 		s.misses -= min(s.misses, 2)

@@ -1,4 +1,4 @@
-package rpc
+package sock
 
 import (
 	"io"
@@ -13,11 +13,11 @@ import (
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
-// rawConn reads and writes a connection through its file descriptor: with
+// A Socket reads and writes a connection through its file descriptor: with
 // readv and writev, for which net.Buffers knows only the net package's own types,
 // and so that one may look whether something is there before sleeping. Reading
 // and writing may go on at the same time, but each only once at a time.
-type rawConn struct {
+type Socket struct {
 	rc syscall.RawConn
 
 	read    readState
@@ -29,7 +29,7 @@ type rawConn struct {
 type readState struct {
 	fn     func(fd uintptr) bool
 	first  []byte // filled before rd's buffer
-	rd     *reader
+	rd     *Reader
 	n      int
 	err    error
 	spin   time.Duration
@@ -49,8 +49,8 @@ type writeState struct {
 	err     error
 }
 
-// newRawConn returns nil if conn is not a socket to be used through its descriptor.
-func newRawConn(conn net.Conn) *rawConn {
+// Of returns the Socket that conn is, nil if conn must be used by Read and Write.
+func Of(conn net.Conn) *Socket {
 	rc := socketOf(conn)
 	if rc == nil {
 		return nil
@@ -63,7 +63,7 @@ func newRawConn(conn net.Conn) *rawConn {
 	}); err != nil || !socket {
 		return nil
 	}
-	r := &rawConn{rc: rc}
+	r := &Socket{rc: rc}
 	r.read.fn = r.onRead
 	r.write.fn = r.onWrite
 	return r
@@ -72,7 +72,7 @@ func newRawConn(conn net.Conn) *rawConn {
 // fill reads into first, if it is not empty, and what is left into rd's buffer.
 // While nothing is there rd holds no buffer. With spin, it looks for so long
 // before it sleeps.
-func (r *rawConn) fill(rd *reader, first []byte, spin time.Duration) (int, error) {
+func (r *Socket) fill(rd *Reader, first []byte, spin time.Duration) (int, error) {
 	r.read.rd, r.read.first, r.read.n, r.read.err, r.read.parked = rd, first, 0, nil, false
 	r.read.spin = spin
 	err := r.rc.Read(r.read.fn)
@@ -83,7 +83,7 @@ func (r *rawConn) fill(rd *reader, first []byte, spin time.Duration) (int, error
 	return r.read.n, err
 }
 
-func (r *rawConn) onRead(fd uintptr) bool {
+func (r *Socket) onRead(fd uintptr) bool {
 	st := &r.read
 	st.rd.acquire()
 	var start time.Time
@@ -118,6 +118,7 @@ func (r *rawConn) onRead(fd uintptr) bool {
 			r.spinner.done(false)
 			break
 		}
+		runtime.Gosched() // whatever else there is to do comes first
 	}
 	st.parked = true
 	st.rd.release()
@@ -126,7 +127,7 @@ func (r *rawConn) onRead(fd uintptr) bool {
 
 // readNow is one non-blocking read. It does not tell the scheduler about the
 // system call, which takes no longer than copying 64 KiB does.
-func (r *rawConn) readNow(fd uintptr) (int, unix.Errno) {
+func (r *Socket) readNow(fd uintptr) (int, unix.Errno) {
 	st := &r.read
 	buf := st.rd.space()
 	var n uintptr
@@ -152,15 +153,11 @@ func (r *rawConn) readNow(fd uintptr) (int, unix.Errno) {
 
 // writev writes the buffers. If the socket is full it either sleeps, after
 // calling parking, or, without park, returns again with what it has written.
-func (r *rawConn) writev(bufs [][]byte, park bool, parking func()) (n int, again bool, err error) {
+func (r *Socket) writev(bufs [][]byte, park bool, parking func()) (n int, again bool, err error) {
 	w := &r.write
 	w.all = w.all[:0]
 	for _, b := range bufs {
-		if len(b) > 0 {
-			v := unix.Iovec{Base: &b[0]}
-			v.SetLen(len(b))
-			w.all = append(w.all, v)
-		}
+		w.add(b)
 	}
 	w.iov = w.all
 	w.n, w.park, w.again, w.err, w.parking = 0, park, false, nil, parking
@@ -176,7 +173,16 @@ func (r *rawConn) writev(bufs [][]byte, park bool, parking func()) (n int, again
 	return w.n, w.again, err
 }
 
-func (r *rawConn) onWrite(fd uintptr) bool {
+// add adds b to what is to be written.
+func (w *writeState) add(b []byte) {
+	if len(b) > 0 {
+		v := unix.Iovec{Base: &b[0]}
+		v.SetLen(len(b))
+		w.all = append(w.all, v)
+	}
+}
+
+func (r *Socket) onWrite(fd uintptr) bool {
 	w := &r.write
 	for len(w.iov) > 0 {
 		n, errno := w.writeNow(fd)
