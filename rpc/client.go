@@ -338,10 +338,10 @@ func (c *Client) leave(cc *clientConn) {
 	}
 }
 
-// disconnected is called once for every connection that was begun. known says that
-// the server's HELLO had come, proven that a call has ended in order.
+// disconnected is called once for every connection that was begun, before its calls
+// end: one that is made again must find c in its new state. known says that the
+// server's HELLO had come, proven that a call has ended in order. cc.mu is held.
 func (c *Client) disconnected(cc *clientConn, err error, known, proven bool) {
-	c.stats.connEnd(cc.statsCtx, true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.conns, cc)

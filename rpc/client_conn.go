@@ -255,6 +255,8 @@ func (cc *clientConn) lost(s *stream, err error) {
 	var nn *notNative
 	if errors.As(cc.err, &nn) {
 		err = &errNotRun{status.Error(codes.Unavailable, "rpc: "+nn.text)}
+	} else if cc.left && s.id > cc.last {
+		err = &errNotRun{err}
 	}
 	cc.inFlight.Add(-1) // the table is empty already
 	s.cl.over(err)
@@ -270,9 +272,12 @@ func (cc *clientConn) failed(err error) {
 		cc.wake(w, true)
 	}
 	cc.slots = nil
-	known, proven := cc.peerKnown, cc.proven
 	cc.mu.Unlock()
-	cc.client.disconnected(cc, err, known, proven)
+	cc.client.stats.connEnd(cc.statsCtx, true)
+}
+
+func (cc *clientConn) ending(err error) {
+	cc.client.disconnected(cc, err, cc.peerKnown, cc.proven)
 }
 
 // watchIdle closes the connection when no call was made for d. mu is held.
@@ -384,11 +389,11 @@ func (cc *clientConn) goAway(last uint32, code wire.Code, text string) error {
 		}
 	}
 	cc.left, cc.last, cc.draining = true, last, true
-	gone := &goneError{code, wire.ValidText(text)}
-	err := status.Error(codes.Unavailable, "rpc: the server takes no more calls: "+gone.text)
 	if code != wire.CodeNone {
-		err = lostError(gone)
+		cc.mu.Unlock()
+		return &goneError{code, wire.ValidText(text)}
 	}
+	err := status.Error(codes.Unavailable, "rpc: the server takes no more calls: "+wire.ValidText(text))
 	for id, s := range cc.streams {
 		if id > last {
 			s.cl.over(&errNotRun{err})
@@ -398,9 +403,6 @@ func (cc *clientConn) goAway(last uint32, code wire.Code, text string) error {
 	cc.wakeRoomWait()
 	empty := len(cc.streams) == 0
 	cc.mu.Unlock()
-	if code != wire.CodeNone {
-		return gone
-	}
 	cc.client.leave(cc)
 	if empty {
 		return io.EOF

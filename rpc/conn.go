@@ -63,6 +63,8 @@ type role interface {
 	reset(s *stream, code wire.Code, text string)
 	// lost is called with mu held when the connection of s has ended.
 	lost(s *stream, err error)
+	// ending is called with mu held when the connection ends, before its streams do.
+	ending(err error)
 	// failed is called, without mu, once the connection has ended.
 	failed(err error)
 	// readLoop reads until a leader can.
@@ -341,6 +343,7 @@ func (c *conn) fail(err error) {
 	}
 	c.err = err
 	c.draining = true
+	c.role.ending(err)
 	for id, s := range c.streams {
 		delete(c.streams, id)
 		s.lost(err)

@@ -275,6 +275,8 @@ func (sc *serverConn) lost(s *stream, err error) {
 	s.sv.ctx.cancel(context.Canceled)
 }
 
+func (sc *serverConn) ending(error) {}
+
 func (sc *serverConn) failed(err error) {
 	sc.mu.Lock()
 	sc.hasRoom()
