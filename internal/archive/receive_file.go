@@ -131,8 +131,8 @@ func (r *receiver) openTemp(c *file) error {
 	return nil
 }
 
-// openPartial opens an unfinished file, if it is one that only this user and
-// this transfer can have made.
+// openPartial opens an unfinished file, if it is one that only this transfer, as the
+// user that it acts as, can have made.
 func openPartial(root *os.Root, name string) (*os.File, error) {
 	f, err := root.OpenFile(name, os.O_RDWR|openFlags, 0)
 	if err != nil {
@@ -145,7 +145,7 @@ func openPartial(root *os.Root, name string) (*os.File, error) {
 	}
 	switch {
 	case err != nil:
-	case !info.Mode().IsRegular() || onLinux && (sys.links != 1 || int(sys.uid) != os.Geteuid()):
+	case !info.Mode().IsRegular() || onLinux && (sys.links != 1 || sys.uid != fileUser()):
 		err = newFailure("open", name, codes.FailedPrecondition, ReasonSpecial, "it is not an unfinished file of ours")
 	default:
 		if lock(f) == nil {

@@ -39,6 +39,13 @@ func sysOf(info fs.FileInfo) sysInfo {
 		changed: syscall.TimespecToNsec(st.Ctim), allocated: uint64(st.Blocks) * 512}
 }
 
+// fileUser returns the user who owns what the calling thread makes. That is not the
+// process's user where an agent acts as another one, with setfsuid(2).
+func fileUser() uint32 {
+	uid, _ := unix.SetfsuidRetUid(-1) // changes nothing, and has no error
+	return uint32(uid)
+}
+
 // realPath returns where an open file is, without links. It is not said of one
 // that has no name any more.
 func realPath(f *os.File) (string, error) {
