@@ -1,13 +1,16 @@
 package sock
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // lastWordTime is how long the peer has to take the GOAWAY that says what it broke.
 const lastWordTime = time.Second
 
 // Close makes every later Append do nothing and closes the connection, after bye if
-// that is not nil: at once if there is room for it or, if somebody is writing, by that
-// goroutine after what waits, within lastWordTime.
+// that is not nil: after what waits, within lastWordTime, by the goroutine that is
+// writing or, if nobody is and there is no room for all of it at once, by one of its own.
 func (w *Writer) Close(err error, bye []byte) {
 	nc := w.nc
 	w.mu.Lock()
@@ -31,28 +34,31 @@ func (w *Writer) Close(err error, bye []byte) {
 	for _, p := range pieces {
 		all = append(all, p.b)
 	}
-	switch all = append(all, bye); {
-	case bye == nil || !free:
-		_ = nc.Close()
-	case w.sock != nil:
-		_, _, _ = w.sock.writev(all, false, nil)
-		_ = nc.Close()
-	default:
-		_ = nc.SetReadDeadline(time.Unix(1, 0))
-		go w.lastWords(all)
-	}
-	w.tellSent(pieces, nil)
-}
-
-// lastWords writes all to a connection that has ended, and closes it.
-func (w *Writer) lastWords(all [][]byte) {
-	nc := w.nc
-	late := time.AfterFunc(lastWordTime, func() { _ = nc.Close() })
-	for _, b := range all {
-		if _, err := nc.Write(b); err != nil {
-			break
+	var rest []byte
+	if bye != nil && free {
+		n := 0
+		all = append(all, bye)
+		if w.sock != nil {
+			n, _, err = w.sock.writev(all, false, nil)
+		}
+		if w.sock == nil || err == nil {
+			rest = slices.Concat(all...)[n:] // payloads are their senders' from here on
 		}
 	}
+	w.tellSent(pieces, nil)
+	if len(rest) == 0 {
+		_ = nc.Close()
+		return
+	}
+	_ = nc.SetReadDeadline(time.Unix(1, 0))
+	go w.lastWords(rest)
+}
+
+// lastWords writes b to a connection that has ended, and closes it.
+func (w *Writer) lastWords(b []byte) {
+	nc := w.nc
+	late := time.AfterFunc(lastWordTime, func() { _ = nc.Close() })
+	_, _ = nc.Write(b)
 	late.Stop()
 	_ = nc.Close()
 }
