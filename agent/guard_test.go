@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
@@ -280,15 +281,7 @@ func TestUntrustedStreamsAreBounded(t *testing.T) {
 	}
 	// They come free again.
 	cancel()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		err := watch(t.Context(), health)
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the bound is not given back: %v", err)
-		}
-	}
+	wait.For(t, "a call once one has ended", func() bool { return watch(t.Context(), health) == nil })
 }
 
 func TestRefusalLog(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -20,6 +19,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
@@ -157,9 +157,7 @@ func TestAuditRate(t *testing.T) {
 		written := func() int {
 			return len(log.find(func(r audit.Record) bool { return of(r) && r.Event == audit.End && r.Code != "OK" }))
 		}
-		for end := time.Now().Add(20 * time.Second); written()+leftOut() < calls && time.Now().Before(end); {
-			time.Sleep(10 * time.Millisecond)
-		}
+		wait.For(t, "all calls are in the log", func() bool { return written()+leftOut() >= calls })
 		if w, n := written(), leftOut(); w+n != calls || w > calls/2 {
 			t.Errorf("uid %d: %d records, %d left out, of %d", uid, w, n, calls)
 		}
@@ -230,9 +228,9 @@ func TestBegin(t *testing.T) {
 		signals[1].Session != strings.Repeat("07", 16) || signals[1].Signal == nil || *signals[1].Signal != 0 {
 		t.Errorf("signals: %+v", signals)
 	}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && len(log.find(func(r audit.Record) bool { return strings.HasSuffix(r.Method, "/Attach") })) < 2; {
-		time.Sleep(5 * time.Millisecond)
-	}
+	wait.For(t, "both records of Attach", func() bool {
+		return len(log.find(func(r audit.Record) bool { return strings.HasSuffix(r.Method, "/Attach") })) >= 2
+	})
 	if b, e := one("Attach", audit.Begin), one("Attach", audit.End); b.Call != e.Call || b.Call == one("Start", audit.Begin).Call {
 		t.Errorf("calls %s and %s", b.Call, e.Call)
 	}
@@ -288,9 +286,7 @@ func TestSharesOfCalls(t *testing.T) {
 				_, err := st.Recv()
 				ended <- err
 			}()
-			for calls.Used() == before && len(ended) == 0 {
-				time.Sleep(time.Millisecond)
-			}
+			wait.For(t, "a call is open, or refused", func() bool { return calls.Used() != before || len(ended) > 0 })
 			if calls.Used() > before {
 				continue
 			}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/agent/policy"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -50,18 +51,13 @@ func TestPolicyReload(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		wait.For(t, "Info says "+step.name, func() bool {
 			info, err := guestv1.NewAgentServiceClient(cc).Info(t.Context(), &guestv1.InfoRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if step.check(info.GetAccess()) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: info says %v", step.name, info.GetAccess())
-			}
-		}
+			return step.check(info.GetAccess())
+		})
 		_, err := guestv1.NewProcessServiceClient(cc).ListSessions(t.Context(), &guestv1.ListSessionsRequest{})
 		if status.Code(err) != step.sessions {
 			t.Errorf("%s: sessions: %v, want %v", step.name, err, step.sessions)

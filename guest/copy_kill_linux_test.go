@@ -1,7 +1,6 @@
 package guest_test
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // asHelper has a test of the helpers do its work: the directory of the socket.
@@ -77,20 +77,13 @@ func helper(t *testing.T, name, dir string, from bool) *exec.Cmd {
 // awaitAgent waits until an agent listens.
 func awaitAgent(t *testing.T, dir string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	var d net.Dialer
-	for {
-		c, err := d.DialContext(ctx, "unix", filepath.Join(dir, "agent.sock"))
+	wait.For(t, "the agent listens", func() bool {
+		c, err := net.Dial("unix", filepath.Join(dir, "agent.sock"))
 		if err == nil {
 			c.Close()
-			return
 		}
-		if ctx.Err() != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return err == nil
+	})
 }
 
 // TestCopyKilled kills the agent or the client at random moments of a copy: the

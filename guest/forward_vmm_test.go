@@ -9,10 +9,10 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
@@ -92,18 +92,14 @@ func redial(t *testing.T, g *guest.Guest, l net.Listener) {
 			inGuest.Close()
 		}
 	}()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		host, err := g.DialContext(t.Context(), "tcp", l.Addr().String())
-		if err != nil {
-			if time.Now().After(deadline) {
-				t.Fatal(err)
-			}
-			continue
-		}
-		defer host.Close()
-		if got, err := io.ReadAll(host); err != nil || string(got) != "again" {
-			t.Fatalf("%q, %v", got, err)
-		}
-		return
+	var host net.Conn
+	wait.For(t, "another connection", func() (ok bool) {
+		var err error
+		host, err = g.DialContext(t.Context(), "tcp", l.Addr().String())
+		return err == nil
+	})
+	defer host.Close()
+	if got, err := io.ReadAll(host); err != nil || string(got) != "again" {
+		t.Fatalf("%q, %v", got, err)
 	}
 }

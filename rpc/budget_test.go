@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -306,11 +307,11 @@ func TestMemoryComesBack(t *testing.T) {
 	for id := range uint32(calls) {
 		p.open(id+1, "/test.Echo/Both", "", 0)
 	}
-	eventually(t, "the calls are held", func() bool { return s.budget.held.Load() > trimFrom })
+	wait.For(t, "the calls are held", func() bool { return s.budget.held.Load() > trimFrom })
 	var before, now runtime.MemStats
 	runtime.ReadMemStats(&before)
 	_ = p.nc.Close()
-	eventually(t, "garbage is collected", func() bool {
+	wait.For(t, "garbage is collected", func() bool {
 		runtime.ReadMemStats(&now)
 		return now.NumForcedGC >= before.NumForcedGC+2
 	})

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
@@ -61,7 +62,7 @@ func sendMuch(t *testing.T, ctx context.Context, c *Client) (got chan error, cal
 				got <- c.Invoke(ctx, "/test.Echo/Echo", wrapperspb.Bytes(make([]byte, 300<<10)), value(""))
 			}()
 		}
-		eventually(t, what, done)
+		wait.For(t, what, done)
 	}
 	begin("the writer sleeps", func() bool { asleep, _ := cc.w.Waiting(); return asleep })
 	begin("payloads wait behind its batch", func() bool { _, payloads := cc.w.Waiting(); return cc.w.Full() && payloads > 0 })
@@ -102,7 +103,7 @@ func TestCloseWithADeafPeer(t *testing.T) {
 		got, calls := sendMuch(t, t.Context(), c)
 		go func() { got <- c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), value("")) }()
 		cc := c.testConn()
-		eventually(t, "a new call waits for room", func() bool {
+		wait.For(t, "a new call waits for room", func() bool {
 			cc.mu.Lock()
 			defer cc.mu.Unlock()
 			return slices.ContainsFunc(cc.roomWait, func(s *stream) bool { return !s.cl.opened })

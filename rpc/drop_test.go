@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // countedConn tells of its end.
@@ -79,11 +81,7 @@ func TestDrop(t *testing.T) {
 	}
 	known.Store(false)
 	s.Drop(func(credentials.AuthInfo) bool { return false })
-	for deadline := time.Now().Add(30 * time.Second); open.Load() > 0 || s.Connections() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d connections, %d of the clients", s.Connections(), open.Load())
-		}
-	}
+	wait.For(t, "the end of all connections", func() bool { return open.Load() == 0 && s.Connections() == 0 })
 	// They come again as strangers, whom Drop lets be.
 	call(native)
 	call(stock)

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // led is a server with one client and one stream, whose handler reads the
@@ -95,14 +97,12 @@ func (l *led) leads() bool {
 // await exchanges messages until the handler reads the connection.
 func (l *led) await(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !l.leads(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(end) {
-			t.Fatal("the handler never reads the connection")
-		}
+	wait.For(t, "the handler reads the connection", func() bool {
 		for range 2 * loneBatches {
 			l.echo(t, "again")
 		}
-	}
+		return l.leads()
+	})
 }
 
 func TestOtherCallsBesideALeader(t *testing.T) {

@@ -20,20 +20,11 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
 var bothDesc = &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
-
-// eventually waits until cond holds.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within 20 s: %s", what)
-		}
-	}
-}
 
 // conns returns the connections of both sides.
 func (c *Client) testConn() *clientConn { return c.current.Load() }
@@ -51,7 +42,7 @@ func (s *Server) testConns() []*serverConn {
 // wantNothingLeft checks that no stream, credit, or reservation is left on c.
 func wantNothingLeft(t testing.TB, c *conn) {
 	t.Helper()
-	eventually(t, "nothing is left", func() bool {
+	wait.For(t, "nothing is left", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return len(c.streams) == 0 && c.recv.Held == 0 && c.assembly.used == 0 && len(c.assembly.queue) == 0
@@ -138,7 +129,7 @@ func TestStreamsInBursts(t *testing.T) {
 	if n := s.budget.held.Load(); n != 0 {
 		t.Errorf("%d bytes of the budget are held", n)
 	}
-	eventually(t, "goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+5 })
+	wait.For(t, "goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+5 })
 }
 
 // TestStalledReader stops the reader of one stream, or of many, on either side; the
@@ -205,7 +196,7 @@ func testStalledReaders(t *testing.T, stalls int) {
 				}
 			}
 			// They have filled their windows before the others begin.
-			eventually(t, "the windows are full", func() bool {
+			wait.For(t, "the windows are full", func() bool {
 				conns := s.testConns()
 				return len(conns) > 0 && c.testConn().heldBytes()+conns[0].heldBytes() > int64(stalls)*(DefaultStreamWindow-20_000)
 			})

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -250,7 +251,7 @@ func TestOpenWhileClosing(t *testing.T) {
 		openers.Wait()
 		cancel()
 	}
-	eventually(t, "no connection is left", func() bool { return len(s.testConns()) == 0 })
+	wait.For(t, "no connection is left", func() bool { return len(s.testConns()) == 0 })
 }
 
 // TestHandshakeTakesNoMoreThanItsOwn sends the preface and calls in one write,

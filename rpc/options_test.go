@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -149,7 +150,7 @@ func TestGracefulStop(t *testing.T) {
 				stopped.Store(true)
 			}()
 			// Once the client has heard of it there is no server for a new call.
-			eventually(t, "new calls are refused", func() bool {
+			wait.For(t, "new calls are refused", func() bool {
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				defer cancel()
 				err := cc.Invoke(ctx, "/test.Echo/None", value("x"), new(wrapperspb.BytesValue))

@@ -19,6 +19,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
 	"github.com/vsockrpc/vsockrpc/agent/internal/fault"
 	"github.com/vsockrpc/vsockrpc/internal/hostile"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -174,7 +175,7 @@ func TestSharedFUSE(t *testing.T) {
 		t.Errorf("%d calls, %d of them left behind; want %d", calls, left, n)
 	}
 	fs.End()
-	waitFor(t, "the places of calls that were left behind", func() bool {
+	wait.For(t, "the places of calls that were left behind", func() bool {
 		calls, left := s.open()
 		return calls == 0 && left == 0
 	})
@@ -187,15 +188,6 @@ func (s *Server) open() (calls, left int) {
 		left += n
 	}
 	return int(s.calls.Used()), left
-}
-
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("still waiting for %s", what)
-		}
-	}
 }
 
 // TestCallsLeftBehind: who lets calls hang gets no more than a share, whatever
@@ -213,7 +205,7 @@ func TestCallsLeftBehind(t *testing.T) {
 		wg.Go(func() { _ = stat(ctx, someUser, dir+"/x") })
 	}
 	<-fs.Asked()
-	waitFor(t, "all calls", func() bool { calls, _ := s.open(); return calls == maxLeft })
+	wait.For(t, "all calls", func() bool { calls, _ := s.open(); return calls == maxLeft })
 	if err := stat(t.Context(), someUser, "/"); err != nil {
 		t.Errorf("before they are left behind: %v", err)
 	}
@@ -228,7 +220,7 @@ func TestCallsLeftBehind(t *testing.T) {
 		}
 	}
 	fs.End()
-	waitFor(t, "the share", func() bool { return stat(t.Context(), someUser, "/") == nil })
+	wait.For(t, "the share", func() bool { return stat(t.Context(), someUser, "/") == nil })
 }
 
 // TestFIFO: no call waits for the other end of a FIFO.

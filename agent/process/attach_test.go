@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -89,7 +90,7 @@ func TestHistoryGivesWay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all is acknowledged", func() bool { return c.describe(t, chatty).StdoutAcknowledged == 64*4000 })
+	wait.For(t, "all is acknowledged", func() bool { return c.describe(t, chatty).StdoutAcknowledged == 64*4000 })
 	if info := c.describe(t, chatty); info.StdoutFirst != 0 && info.StdoutFirst > 64*4000-largeChunk {
 		t.Errorf("kept from %d on of %d", info.StdoutFirst, info.StdoutEnd)
 	}
@@ -101,7 +102,7 @@ func TestHistoryGivesWay(t *testing.T) {
 		spec.RingBytes = size
 		c.start(t, last, spec)
 	}
-	eventually(t, "the memory is in use", func() bool { return c.srv.memory.pool.Used() > minRingsTotal*2/3 })
+	wait.For(t, "the memory is in use", func() bool { return c.srv.memory.pool.Used() > minRingsTotal*2/3 })
 	if exit := c.wait(t, last); exit.StdoutBytes != size {
 		t.Errorf("the last wrote %d bytes", exit.StdoutBytes)
 	}
@@ -109,7 +110,7 @@ func TestHistoryGivesWay(t *testing.T) {
 	if err := s.close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the history is dropped", func() bool { return c.describe(t, chatty).StdoutFirst == 64*4000 })
+	wait.For(t, "the history is dropped", func() bool { return c.describe(t, chatty).StdoutFirst == 64*4000 })
 }
 
 // TestAttachMakesRoom attaches an owner beyond what was acknowledged, while the
@@ -121,7 +122,7 @@ func TestAttachMakesRoom(t *testing.T) {
 	spec := helper(t, "write", strconv.Itoa(4*ring), "4096")
 	spec.RingBytes = ring
 	c.start(t, id, spec)
-	eventually(t, "the rings are full", func() bool {
+	wait.For(t, "the rings are full", func() bool {
 		info := c.describe(t, id)
 		return info.StdoutEnd == ring && info.StderrEnd == ring
 	})
@@ -282,7 +283,7 @@ func TestTakeOver(t *testing.T) {
 	if err := first.input(0, []byte("one\n"), false); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the agent has the first line", func() bool { return c.describe(t, id).StdinOffset == 4 })
+	wait.For(t, "the agent has the first line", func() bool { return c.describe(t, id).StdinOffset == 4 })
 	if _, err := c.attach(ctx, &guestv1.Open{Name: "shared"}); reasonOf(err) != reasonOwnerPresent {
 		t.Errorf("a second owner: %v", err)
 	}
@@ -420,5 +421,5 @@ func TestRemovedUnderAnObserver(t *testing.T) {
 		t.Fatal(err)
 	}
 	observer.stop()
-	eventually(t, "the memory is given back", func() bool { return c.srv.memory.pool.Used() == 0 })
+	wait.For(t, "the memory is given back", func() bool { return c.srv.memory.pool.Used() == 0 })
 }

@@ -13,12 +13,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -290,12 +290,10 @@ func TestArgumentsAtTheLimits(t *testing.T) {
 // gone waits until a process is, or is a zombie that something else reaps.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if p, ok := readStat(pid); !ok || p.state == "Z" {
-			return
-		}
-	}
-	t.Errorf("process %d is still there", pid)
+	wait.For(t, fmt.Sprintf("process %d is gone", pid), func() bool {
+		p, ok := readStat(pid)
+		return !ok || p.state == "Z"
+	})
 }
 
 // firstLine waits for a line of stdout and returns it.

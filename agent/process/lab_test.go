@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -137,8 +138,8 @@ func TestLabForkBomb(t *testing.T) {
 	if err := s.leave(false); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all of the bomb is gone", func() bool { return procs() == 0 })
-	eventually(t, "its cgroup is gone", func() bool {
+	wait.For(t, "all of the bomb is gone", func() bool { return procs() == 0 })
+	wait.For(t, "its cgroup is gone", func() bool {
 		_, err := os.Stat(group)
 		return os.IsNotExist(err)
 	})

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/charge"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -114,7 +115,7 @@ func TestResultsAreKeptForATime(t *testing.T) {
 		spec := shell("echo gone")
 		spec.RetentionMillis = &ms
 		c.start(t, id, spec)
-		eventually(t, "the session is forgotten", func() bool { return c.describe(t, id) == nil })
+		wait.For(t, "the session is forgotten", func() bool { return c.describe(t, id) == nil })
 		if _, err := c.attach(testContext(t), &guestv1.Open{SessionId: id}); reasonOf(err) != reasonSessionGone {
 			t.Errorf("attach to a forgotten session: %v", err)
 		}
@@ -134,7 +135,7 @@ func TestExitIsAcknowledged(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.stop()
-	eventually(t, "the client is gone", func() bool { return !c.describe(t, id).HasOwner })
+	wait.For(t, "the client is gone", func() bool { return !c.describe(t, id).HasOwner })
 	if s, err = c.exec(testContext(t), open); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +153,7 @@ func TestExitIsAcknowledged(t *testing.T) {
 		t.Errorf("after the acknowledgement: %v", err)
 	}
 	// It has ended once the rest of its process group has, soon after the exit.
-	eventually(t, "the session is forgotten", func() bool { return c.describe(t, id) == nil })
+	wait.For(t, "the session is forgotten", func() bool { return c.describe(t, id) == nil })
 	if _, err := c.exec(testContext(t), open); reasonOf(err) != reasonSessionGone {
 		t.Errorf("exec after the acknowledgement: %v", err)
 	}

@@ -15,19 +15,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
-
-// eventually polls a condition that other goroutines or processes bring about.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if cond() {
-			return
-		}
-	}
-	t.Fatalf("not in time: %s", what)
-}
 
 // describe returns what the agent says of a session, or nil.
 func (c *carrier) describe(t testing.TB, id []byte) *guestv1.SessionInfo {
@@ -106,7 +96,7 @@ func TestOwnerGone(t *testing.T) {
 				gone(t, pid)
 				return
 			}
-			eventually(t, "the owner is gone", func() bool { return !c.describe(t, id).HasOwner })
+			wait.For(t, "the owner is gone", func() bool { return !c.describe(t, id).HasOwner })
 			if p, ok := readStat(pid); !ok || p.state == "Z" {
 				t.Errorf("the process was ended")
 			}
@@ -131,7 +121,7 @@ func TestOwnerComesBackInTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.stop()
-		eventually(t, "the owner is gone", func() bool { return !c.describe(t, id).HasOwner })
+		wait.For(t, "the owner is gone", func() bool { return !c.describe(t, id).HasOwner })
 		ses, err := c.srv.find(t.Context(), id, "")
 		if err != nil {
 			t.Fatal(err)
@@ -182,7 +172,7 @@ func TestWaitAndRemove(t *testing.T) {
 	id := newID()
 	spec := helper(t, "stubborn")
 	c.start(t, id, spec)
-	eventually(t, "the process ignores signals", func() bool { return c.describe(t, id).StdoutEnd > 0 })
+	wait.For(t, "the process ignores signals", func() bool { return c.describe(t, id).StdoutEnd > 0 })
 	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
 	if _, err := c.client.Wait(short, &guestv1.WaitRequest{SessionId: id}); status.Code(err) != codes.DeadlineExceeded {

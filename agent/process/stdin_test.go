@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -135,7 +136,7 @@ func TestDeafProcessDoesNotBlockTheStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the pipe is filled", func() bool {
+	wait.For(t, "the pipe is filled", func() bool {
 		ses.mu.Lock()
 		defer ses.mu.Unlock()
 		return ses.st.in.carried > 0

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -70,7 +71,7 @@ func (c *carrier) leavesNothing(t *testing.T, f func()) {
 			t.Logf("before %+v, after %+v", before, after)
 		}
 	}()
-	eventually(t, "nothing is left", func() bool {
+	wait.For(t, "nothing is left", func() bool {
 		after = c.holdings(t)
 		return after.goroutines <= before.goroutines+some && after.fds <= before.fds && after.children <= before.children && after.memory <= before.memory
 	})
@@ -168,7 +169,7 @@ func TestStalledReaders(t *testing.T) {
 		defer s.stop()
 	}
 	// One ring of the default size takes it all.
-	eventually(t, "the memory is used up", func() bool { return c.srv.memory.pool.Used() > total-2*largeChunk })
+	wait.For(t, "the memory is used up", func() bool { return c.srv.memory.pool.Used() > total-2*largeChunk })
 	s, err := c.exec(ctx, &guestv1.Open{SessionId: newID(), Spec: helper(t, "write", strconv.Itoa(size), "30011")})
 	if err != nil {
 		t.Fatal(err)

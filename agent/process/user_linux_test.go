@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/internal/hostile"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -150,12 +151,7 @@ func TestCloseEndsStarts(t *testing.T) {
 		_, err := c.client.Start(testContext(t), &guestv1.StartRequest{SessionId: newID(), Spec: &guestv1.SessionSpec{Args: args("true"), User: user, Dir: []byte(dir + "/x")}})
 		done <- err
 	}()
-	for fs.Requests() == before {
-		time.Sleep(time.Millisecond)
-		if testContext(t).Err() != nil {
-			t.Fatal("the second does not hang")
-		}
-	}
+	wait.For(t, "the second hangs", func() bool { return fs.Requests() != before })
 	closed := make(chan error, 1)
 	go func() { closed <- c.srv.Close() }()
 	select {

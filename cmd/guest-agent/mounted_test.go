@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -63,14 +63,7 @@ func TestStateMountedLater(t *testing.T) {
 		_, err = guestv1.NewProcessServiceClient(cc).ListSessions(t.Context(), &guestv1.ListSessionsRequest{})
 		return err
 	}
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		if err = info(); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	wait.For(t, "the agent answers", func() bool { return info() == nil })
 	for _, want := range []string{"the agent's key was replaced", "the state has been replaced"} {
 		if !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("the log does not say: %s", want)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // hostCtl is a host-ctl that runs.
@@ -124,16 +125,7 @@ func (e errorFree) Read([]byte) (int, error) {
 // await waits until stderr has a text.
 func (h *hostCtl) await(text string) {
 	h.t.Helper()
-	eventually(h.t, fmt.Sprintf("%q on stderr", text), func() bool { return strings.Contains(h.stderr.String(), text) })
-}
-
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !f(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("no %s", what)
-		}
-	}
+	wait.For(h.t, fmt.Sprintf("%q on stderr", text), func() bool { return strings.Contains(h.stderr.String(), text) })
 }
 
 // echoServer answers each connection with what it sends, and its end with the
@@ -294,7 +286,7 @@ func TestPortForwardLimit(t *testing.T) {
 	}
 	h.await("--max-connections")
 	first.Close()
-	eventually(t, "connection after the first has ended", func() bool { return checkEcho("tcp", addr) == nil })
+	wait.For(t, "connection after the first has ended", func() bool { return checkEcho("tcp", addr) == nil })
 }
 
 // TestPortForwardAgentRestarts: connections break with the agent, and new ones
@@ -345,7 +337,7 @@ func TestPortForwardAgentRestarts(t *testing.T) {
 				t.Error("carried without an agent")
 			}
 			stop = start()
-			eventually(t, "connection once the agent is back", func() bool { return checkEcho("tcp", addr) == nil })
+			wait.For(t, "connection once the agent is back", func() bool { return checkEcho("tcp", addr) == nil })
 		})
 	}
 	stop()
@@ -446,7 +438,7 @@ func TestUDPFlowIdles(t *testing.T) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	eventually(t, "end of the flow", func() bool {
+	wait.For(t, "end of the flow", func() bool {
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		return len(u.flows) == 0 && len(u.slots) == 0

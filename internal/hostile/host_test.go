@@ -30,6 +30,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent"
 	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/process"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
@@ -186,21 +187,11 @@ func (v *victim) unharmed() {
 		t.Errorf("another client: %v", err)
 	}
 	before := v.calls.Load()
-	for end := time.Now().Add(patience); v.calls.Load() < before+3 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
-	if v.calls.Load() < before+3 {
-		t.Error("the honest client is not served any more")
-	}
+	wait.For(t, "more calls of the honest client", func() bool { return v.calls.Load() >= before+3 })
 	v.stop()
 	<-v.done
 	fresh.Close()
-	for end := time.Now().Add(patience); runtime.NumGoroutine() > v.goroutines+5; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), v.goroutines)
-			break
-		}
-	}
+	wait.For(t, "goroutines have ended", func() bool { return runtime.NumGoroutine() <= v.goroutines+5 })
 	t.Logf("%d honest calls, the slowest %v", v.calls.Load(), time.Duration(v.slowest.Load()))
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 )
@@ -59,14 +60,7 @@ func TestAgentConnections(t *testing.T) {
 	last.Close()
 	v.connections[0].Close()
 	// Its place comes free when the agent has noticed.
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		if err = call(v.owner, time.Second); err == nil || time.Now().After(end) {
-			break
-		}
-	}
-	if err != nil {
-		t.Errorf("a place does not come free: %v", err)
-	}
+	wait.For(t, "a place comes free", func() bool { return call(v.owner, time.Second) == nil })
 	for _, nc := range v.connections {
 		nc.Close()
 	}
@@ -155,14 +149,10 @@ func TestFileCalls(t *testing.T) {
 			}
 		}
 		// The place comes free a moment after the answer.
-		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-			if _, err = g.Files().Stat(t.Context(), path); err == nil || time.Now().After(end) {
-				break
-			}
-		}
-		if err != nil {
-			t.Errorf("after they were closed: %v", err)
-		}
+		wait.For(t, "a call once they were closed", func() bool {
+			_, err := g.Files().Stat(t.Context(), path)
+			return err == nil
+		})
 	}
 }
 

@@ -170,16 +170,6 @@ func reasonOf(err error) string {
 	return ""
 }
 
-// until waits for a condition that another goroutine of the agent brings about.
-func until(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
 // toEnd receives to the end of a stream, and returns its error.
 func toEnd(st grpc.ClientStream, m any) error {
 	for {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -221,12 +222,12 @@ func TestRightsEndUnread(t *testing.T) {
 			}
 			return owned
 		}
-		until(t, "the session has an owner", owned)
+		wait.For(t, "the session has an owner", owned)
 		g.write(g.hosts, fmt.Sprintf("role=info %s alice%d\n", publicKey(aliceSeed), i))
-		until(t, wire+": the session has lost its owner", func() bool { return !owned() })
+		wait.For(t, wire+": the session has lost its owner", func() bool { return !owned() })
 		wantWord(t, wire, toEnd(st, new(guestv1.ExecResponse)), codes.PermissionDenied, "denied")
 		g.write(g.hosts, publicKey(aliceSeed).String()+" alice")
-		until(t, "the role is back", func() bool { return start(t.Context(), cc, "true"+wire, "true") == nil })
+		wait.For(t, "the role is back", func() bool { return start(t.Context(), cc, "true"+wire, "true") == nil })
 	}
 }
 
@@ -237,13 +238,13 @@ func TestStaleStream(t *testing.T) {
 	for _, wire := range wires {
 		g.write(g.hosts, publicKey(aliceSeed).String()+" alice")
 		cc, _ := g.client(aliceSeed, wire)
-		until(t, "the key is known", func() bool { return start(t.Context(), cc, wire+"before", "true") == nil })
+		wait.For(t, "the key is known", func() bool { return start(t.Context(), cc, wire+"before", "true") == nil })
 		st, err := guestv1.NewProcessServiceClient(cc).Exec(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		g.write(g.hosts, "role=info "+publicKey(aliceSeed).String()+" alice")
-		until(t, "the role is lowered", func() bool { return start(t.Context(), cc, wire+"after", "true") != nil })
+		wait.For(t, "the role is lowered", func() bool { return start(t.Context(), cc, wire+"after", "true") != nil })
 		mark := filepath.Join(g.dir, "mark")
 		_ = st.Send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_Open{Open: &guestv1.Open{SessionId: id(wire + "stale"), Window: 1 << 20,
 			Spec: &guestv1.SessionSpec{Args: [][]byte{[]byte("touch"), []byte(mark)}}}}})

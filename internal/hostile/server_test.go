@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // native is a frame of the native wire (PROTOCOL.md, section 2).
@@ -134,11 +135,7 @@ func TestHostileServer(t *testing.T) {
 	if n := inUse(); n > memory+64<<20 {
 		t.Errorf("%d MiB in use, %d before", n>>20, memory>>20)
 	}
-	for end := time.Now().Add(patience); runtime.NumGoroutine() > goroutines+5; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), goroutines)
-		}
-	}
+	wait.For(t, "goroutines have ended", func() bool { return runtime.NumGoroutine() <= goroutines+5 })
 }
 
 // socketPair returns two connected sockets.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -178,7 +179,7 @@ func TestRightsLessened(t *testing.T) {
 	for _, wire := range wires {
 		g.write(g.hosts, alice)
 		cc, _ := g.client(aliceSeed, wire)
-		until(t, "alice may do everything", func() bool {
+		wait.For(t, "alice may do everything", func() bool {
 			args, _ := seen(t, cc, "admin")
 			return args != ""
 		})
@@ -242,15 +243,15 @@ func TestOthersTransfers(t *testing.T) {
 		bobCC, _ := g.client(bobSeed, wire)
 		hers := upload(aliceCC)
 		part(hers)
-		until(t, "half of her file is there", func() bool { return parts(4) == 1 })
+		wait.For(t, "half of her file is there", func() bool { return parts(4) == 1 })
 		his := upload(bobCC)
 		part(his)
-		until(t, "half of his file is there, beside hers", func() bool { return parts(4) == 2 })
+		wait.For(t, "half of his file is there, beside hers", func() bool { return parts(4) == 2 })
 		// Hers was neither ended nor locked: another of her connections takes it over.
 		again, _ := g.client(aliceSeed, wire)
 		upload(again)
 		wantWord(t, wire+", taken over by herself", toEnd(hers, new(guestv1.UploadResponse)), codes.Aborted, "taken-over")
 		_ = his.Send(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Piece{Piece: &guestv1.Piece{Offset: 4, Data: []byte("more")}}})
-		until(t, "his goes on", func() bool { return parts(8) == 1 })
+		wait.For(t, "his goes on", func() bool { return parts(8) == 1 })
 	}
 }

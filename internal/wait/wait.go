@@ -16,7 +16,7 @@ func For(tb testing.TB, what string, ok func() bool) {
 	deadline := time.Now().Add(Limit)
 	for pause := time.Millisecond; !ok(); pause = min(2*pause, 20*time.Millisecond) {
 		if time.Now().After(deadline) {
-			tb.Fatalf("after %v there is still no %s", Limit, what)
+			tb.Fatalf("not within %v: %s", Limit, what)
 		}
 		time.Sleep(pause)
 	}

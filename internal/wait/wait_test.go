@@ -29,7 +29,7 @@ func TestFor(t *testing.T) {
 		}
 		r := &recorder{TB: t}
 		defer func() {
-			if recover() != r || !strings.Contains(r.failed, "no sunrise") {
+			if recover() != r || !strings.Contains(r.failed, ": sunrise") {
 				t.Errorf("failed with %q", r.failed)
 			}
 			if d := time.Since(start); d < Limit {

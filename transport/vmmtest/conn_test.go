@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/nettest"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/transport"
 	"github.com/vsockrpc/vsockrpc/transport/vmmtest"
 )
@@ -168,7 +169,7 @@ func TestCloseWrite(t *testing.T) {
 		if err != nil || !bytes.Equal(got, answer) {
 			t.Fatalf("read %d bytes, %v; want %d and EOF", len(got), err, len(answer))
 		}
-		eventually(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
+		wait.For(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
 		if s := v.Stats(); s.Resets != 0 {
 			t.Errorf("stats %+v; want no reset", s)
 		}
@@ -178,7 +179,7 @@ func TestCloseWrite(t *testing.T) {
 func TestCloseRead(t *testing.T) {
 	sides(t, func(t *testing.T, _ *vmmtest.VMM, a, b halfCloser) {
 		a.CloseRead()
-		eventually(t, "the writer learns of it", func() bool {
+		wait.For(t, "the writer learns of it", func() bool {
 			_, err := b.Write([]byte("x"))
 			return errors.Is(err, syscall.EPIPE)
 		})
@@ -203,11 +204,11 @@ func TestClose(t *testing.T) {
 		if err != nil || !bytes.Equal(got, data) {
 			t.Errorf("read %d bytes, %v; want %d and EOF", len(got), err, len(data))
 		}
-		eventually(t, "writes fail", func() bool {
+		wait.For(t, "writes fail", func() bool {
 			_, err := b.Write([]byte("x"))
 			return errors.Is(err, syscall.EPIPE)
 		})
-		eventually(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
+		wait.For(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
 		for what, err := range map[string]error{
 			"read":       second(a.Read(make([]byte, 1))),
 			"write":      second(a.Write([]byte("x"))),
@@ -239,7 +240,7 @@ func TestCloseAfterCloseWriteIsNoticed(t *testing.T) {
 			t.Fatalf("stats %+v; want 1 open", s)
 		}
 		a.Close()
-		eventually(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
+		wait.For(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
 	})
 }
 
@@ -251,7 +252,7 @@ func TestReset(t *testing.T) {
 	idleHost, idleGuest := pair(t, v, l)
 	mustWrite(t, host, []byte("to guest"))
 	mustWrite(t, guest, []byte("to host"))
-	eventually(t, "delivered", func() bool { s := v.Stats(); return s.ToGuest == 8 && s.ToHost == 7 })
+	wait.For(t, "delivered", func() bool { s := v.Stats(); return s.ToGuest == 8 && s.ToHost == 7 })
 
 	blocked := make(chan error, 1)
 	go func() {

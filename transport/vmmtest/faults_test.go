@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/transport"
 	"github.com/vsockrpc/vsockrpc/transport/vmmtest"
 )
@@ -60,7 +61,7 @@ func TestResetAfterBytes(t *testing.T) {
 					err = errors.Join(err, werr)
 				}
 				checkReset(t, sideName(from), err)
-				eventually(t, "1 reset", func() bool { return v.Stats().Resets == 1 })
+				wait.For(t, "1 reset", func() bool { return v.Stats().Resets == 1 })
 			})
 		})
 	}
@@ -94,7 +95,7 @@ func TestCloseAfterBytes(t *testing.T) {
 				t.Errorf("%s: read %q, %v; want %q and EOF", sideName(c), got, err, want)
 			}
 		}
-		eventually(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
+		wait.For(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
 		if s := v.Stats(); s.Resets != 0 {
 			t.Errorf("stats %+v; want no reset", s)
 		}
@@ -131,7 +132,7 @@ func TestEndFlow(t *testing.T) {
 		mustWrite(t, from, []byte("more"))
 		from.CloseWrite()
 		to.CloseWrite()
-		eventually(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
+		wait.For(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
 	})
 }
 
@@ -285,7 +286,7 @@ func TestResetEvery(t *testing.T) {
 			go io.Copy(c, c)
 		}
 	}()
-	eventually(t, "3 resets", func() bool {
+	wait.For(t, "3 resets", func() bool {
 		c, err := transport.Dial(t.Context(), transport.MuxAddr(v.Path, 1000), nil)
 		if err == nil {
 			defer c.Close()

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/transport"
 	"github.com/vsockrpc/vsockrpc/transport/vmmtest"
 )
@@ -61,7 +62,7 @@ func TestGuestDials(t *testing.T) {
 	if got, err := readAll(t, guest); string(got) != "answer" || err != nil {
 		t.Errorf("guest read %q, %v", got, err)
 	}
-	eventually(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
+	wait.For(t, "the connection is gone", func() bool { return v.Stats().Open == 0 })
 	if s := v.Stats(); s.FromGuest != 1 || s.FromHost != 0 || s.Resets != 0 {
 		t.Errorf("stats %+v; want 1 from the guest", s)
 	}
@@ -135,7 +136,7 @@ func TestListen(t *testing.T) {
 		_, err := l.Accept()
 		accepted <- err
 	}()
-	eventually(t, "two connections", func() bool { return v.Stats().Open == 2 })
+	wait.For(t, "two connections", func() bool { return v.Stats().Open == 2 })
 	for range 2 {
 		if err := l.Close(); err != nil {
 			t.Error(err)
@@ -270,7 +271,7 @@ func TestCloseEndsEverything(t *testing.T) {
 	for _, h := range []vmmtest.Handshake{vmmtest.HandshakeOK, vmmtest.HandshakeSilent, vmmtest.HandshakeGlued, vmmtest.HandshakeGarbage} {
 		set(h, vmmtest.Flow{})
 		open = append(open, rawDial(t, v, "CONNECT 1000\n"))
-		eventually(t, "accepted", func() bool { return int(v.Stats().Accepted) == len(open) })
+		wait.For(t, "accepted", func() bool { return int(v.Stats().Accepted) == len(open) })
 	}
 	v.SetFaults(vmmtest.Faults{})
 	for _, fault := range []vmmtest.Fault{vmmtest.Stall, vmmtest.Drop, vmmtest.EndFlow} {
@@ -285,7 +286,7 @@ func TestCloseEndsEverything(t *testing.T) {
 	full.Write(noise(4 << 20))
 	v.Pause()
 	open = append(open, full, rawDial(t, v, "CONNECT 1000\n"))
-	eventually(t, "accepted", func() bool { return int(v.Stats().Accepted) == len(open) })
+	wait.For(t, "accepted", func() bool { return int(v.Stats().Accepted) == len(open) })
 	guestDial := make(chan error)
 	go func() {
 		_, err := v.Dial(context.Background(), 7)

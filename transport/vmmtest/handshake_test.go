@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	"github.com/vsockrpc/vsockrpc/transport"
 	"github.com/vsockrpc/vsockrpc/transport/vmmtest"
 )
@@ -274,7 +275,7 @@ func TestPausedGuestTakesNoConnection(t *testing.T) {
 	v, _ = start(t, vmmtest.Config{RequestTimeout: time.Hour})
 	v.Pause()
 	c = rawDial(t, v, "CONNECT 1000\n")
-	eventually(t, "accepted", func() bool { return v.Stats().Accepted == 1 })
+	wait.For(t, "accepted", func() bool { return v.Stats().Accepted == 1 })
 	v.Reset()
 	if got, err := readAll(t, c); len(got) != 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("read %q, %v; want the end", got, err)

@@ -108,16 +108,6 @@ func rawDial(t testing.TB, v *vmmtest.VMM, line string) net.Conn {
 	return c
 }
 
-// eventually waits until ok returns true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 // noise returns n pseudo-random bytes.
 func noise(n int) []byte {
 	b := make([]byte, n)

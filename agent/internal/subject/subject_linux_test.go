@@ -12,12 +12,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
 	"github.com/vsockrpc/vsockrpc/internal/hostile"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // touchEnv has the pid of a process that the test binary is to touch.
@@ -174,13 +174,10 @@ func TestRights(t *testing.T) {
 		t.Errorf("the file belongs to %d:%d", st.Uid, st.Gid)
 	}
 	// The thread ends, and none has what it had.
-	deadline := time.Now().Add(time.Minute)
-	for {
-		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid)); errors.Is(err, fs.ErrNotExist) || time.Now().After(deadline) {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	wait.For(t, "the end of the thread", func() bool {
+		_, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid))
+		return errors.Is(err, fs.ErrNotExist)
+	})
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		t.Fatal(err)
@@ -418,9 +415,5 @@ func TestLook(t *testing.T) {
 		t.Errorf("a path that no user reaches into: %v", err)
 	}
 	fs.End()
-	for deadline := time.Now().Add(time.Minute); looks.Load() != 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d looks are left", looks.Load())
-		}
-	}
+	wait.For(t, "the end of all looks", func() bool { return looks.Load() == 0 })
 }
