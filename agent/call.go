@@ -185,6 +185,7 @@ func (c *call) bound(req any) {
 		if spec.TimeoutMillis == 0 || spec.TimeoutMillis > limit {
 			spec.TimeoutMillis = limit
 		}
+		spec.KillRemaining = true // what goes on would have no limit
 	}
 	if c.verdict.NoCore && writesCores() {
 		if spec.Limits == nil {

@@ -26,7 +26,7 @@ import (
 //     would not end.
 //   - When the process has exited and another process holds its output open, the
 //     agent cuts the output after a while, whatever WaitDelay is.
-//   - The default Cancel kills the process group.
+//   - The default Cancel kills everything that the session has started.
 //   - There are no ExtraFiles and no SysProcAttr.
 //
 // A Cmd cannot be used again after Run, Output, CombinedOutput or Start. Set the
@@ -69,6 +69,11 @@ type Cmd struct {
 	// connection. If Stdin, Stdout and Stderr are nil too, the session is started
 	// without being attached; Wait then waits for its end.
 	Detach bool
+	// KillRemaining has the guest end everything that the process has started when it
+	// exits. Otherwise what it left running goes on. A session that is ended, by a
+	// time limit, by HangUp or since its owner is gone, always ends with everything
+	// that it has started.
+	KillRemaining bool
 	// OpenStdin gives a session that is started without being attached a stdin, which
 	// stays open for who attaches to it. Otherwise that is /dev/null.
 	OpenStdin bool
@@ -292,7 +297,7 @@ func (c *Cmd) spec() (*guestv1.SessionSpec, error) {
 		Dir: []byte(c.Dir), User: []byte(c.User), Group: []byte(c.Group), Name: c.Name,
 		ClearEnv: c.Env != nil, Stdin: c.Stdin != nil || c.io != nil && c.io.in != nil,
 		TimeoutMillis: millis(c.Timeout), RingBytes: c.RingBytes, Limits: c.Limits, LoginShell: c.LoginShell,
-		StderrToStdout: c.sameWriter(),
+		StderrToStdout: c.sameWriter(), KillRemaining: c.KillRemaining,
 	}
 	spec.Stdin = spec.Stdin || c.OpenStdin && c.Detach && !c.attached()
 	argv := c.argv()

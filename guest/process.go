@@ -31,7 +31,8 @@ type Process struct {
 func (p *Process) Signal(sig os.Signal) error { return p.signal(sig, false) }
 
 // SignalGroup sends a signal to the process and all of its process group, as a
-// terminal does with Ctrl-C.
+// terminal does with Ctrl-C. SIGKILL is for everything that the session has
+// started, wherever that has gone.
 func (p *Process) SignalGroup(sig os.Signal) error { return p.signal(sig, true) }
 
 // Kill ends the process with SIGKILL, as os.Process.Kill does.
@@ -54,7 +55,7 @@ func (p *Process) signal(sig os.Signal, group bool) error {
 	return err
 }
 
-// killGroup has the session's process group killed as soon as the agent can be
+// killGroup has everything that the session has started killed as soon as the agent can be
 // told, also after a lost connection.
 func (p *Process) killGroup() error {
 	p.killed.Store(true)
@@ -85,7 +86,7 @@ func (p *Process) Resize(rows, columns int) error {
 func (p *Process) Release() error { return p.leave(true) }
 
 // HangUp leaves on purpose: the guest ends the session at once, with SIGHUP,
-// SIGTERM and, 2 s later, SIGKILL to its process group. [Cmd.Wait] does not
+// SIGTERM and, 2 s later, SIGKILL to everything that it has started. [Cmd.Wait] does not
 // wait for that and returns an error with ReasonLeft.
 func (p *Process) HangUp() error { return p.leave(false) }
 

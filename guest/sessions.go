@@ -65,6 +65,7 @@ func (g *Guest) Processes(ctx context.Context) iter.Seq2[*guestv1.ProcessInfo, e
 }
 
 // SignalSession sends a signal to a session's process, or to its process group.
+// SIGKILL to the group is for everything that the session has started.
 func (g *Guest) SignalSession(ctx context.Context, id SessionID, sig Signal, group bool) error {
 	return g.sendSignal(ctx, &guestv1.SignalRequest{
 		Target: &guestv1.SignalRequest_SessionId{SessionId: id[:]}, Signal: uint32(sig), Group: group})

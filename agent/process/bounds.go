@@ -29,6 +29,7 @@ const (
 func slim(spec *guestv1.SessionSpec) *guestv1.SessionSpec {
 	return &guestv1.SessionSpec{
 		Name: spec.Name, Args: clipArgs(spec.Args, maxKeptArgs), Terminal: spec.Terminal,
+		KillRemaining: spec.KillRemaining,
 	}
 }
 

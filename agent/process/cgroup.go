@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,14 +22,17 @@ import (
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
+// cgroupRoots is where cgroup v2 may be: alone, or beside version 1 and then without
+// controllers.
+var cgroupRoots = []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}
+
 const (
-	cgroupRoot = "/sys/fs/cgroup"
 	// agentLeaf is the agent's own cgroup: one with controllers for its children
 	// may hold no process itself. systemd makes one of this name by
 	// DelegateSubgroup=agent.
 	agentLeaf = "agent"
 	// sessionsGroup holds the cgroups of all sessions, sharedGroup those
-	// sessions that have none of their own.
+	// sessions for which none could be made.
 	sessionsGroup = "vsockrpc-sessions"
 	sharedGroup   = "shared"
 	// cpu.weight is 100 where nobody sets it.
@@ -46,11 +50,12 @@ const (
 // cgroups makes the cgroups of sessions, of version 2. A nil *cgroups makes
 // none.
 type cgroups struct {
+	root        string // where version 2 is mounted
 	dir         string // of all sessions
 	controllers []string
 
 	mu       sync.Mutex
-	shared   *os.File   // the directory of those without limits
+	shared   *os.File   // the directory of those without one of their own
 	lost     []*os.File // earlier ones; one may still be in use for a start
 	leftover []string   // could not be removed: something still runs there
 	again    *time.Timer
@@ -59,28 +64,39 @@ type cgroups struct {
 
 // cgroup is one session's own; nil: none.
 type cgroup struct {
-	path string
-	dir  *os.File
+	path    string
+	dir     *os.File
+	limited bool // its memory
 }
 
 // newCgroups moves the agent to a leaf, and makes the cgroup of all sessions.
 // protect gives the agent more weight than those, and spares it some tasks.
 func newCgroups(protect bool) (*cgroups, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(cgroupRoot, &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+	root := slices.IndexFunc(cgroupRoots, func(dir string) bool {
+		var fs unix.Statfs_t
+		return unix.Statfs(dir, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
+	})
+	if root < 0 {
 		return nil, errors.New("the guest has no cgroup v2")
 	}
 	own, err := ownCgroup()
 	if err != nil {
 		return nil, err
 	}
-	parent := filepath.Join(cgroupRoot, own)
-	switch {
-	case own == "/":
-		// The root may have both processes and children with controllers.
-	case filepath.Base(parent) == agentLeaf:
+	c := &cgroups{root: cgroupRoots[root]}
+	parent := filepath.Join(c.root, own)
+	if filepath.Base(parent) == agentLeaf {
 		parent = filepath.Dir(parent)
-	default:
+	}
+	text, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
+	if err != nil {
+		return nil, err
+	}
+	available := slices.DeleteFunc(strings.Fields(string(text)), func(name string) bool {
+		return name != "memory" && name != "pids" && name != "cpu"
+	})
+	// The root may have both processes and children with controllers.
+	if own != "/" && parent == filepath.Join(c.root, own) && len(available) > 0 {
 		leaf := filepath.Join(parent, agentLeaf)
 		if err := makeDir(leaf); err != nil {
 			return nil, err
@@ -89,18 +105,11 @@ func newCgroups(protect bool) (*cgroups, error) {
 			return nil, err
 		}
 	}
-	c := &cgroups{dir: filepath.Join(parent, sessionsGroup)}
+	c.dir = filepath.Join(parent, sessionsGroup)
 	if err := makeDir(c.dir); err != nil {
 		return nil, err
 	}
-	available, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range []string{"memory", "pids", "cpu"} {
-		if !slices.Contains(strings.Fields(string(available)), name) {
-			continue
-		}
+	for _, name := range available {
 		if err := writeCgroup(parent, "cgroup.subtree_control", "+"+name); err != nil {
 			return nil, err
 		}
@@ -133,23 +142,25 @@ func (c *cgroups) protect(parent string, hasLeaf bool) {
 	}
 }
 
-// forSession makes a cgroup for a session that has limits, or returns nil.
+// forSession makes a cgroup for a session. Of one without limits it returns nil if it
+// cannot.
 func (c *cgroups) forSession(id sessionID, l *guestv1.ResourceLimits) (*cgroup, error) {
-	if l == nil || l.MemoryBytes == nil && l.Processes == nil && l.CpuMillis == nil {
+	limited := l != nil && (l.MemoryBytes != nil || l.Processes != nil || l.CpuMillis != nil)
+	switch {
+	case c == nil && limited:
+		return nil, noCgroup("this agent makes no cgroups for sessions")
+	case c == nil:
 		return nil, nil
 	}
-	if c == nil {
-		return nil, noCgroup("this agent makes no cgroups for sessions")
+	g, err := c.make(id.String())
+	if err != nil && !limited {
+		return nil, nil
 	}
-	path := filepath.Join(c.dir, id.String())
-	if err := makeDir(path); err != nil {
-		return nil, noCgroup("cannot make a cgroup: %v", err).On("mkdir", path, err)
+	if err != nil || !limited {
+		return g, err
 	}
-	dir, err := openDir(path)
-	if err != nil {
-		return nil, noCgroup("cannot open a cgroup: %v", err).On("open", path, err)
-	}
-	g := &cgroup{path, dir}
+	g.limited = l.MemoryBytes != nil
+	path := g.path
 	for _, limit := range []struct {
 		controller string
 		value      *uint64
@@ -176,6 +187,28 @@ func (c *cgroups) forSession(id sessionID, l *guestv1.ResourceLimits) (*cgroup, 
 		}
 	}
 	return g, nil
+}
+
+// make makes a cgroup.
+func (c *cgroups) make(name string) (*cgroup, error) {
+	path := filepath.Join(c.dir, name)
+	if err := makeDir(path); err != nil {
+		return nil, noCgroup("cannot make a cgroup: %v", err).On("mkdir", path, err)
+	}
+	dir, err := openDir(path)
+	if err != nil {
+		_ = os.Remove(path)
+		return nil, noCgroup("cannot open a cgroup: %v", err).On("open", path, err)
+	}
+	return &cgroup{path: path, dir: dir}, nil
+}
+
+// name returns the cgroup of all sessions below the root, or "".
+func (c *cgroups) name() string {
+	if c == nil {
+		return ""
+	}
+	return strings.TrimPrefix(c.dir, c.root)
 }
 
 func noCgroup(format string, args ...any) *fault {
@@ -206,7 +239,7 @@ func (c *cgroups) fd(g *cgroup) int {
 	return -1
 }
 
-// sharedDir returns the directory of the sessions without limits. One that has
+// sharedDir returns the directory of the sessions without one of their own. One that has
 // been given controllers for children takes no process: the program of a session
 // has done so, an init, a container engine or another agent. It keeps that one,
 // and a new one takes its place.
@@ -230,8 +263,8 @@ func (c *cgroups) sharedDir() *os.File {
 	return dir
 }
 
-// remove removes a session's cgroup, now or once nothing runs there any more:
-// what has left the process group may live on.
+// remove removes a session's cgroup, now or once nothing runs there any more: what
+// the process has left running may live on.
 func (c *cgroups) remove(g *cgroup) {
 	if g == nil {
 		return
@@ -248,7 +281,7 @@ func (c *cgroups) remove(g *cgroup) {
 // often, for the rest. mu is held.
 func (c *cgroups) sweep() {
 	c.leftover = slices.DeleteFunc(c.leftover, func(path string) bool {
-		return !errors.Is(os.Remove(path), syscall.EBUSY)
+		return !errors.Is(removeGroup(path), syscall.EBUSY)
 	})
 	if len(c.leftover) == 0 || c.again != nil {
 		return
@@ -260,6 +293,43 @@ func (c *cgroups) sweep() {
 		c.wait = min(2*c.wait, mostSweep)
 		c.sweep()
 	})
+}
+
+// mostGroups bounds how many cgroups a program may have made below its own to have
+// them removed with it.
+const mostGroups = 10_000
+
+// removeGroup removes a cgroup and those below it.
+func removeGroup(path string) error {
+	err := os.Remove(path)
+	if !errors.Is(err, syscall.EBUSY) {
+		return err
+	}
+	below := groupsBelow(path)
+	for _, dir := range slices.Backward(below) {
+		_ = os.Remove(dir)
+	}
+	if len(below) == 0 {
+		return err
+	}
+	return os.Remove(path)
+}
+
+// groupsBelow lists the cgroups below one, each before those below it.
+func groupsBelow(path string) []string {
+	var all []string
+	_ = filepath.WalkDir(path, func(dir string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || !d.IsDir():
+			return nil
+		case len(all) == mostGroups:
+			return fs.SkipAll
+		case dir != path:
+			all = append(all, dir)
+		}
+		return nil
+	})
+	return all
 }
 
 // close removes what is left, as far as nothing runs there.
@@ -274,7 +344,7 @@ func (c *cgroups) close() {
 		_ = os.Remove(dir.Name())
 	}
 	for _, path := range append(c.leftover, c.dir) {
-		_ = os.Remove(path)
+		_ = removeGroup(path)
 	}
 	c.leftover = nil
 	if c.again != nil {
@@ -301,34 +371,35 @@ func (g *cgroup) oomKills() uint64 {
 	return 0
 }
 
-// kill kills every process of the cgroup, those too that have left the process
-// group.
+// kill kills every process of the cgroup at once, since Linux 5.14.
 func (g *cgroup) kill() {
-	if g == nil || writeCgroup(g.path, "cgroup.kill", "1") == nil {
-		return
+	if g != nil {
+		_ = writeCgroup(g.path, "cgroup.kill", "1")
 	}
-	// Before Linux 5.14. What forks meanwhile is found by the next round.
-	for range 10 {
-		text, err := os.ReadFile(filepath.Join(g.path, "cgroup.procs"))
-		if err != nil || len(text) == 0 {
-			return
+}
+
+// procs lists the processes of the cgroup and of those below it.
+func (g *cgroup) procs() []int {
+	var list []int
+	for _, dir := range append([]string{g.path}, groupsBelow(g.path)...) {
+		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			continue
 		}
-		for line := range strings.Lines(string(text)) {
-			pid, err := strconv.Atoi(strings.TrimSpace(line))
-			if err != nil || pid <= 0 {
-				continue
-			}
-			if p, ok := readStat(pid); ok {
-				p.signal(p.session, unix.SIGKILL)
+		for _, field := range strings.Fields(string(text)) {
+			// 0 is a process that cannot be seen from here.
+			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+				list = append(list, pid)
 			}
 		}
 	}
+	return list
 }
 
 // watchOOM calls f whenever the counts of the cgroup's memory.events change,
 // until the file that it returns is closed; nil if it cannot.
 func (g *cgroup) watchOOM(f func()) *os.File {
-	if g == nil {
+	if g == nil || !g.limited {
 		return nil
 	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)

@@ -50,7 +50,7 @@ const maxArgs = 1 << 16
 
 // prepare checks a spec and looks up the accounts that it names. It looks at no
 // file that a user could own.
-func (s *Server) prepare(spec *guestv1.SessionSpec) (*command, error) {
+func (s *Server) prepare(id sessionID, spec *guestv1.SessionSpec) (*command, error) {
 	if err := s.checkBytes(spec); err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (s *Server) prepare(spec *guestv1.SessionSpec) (*command, error) {
 		return nil, err
 	}
 	c.switches = acc.UID != s.uid || acc.GID != s.gid || len(spec.User) > 0 && s.uid == 0
-	c.env = s.environment(spec, acc)
+	c.env = s.environment(id, spec, acc)
 	switch {
 	case c.dir != "" && !filepath.IsAbs(c.dir):
 		c.dir = filepath.Join(acc.Home, c.dir)
@@ -145,10 +145,10 @@ func short(b []byte) []byte { return b[:min(len(b), 64)] }
 
 // environment returns the base environment with the spec's own on top. The
 // last of several entries with one name wins, and keeps the first's place.
-func (s *Server) environment(spec *guestv1.SessionSpec, acc account.Account) []string {
+func (s *Server) environment(id sessionID, spec *guestv1.SessionSpec, acc account.Account) []string {
 	var entries []string
 	if !spec.ClearEnv {
-		entries = append(entries, "PATH="+s.cfg.Path, "HOME="+acc.Home, "SHELL="+acc.Shell)
+		entries = append(entries, "PATH="+s.cfg.Path, "HOME="+acc.Home, "SHELL="+acc.Shell, markName+"="+id.String())
 		if acc.Name != "" {
 			entries = append(entries, "USER="+acc.Name, "LOGNAME="+acc.Name)
 		}

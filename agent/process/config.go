@@ -47,9 +47,9 @@ type Config struct {
 	// Env is added to the base environment, each "NAME=value".
 	Env []string
 
-	// Cgroup makes cgroups for sessions with limits, below the agent's own
-	// cgroup, where the guest has cgroup v2 and lets the agent write it. The
-	// agent itself moves to a leaf of its own. Only the daemon sets it.
+	// Cgroup makes a cgroup for each session, below the agent's own cgroup, where
+	// the guest has cgroup v2 and lets the agent write it. If that has controllers,
+	// the agent itself moves to a leaf of its own. Only the daemon sets it.
 	Cgroup bool
 	// Protect lowers the agent's OOM score, and raises its CPU weight if
 	// Cgroup is set, so that user load cannot starve it. Sessions do not

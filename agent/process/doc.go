@@ -20,7 +20,9 @@
 // its POSIX session then have its pid, it cannot reach the terminal of the
 // agent (which matters for an agent inside a command line tool), and its
 // descendants can be told from other processes even when a shell with job
-// control moved them to groups of their own.
+// control moved them to groups of their own. What ends with a session, family.go
+// finds wherever it has gone; what a process leaves running when it exits by itself
+// goes on.
 //
 // # Starts
 //
@@ -33,7 +35,8 @@
 // # Environment
 //
 // The base environment is PATH, HOME, USER, LOGNAME and SHELL of the target
-// user, TERM with a terminal, and nothing of the agent's own. The working
+// user, VSOCKRPC_SESSION with the session's id, TERM with a terminal, and nothing of
+// the agent's own. The working
 // directory is the user's home, or / where that is missing. The umask is 022.
 //
 // # Restart

@@ -125,6 +125,7 @@ func TestBaseEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf("[]\n%q\n%q\n%q\n", "PATH="+defaultPath, "HOME="+acc.Home, "SHELL="+acc.Shell)
+	want += fmt.Sprintf("%q\n", markName+"="+sessionID(s.opened.Session.SessionId).String())
 	if acc.Name != "" {
 		want += fmt.Sprintf("%q\n%q\n", "USER="+acc.Name, "LOGNAME="+acc.Name)
 	}
@@ -311,6 +312,11 @@ func (s *stream) firstLine(t *testing.T) string {
 	return line
 }
 
+func killRemaining(spec *guestv1.SessionSpec) *guestv1.SessionSpec {
+	spec.KillRemaining = true
+	return spec
+}
+
 func TestAwkwardProcesses(t *testing.T) {
 	c := newCarrier(t, nil)
 	tests := []struct {
@@ -334,8 +340,9 @@ func TestAwkwardProcesses(t *testing.T) {
 		{name: "writes without end", spec: helper(t, "endless"), time: true, code: -1, signal: syscall.SIGTERM},
 		{name: "daemonises", spec: helper(t, "daemon"), child: true, survives: true},
 		{name: "daemonises with a second fork", spec: helper(t, "double-fork"), child: true, survives: true},
-		{name: "leaves a child with the pipe", spec: helper(t, "hold"), code: 5, held: true, child: true},
-		{name: "leaves a stubborn child with the pipe", spec: helper(t, "hold-stubborn"), code: 5, held: true, child: true},
+		{name: "leaves a child with the pipe", spec: helper(t, "hold"), code: 5, held: true, child: true, survives: true},
+		{name: "leaves a child to be ended", spec: killRemaining(helper(t, "hold")), code: 5, held: true, child: true},
+		{name: "leaves a stubborn child to be ended", spec: killRemaining(helper(t, "hold-stubborn")), code: 5, held: true, child: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 func TestTerminalsOfFailedStarts(t *testing.T) {
 	c := newCarrier(t, nil)
 	c.leavesNothing(t, func() {
-		for range stressed(1000) {
+		for range stressed(100) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			s, err := c.client.Exec(ctx)
 			if err != nil {

@@ -174,7 +174,7 @@ func TestLabLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := strings.TrimSpace(string(s.out[stdout])), "0::/"+sessionsGroup+"/"+sharedGroup; got != want {
+	if got, want := strings.TrimSpace(string(s.out[stdout])), "0::/"+sessionsGroup+"/"+sessionID(s.opened.Session.SessionId).String(); got != want {
 		t.Errorf("a session without limits is in %s, want %s", got, want)
 	}
 	own, err := ownCgroup()
@@ -222,13 +222,16 @@ func bomb() {
 }
 
 // TestLabSharedTaken has a program enable controllers for children of its own
-// in the cgroup of the sessions without limits, as another agent does: the kernel
+// in the shared cgroup, as another agent does: the kernel
 // puts no further process there.
 func TestLabSharedTaken(t *testing.T) {
 	c := newLab(t)
 	c.needs(t, "pids")
 	taken := c.srv.cgroups.shared.Name()
 	for range 2 {
+		if fd := c.srv.cgroups.fd(nil); fd < 0 {
+			t.Fatal("no cgroup for a session without one of its own")
+		}
 		s, err := c.run(testContext(t), &guestv1.SessionSpec{Args: toBytes([]string{"/bin/sh", "-c", "exit 3"})}, "")
 		if err != nil || s.exit.GetCode() != 3 {
 			t.Fatalf("exit %v, %v, want code 3", s.exit, err)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -109,41 +108,6 @@ func pids() ([]int, error) {
 	return list, err
 }
 
-// sessionMembers lists the processes of a POSIX session.
-func sessionMembers(session int) []procStat {
-	list, err := pids()
-	if err != nil {
-		return nil // no /proc
-	}
-	var members []procStat
-	for _, pid := range list {
-		if p, ok := readStat(pid); ok && p.session == session {
-			members = append(members, p)
-		}
-	}
-	return members
-}
-
-// signal signals the process if it is still the one that was listed as a member
-// of a session.
-func (p procStat) signal(session int, sig syscall.Signal) {
-	fd, err := unix.PidfdOpen(p.pid, 0)
-	if err == nil {
-		defer unix.Close(fd)
-	} else if err != unix.ENOSYS {
-		return
-	}
-	now, ok := readStat(p.pid)
-	if !ok || now.session != session || now.startTicks != p.startTicks {
-		return
-	}
-	if err == nil {
-		_ = unix.PidfdSendSignal(fd, sig, nil, 0)
-	} else {
-		_ = unix.Kill(p.pid, sig)
-	}
-}
-
 // ListProcesses implements guest.v1.ProcessService.
 func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.ServerStreamingServer[guestv1.ListProcessesResponse]) error {
 	list, err := pids()
@@ -156,7 +120,7 @@ func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.Serv
 			stats[pid] = p
 		}
 	}
-	owners, to := s.owners(), charge.From(stream.Context())
+	kin, to := s.kin(stats), charge.From(stream.Context())
 	names := s.accounts.UserNames()
 	boot := bootTime()
 	resp := &guestv1.ListProcessesResponse{}
@@ -182,9 +146,9 @@ func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.Serv
 			Name:           []byte(p.name),
 			Args:           cmdline(pid),
 		}
-		if ses := ownerOf(p, stats, owners); ses != nil {
-			info.SessionId = ses.id[:]
-			if !to.Full && ses.account.ID != to.ID {
+		if id, ses, ok := kin.of(p); ok {
+			info.SessionId = id[:]
+			if !to.Full && (ses == nil || ses.account.ID != to.ID) {
 				info.Args = nil
 			}
 		}
@@ -199,40 +163,6 @@ func (s *Server) ListProcesses(_ *guestv1.ListProcessesRequest, stream grpc.Serv
 		return nil
 	}
 	return stream.Send(resp)
-}
-
-// owners returns the sessions whose process is not reaped, by its pid.
-func (s *Server) owners() map[int]*session {
-	owners := make(map[int]*session)
-	for _, ses := range s.list() {
-		ses.mu.Lock()
-		if !ses.reaped {
-			owners[ses.child.pid] = ses
-		}
-		ses.mu.Unlock()
-	}
-	return owners
-}
-
-// ownerOf returns the session that a process belongs to: by its POSIX session,
-// or as a descendant that has left it.
-func ownerOf(p procStat, stats map[int]procStat, owners map[int]*session) *session {
-	if ses := owners[p.session]; ses != nil {
-		return ses
-	}
-	// As many steps as there are processes at most: a snapshot that was not
-	// taken at one instant may have a loop.
-	for range stats {
-		if ses := owners[p.pid]; ses != nil {
-			return ses
-		}
-		parent, ok := stats[p.parent]
-		if !ok {
-			return nil
-		}
-		p = parent
-	}
-	return nil
 }
 
 // uidOf returns the effective uid of a process; root if it is gone.

@@ -49,6 +49,7 @@ type session struct {
 	io       *stdio
 	child    child
 	group    *cgroup // nil: none of its own
+	family   family  // under mu
 	started  time.Time
 
 	oomEvents *os.File               // nil: not watched
@@ -80,7 +81,7 @@ type session struct {
 
 // start starts the process and what serves it.
 func (s *session) start() error {
-	cmd, err := s.srv.prepare(s.spec)
+	cmd, err := s.srv.prepare(s.id, s.spec)
 	if err != nil {
 		return err
 	}
@@ -100,6 +101,7 @@ func (s *session) start() error {
 		return err
 	}
 	s.started = time.Now()
+	s.family = family{pid: s.child.pid, mark: s.id.String(), group: s.group}
 	s.st.in.connected = s.io.stdin != nil
 	for i := range s.io.out {
 		if s.io.out[i] == nil {
@@ -149,11 +151,11 @@ func (s *session) run() {
 	cut := time.AfterFunc(drainAfter, s.cutOutput)
 	pumps.Wait()
 	cut.Stop()
-	lingering := s.reap()
+	remaining := s.reap()
 	s.io.closeOwn()
 	s.srv.ended(s)
 	close(s.done)
-	if lingering {
+	if remaining {
 		s.endLingering()
 	}
 	if s.oomEvents != nil {
@@ -187,17 +189,17 @@ func (s *session) cutOutput() {
 }
 
 // reap takes the exit status and makes the session's result. It reports whether
-// the process group has members left that are to be ended.
-func (s *session) reap() (lingering bool) {
+// processes of the session are left that are to be ended. Those of a session that
+// was not ended, and does not ask for it, go on.
+func (s *session) reap() (remaining bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pid := s.child.pid
-	endGroup := s.ending || s.policy == guestv1.OwnerGone_OWNER_GONE_KILL
-	if endGroup && !s.ending {
-		// The process is not reaped, so the group is still its own.
+	endAll := s.ending || s.spec.KillRemaining
+	if endAll && !s.ending {
+		// The process is not reaped, so its number is still its own.
 		s.termAt = time.Now()
-		_ = unix.Kill(-pid, unix.SIGTERM)
-		_ = unix.Kill(-pid, unix.SIGCONT)
+		s.family.signal(unix.SIGTERM, unix.SIGCONT)
 	}
 	var status unix.WaitStatus
 	var usage unix.Rusage
@@ -211,10 +213,7 @@ func (s *session) reap() (lingering bool) {
 	}
 	s.st.exit = s.makeExit(status, usage, err)
 	s.wakeReaders()
-	if !endGroup {
-		return false
-	}
-	return s.lingers()
+	return endAll
 }
 
 // makeExit is called under mu.

@@ -101,8 +101,12 @@ func (s *Server) touchProcess(ctx context.Context, pid int) error {
 	if !ok {
 		return nil
 	}
-	if ses := ownerOf(p, stats, s.owners()); ses != nil {
-		return ses.touch(ctx)
+	id, ses, ok := s.kin(stats).of(p)
+	switch {
+	case !ok:
+		return nil
+	case ses == nil:
+		return foreignSession(id)
 	}
-	return nil
+	return ses.touch(ctx)
 }

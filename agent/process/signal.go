@@ -33,8 +33,12 @@ func (s *session) sendSignal(r *reader, m *guestv1.SendSignal) error {
 	return err
 }
 
+// pidfdGroup is PIDFD_SIGNAL_PROCESS_GROUP.
+const pidfdGroup = 1 << 2
+
 // deliver signals the process or its group, as long as the process is not reaped:
-// until then nobody else has its number.
+// until then nobody else has its number. KILL to the group is for all that the
+// session has started.
 func (s *session) deliver(number uint32, group bool) error {
 	if number > lastSignal {
 		return badSignal(number)
@@ -45,6 +49,10 @@ func (s *session) deliver(number uint32, group bool) error {
 		return noProcess("the session's process has ended")
 	}
 	pid := s.child.pid
+	if group && syscall.Signal(number) == unix.SIGKILL {
+		s.family.kill()
+		return nil
+	}
 	if group {
 		pid = -pid
 	}

@@ -3,6 +3,7 @@ package process
 import (
 	"encoding/hex"
 	"math"
+	"strings"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -19,6 +20,16 @@ var streamNames = [outputs]guestv1.Stream{guestv1.Stream_STREAM_STDOUT, guestv1.
 
 // sessionID is the id that the client made.
 type sessionID [16]byte
+
+// parseSessionID is the reverse of String.
+func parseSessionID(s string) (id sessionID, ok bool) {
+	text, ok := strings.CutPrefix(s, "s")
+	if !ok || len(text) != 2*len(id) {
+		return id, false
+	}
+	_, err := hex.Decode(id[:], []byte(text))
+	return id, err == nil
+}
 
 // String begins with a letter, so that an id is never taken for a pid.
 func (id sessionID) String() string { return "s" + hex.EncodeToString(id[:]) }

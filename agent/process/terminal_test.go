@@ -120,7 +120,7 @@ func TestTerminalHangUp(t *testing.T) {
 	if err := s.until(func() bool { return strings.Count(string(s.out[stdout]), "ready") == 2 }); err != nil {
 		t.Fatal(err)
 	}
-	members := sessionMembers(int(s.opened.Session.Pid))
+	members := (&family{pid: int(s.opened.Session.Pid)}).members()
 	groups := make(map[int]bool)
 	for _, m := range members {
 		groups[m.group] = true

@@ -100,6 +100,12 @@ func (s *Server) publishExit(ses *session) {
 
 // publishOOM tells of OOM kills in a session since the last time.
 func (s *Server) publishOOM(ses *session) {
+	ses.mu.Lock()
+	killed := ses.st.exit.GetOomKilled()
+	ses.mu.Unlock()
+	if !killed && (ses.group == nil || !ses.group.limited) {
+		return
+	}
 	kills := ses.group.oomKills()
 	ses.mu.Lock()
 	news := kills > ses.oomTold

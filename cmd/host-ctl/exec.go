@@ -24,6 +24,7 @@ type execFlags struct {
 	grace              time.Duration
 	ring               sizeFlag
 	dropOldest         bool
+	killRemaining      bool
 	limits             limitFlags
 }
 
@@ -39,7 +40,11 @@ it could not be executed, 127 if it was not found, 125 if host-ctl itself failed
 Flags stop at GUEST. If the connection is lost, the command goes on, and host-ctl
 attaches to it again: no output is lost or repeated. Ctrl-C and SIGTERM go to the
 command and all it started; a second one breaks off, and the guest ends the
-command. With -t, "~." after a newline breaks off.`,
+command. With -t, "~." after a newline breaks off.
+
+What the command leaves running when it exits goes on, as after ssh, unless
+--kill-remaining is given. A command that the guest ends, for --timeout or since
+host-ctl is gone, ends with everything that it has started.`,
 		Example: `  host-ctl exec 3 -- uname -a
   tar c . | host-ctl exec -i web tar x -C /srv
   rsync -a -e 'host-ctl exec --rsh' web:/var/log/ logs/
@@ -69,6 +74,7 @@ command. With -t, "~." after a newline breaks off.`,
 	flags.DurationVar(&f.grace, "grace", 0, "how long the command outlives a lost connection (default the agent's, 5s)")
 	flags.Var(&f.ring, "ring", "how much output the guest keeps that was not read yet (default the agent's, 1M)")
 	flags.BoolVar(&f.dropOldest, "drop-oldest", false, "when that is full, drop the oldest output rather than stop the command")
+	flags.BoolVar(&f.killRemaining, "kill-remaining", false, "when the command exits, end everything that it has left running")
 	f.limits.add(flags)
 	return cmd
 }
@@ -104,7 +110,7 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 		}
 		k.Dir, k.ExtraEnv, k.Name, k.Detach = f.dir, env, f.name, f.detach
 		k.Timeout, k.OwnerGrace, k.Limits = f.timeout, f.grace, limits
-		k.RingBytes, k.DropOldest = uint64(f.ring), f.dropOldest
+		k.RingBytes, k.DropOldest, k.KillRemaining = uint64(f.ring), f.dropOldest, f.killRemaining
 		if f.tty {
 			k.Terminal = a.terminal()
 		}

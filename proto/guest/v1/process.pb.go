@@ -690,7 +690,8 @@ type SignalRequest struct {
 	// The number of the signal in the guest's architecture; 0 only checks that
 	// the target is there.
 	Signal uint32 `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`
-	// The process group instead of the process.
+	// The process group instead of the process. KILL to the group of a session ends
+	// everything that the session has started.
 	Group bool `protobuf:"varint,4,opt,name=group,proto3" json:"group,omitempty"`
 	// With pid: refuse unless the process started at this time
 	// (ProcessInfo.start_ticks), so that a recycled pid is never hit.

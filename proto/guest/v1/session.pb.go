@@ -27,7 +27,7 @@ type OwnerGone int32
 const (
 	// OWNER_GONE_KILL for Exec, OWNER_GONE_KEEP for Start.
 	OwnerGone_OWNER_GONE_UNSPECIFIED OwnerGone = 0
-	// HUP, TERM, and KILL 2 s later to the process group.
+	// HUP, TERM, and KILL 2 s later to everything that the session has started.
 	OwnerGone_OWNER_GONE_KILL OwnerGone = 1
 	// The session goes on.
 	OwnerGone_OWNER_GONE_KEEP OwnerGone = 2
@@ -276,8 +276,11 @@ type SessionSpec struct {
 	// Give the process the same pipe as stdout and stderr, so that what it
 	// writes to either keeps its order. The stream of stderr is empty then.
 	StderrToStdout bool `protobuf:"varint,19,opt,name=stderr_to_stdout,json=stderrToStdout,proto3" json:"stderr_to_stdout,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// End everything that the process has started when it exits. Otherwise what it
+	// left running goes on, and only a session that is ended ends all of it.
+	KillRemaining bool `protobuf:"varint,20,opt,name=kill_remaining,json=killRemaining,proto3" json:"kill_remaining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionSpec) Reset() {
@@ -439,6 +442,13 @@ func (x *SessionSpec) GetLoginShell() bool {
 func (x *SessionSpec) GetStderrToStdout() bool {
 	if x != nil {
 		return x.StderrToStdout
+	}
+	return false
+}
+
+func (x *SessionSpec) GetKillRemaining() bool {
+	if x != nil {
+		return x.KillRemaining
 	}
 	return false
 }
@@ -1207,7 +1217,8 @@ func (x *FlowControl) GetWindow() uint64 {
 	return 0
 }
 
-// SendSignal sends a signal to the session's process, or to its group.
+// SendSignal sends a signal to the session's process, or to its group; KILL to the
+// group ends everything that the session has started.
 type SendSignal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of the signal in the guest's architecture.
@@ -1766,7 +1777,7 @@ var File_guest_v1_session_proto protoreflect.FileDescriptor
 
 const file_guest_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x16guest/v1/session.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\xd7\x06\n" +
+	"\x16guest/v1/session.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\x86\a\n" +
 	"\vSessionSpec\x12\x1a\n" +
 	"\x04args\x18\x01 \x03(\fB\x06\xa2\xbb\x18\x02\b\x0fR\x04args\x12\x18\n" +
 	"\x03env\x18\x02 \x03(\fB\x06\xa2\xbb\x18\x02\b\x10R\x03env\x12#\n" +
@@ -1790,7 +1801,8 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\x04arg0\x18\x11 \x01(\fB\x06\xa2\xbb\x18\x02\b\x12H\x02R\x04arg0\x88\x01\x01\x12'\n" +
 	"\vlogin_shell\x18\x12 \x01(\bB\x06\xa2\xbb\x18\x02\b\x13R\n" +
 	"loginShell\x120\n" +
-	"\x10stderr_to_stdout\x18\x13 \x01(\bB\x06\xa2\xbb\x18\x02\b#R\x0estderrToStdoutB\x15\n" +
+	"\x10stderr_to_stdout\x18\x13 \x01(\bB\x06\xa2\xbb\x18\x02\b#R\x0estderrToStdout\x12-\n" +
+	"\x0ekill_remaining\x18\x14 \x01(\bB\x06\xa2\xbb\x18\x02\b$R\rkillRemainingB\x15\n" +
 	"\x13_owner_grace_millisB\x13\n" +
 	"\x11_retention_millisB\a\n" +
 	"\x05_arg0\"X\n" +
