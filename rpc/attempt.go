@@ -29,7 +29,7 @@ func newAttempt(parent context.Context, timeout time.Duration) *attempt {
 	a := &attempt{deadline: time.Now().Add(timeout)}
 	a.Context, a.cancel = context.WithCancel(parent)
 	a.mu.Lock()
-	a.timer = time.AfterFunc(min(timeout, handBack), a.tick)
+	a.timer = time.AfterFunc(min(timeout, clientUnread), a.tick)
 	a.mu.Unlock()
 	return a
 }

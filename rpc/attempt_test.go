@@ -54,7 +54,7 @@ func TestDialTakesTooLong(t *testing.T) {
 // TestLostWhileIdle: a client without calls hears soon that its connection has ended,
 // however long that took to make, and however it was used.
 func TestLostWhileIdle(t *testing.T) {
-	for name, took := range map[string]time.Duration{"quick": 0, "slow": 5 * handBack} {
+	for name, took := range map[string]time.Duration{"quick": 0, "slow": 5 * clientUnread} {
 		for use, calls := range map[string]int{"Connect": 0, "one call": 1, "calls": 3} {
 			t.Run(name+"/"+use, func(t *testing.T) {
 				inBubble(t, nil, nil, func(t *testing.T, s *Server) {
@@ -78,7 +78,7 @@ func TestLostWhileIdle(t *testing.T) {
 						t.Fatalf("state %v", s)
 					}
 					b.Close()
-					time.Sleep(2*handBack + time.Millisecond)
+					time.Sleep(2*clientUnread + time.Millisecond)
 					if s := c.State(); s != connectivity.Idle {
 						t.Errorf("state %v, some time after the connection was lost", s)
 					}

@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	// handBack is how long a connection that nobody reads stays so. A caller that
+	// clientUnread is how long a connection that nobody reads stays so. A caller that
 	// comes within that time reads its answer itself; then a goroutine waits for
 	// what the server may have to say.
-	handBack = 10 * time.Millisecond
+	clientUnread = 10 * time.Millisecond
 	// lastStream is the highest stream id that is used.
 	lastStream = 1<<32 - 1
 )
@@ -36,7 +36,7 @@ type clientConn struct {
 	peerInfo    peer.Peer
 	headerLimit atomic.Int32 // of the server's HELLO
 	spins       bool
-	lone        int // batches in a row with one call in flight; of who reads
+	soleReads   int // batches in a row with one call in flight; of who reads
 	statsCtx    context.Context
 
 	// Guarded by mu.
@@ -66,7 +66,7 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 	cc.streams = make(map[uint32]*stream)
 	cc.methods = make(map[string]*methodNumber)
 	cc.spins = c.cfg.Spin > 0
-	cc.patient = handBack
+	cc.unreadLimit = clientUnread
 	cc.w.Greet(wire.AppendPreface(nil, wire.Hello{
 		Info: wire.Info(c.cfg.Hello), StreamWindow: c.cfg.StreamWindow, ConnWindow: c.cfg.ConnWindow,
 		MaxHeader: c.cfg.MaxHeaderBytes, Authority: c.cfg.Authority, UserAgent: c.cfg.UserAgent,
@@ -78,14 +78,14 @@ func newClientConn(c *Client, nc net.Conn, p peer.Peer) *clientConn {
 // first of them writes the preface together with its own frame, and reads the answer.
 func (cc *clientConn) begin(a *attempt, calls bool) {
 	cc.mu.Lock()
-	cc.deadline, cc.handTimer = a.deadline, a.timer
+	cc.deadline, cc.reclaimTimer = a.deadline, a.timer
 	running := a.leave(cc)
-	if calls && cc.canLead {
-		if cc.handArmed = running; !running {
-			cc.armHandBack()
+	if calls && cc.interruptible {
+		if cc.reclaimArmed = running; !running {
+			cc.armReclaim()
 		}
 	} else {
-		cc.handTimer.Stop()
+		cc.reclaimTimer.Stop()
 		cc.watch()
 		cc.readInBackground()
 	}
@@ -103,7 +103,7 @@ func (cc *clientConn) tick() {
 	cc.mu.Lock()
 	cc.watch()
 	cc.mu.Unlock()
-	cc.handBack()
+	cc.reclaimReading()
 }
 
 // watch starts to see to it that the server says something. mu is held.
@@ -130,15 +130,15 @@ func (cc *clientConn) silent() {
 	}
 }
 
-// lead reads once for a call that waits.
-func (cc *clientConn) lead() bool {
+// readOnce implements role.
+func (cc *clientConn) readOnce() bool {
 	var spin time.Duration
-	if cc.spins && cc.lone > loneBatches && cc.inFlight.Load() <= 1 {
+	if cc.spins && cc.soleReads > soleBatches && cc.inFlight.Load() <= 1 {
 		spin = cc.client.cfg.Spin
 	}
 	err := cc.readBatch(spin)
-	if cc.lone++; cc.batchCalls > 1 {
-		cc.lone = 0
+	if cc.soleReads++; cc.batchCalls > 1 {
+		cc.soleReads = 0
 	}
 	if err != nil {
 		cc.fail(err)
@@ -157,19 +157,19 @@ func (cc *clientConn) readLoop() {
 			return
 		}
 		cc.w.Flush()
-		if !cc.canLead {
+		if !cc.interruptible {
 			continue
 		}
-		if cc.lone++; cc.batchCalls > 1 {
-			cc.lone = 0
+		if cc.soleReads++; cc.batchCalls > 1 {
+			cc.soleReads = 0
 		}
-		if cc.lone < loneBatches {
+		if cc.soleReads < soleBatches {
 			continue
 		}
 		cc.mu.Lock()
 		if cc.waiters == 0 {
 			cc.reading = false
-			cc.armHandBack()
+			cc.armReclaim()
 			cc.mu.Unlock()
 			return
 		}

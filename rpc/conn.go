@@ -32,7 +32,7 @@ type conn struct {
 	streamWin  int           // window of each stream for what is received
 	share      share         // of a server's budget
 
-	leading
+	readRole
 
 	mu         sync.Mutex
 	streams    map[uint32]*stream
@@ -67,10 +67,11 @@ type role interface {
 	ending(err error)
 	// failed is called, without mu, once the connection has ended.
 	failed(err error)
-	// readLoop reads until a leader can.
+	// readLoop reads until the connection ends, or callers can read inline again.
 	readLoop()
-	// lead reads once for a leader. It reports whether that may go on so.
-	lead() bool
+	// readOnce reads once for a call that waits. It reports whether the call may read
+	// again.
+	readOnce() bool
 	// hasRoom is called with mu held when less is pending to be written.
 	hasRoom()
 }
@@ -78,7 +79,7 @@ type role interface {
 func (c *conn) init(nc net.Conn, streamWin, connWin int) {
 	socket := sock.Of(nc)
 	c.nc = nc
-	c.canLead = sock.Interruptible(nc)
+	c.interruptible = sock.Interruptible(nc)
 	c.w = sock.NewWriter(nc, socket, (*owner)(c))
 	c.rd = sock.NewReader(nc, socket)
 	c.streamWin = streamWin
@@ -125,7 +126,7 @@ func (c *conn) process() error {
 		if err == nil && ok {
 			continue
 		}
-		if !errors.Is(err, errTurnOver) { // else these are another goroutine's
+		if !errors.Is(err, errReaderMoved) { // else these are another goroutine's
 			c.wakeNow()
 		}
 		return err

@@ -44,11 +44,11 @@ var unaryStreams = sync.Pool{New: func() any {
 
 // recycle makes cs as new and puts it into the pool, if nothing can know it any more.
 func (cs *clientStream) recycle() {
-	if !cs.spent {
+	if !cs.released {
 		cs.c.mu.Lock()
-		cs.spent = cs.unlisted()
+		cs.released = cs.unlisted()
 		cs.c.mu.Unlock()
-		if !cs.spent {
+		if !cs.released {
 			return
 		}
 	}
@@ -182,13 +182,13 @@ func (cs *clientStream) unary(args, reply any, e *encoded) error {
 	}
 	client := cs.cc.client
 	client.stats.outPayload(cs.ctx, args, e.size(), true)
-	msg, spent, ok := cs.only(cs.info.maxRecv)
+	msg, released, ok := cs.only(cs.info.maxRecv)
 	if !ok {
 		if msg, err = cs.oneMessage(); err != nil {
 			return err
 		}
 	}
-	cs.spent = spent
+	cs.released = released
 	size := len(msg.data)
 	if err := msg.decode(&cs.info.codec, reply); err != nil {
 		return status.Errorf(codes.Internal, "rpc: failed to unmarshal the received message: %v", err)

@@ -101,11 +101,11 @@ func (sc *serverConn) after(d time.Duration, f func()) {
 // watchIdle ends the connection when it had no call for d. mu is held.
 func (sc *serverConn) watchIdle(d time.Duration) {
 	var t *time.Timer
-	last := sc.opened
+	last := sc.calls
 	t = time.AfterFunc(d, func() {
 		sc.mu.Lock()
-		idle := sc.opened == last && sc.active == 0 && len(sc.pending) == 0
-		last = sc.opened
+		idle := sc.calls == last && sc.active == 0 && len(sc.pending) == 0
+		last = sc.calls
 		if !idle && sc.err == nil {
 			t.Reset(d)
 		}

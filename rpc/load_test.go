@@ -296,7 +296,7 @@ func TestLongMessagesTakeTurns(t *testing.T) {
 func TestMixedLoad(t *testing.T) {
 	e := &echo{unary: func(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error) {
 		if len(in.Value)%17 == 3 {
-			time.Sleep(3 * time.Millisecond) // longer than a turn may take
+			time.Sleep(3 * time.Millisecond) // longer than a handler may run inline
 		}
 		return in, ctx.Err()
 	}}

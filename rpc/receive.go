@@ -67,9 +67,9 @@ func (s *stream) next(limit int) (message, error) {
 
 // only waits for the one message of an answer, of at most limit bytes, and for the
 // end of the stream, if that says OK and nothing else. If it is not so ok is false,
-// and next returns what there is. spent says that the connection does not know s any
+// and next returns what there is. released says that the connection does not know s any
 // more.
-func (s *stream) only(limit int) (m message, spent, ok bool) {
+func (s *stream) only(limit int) (m message, released, ok bool) {
 	c := s.c
 	c.mu.Lock()
 	for s.err == nil && !s.remoteClosed && len(s.queue) == 0 {
@@ -85,12 +85,12 @@ func (s *stream) only(limit int) (m message, spent, ok bool) {
 	s.queue, s.complete = s.queue[:0], 0
 	frames := c.credit(wire.Cost(len(m.data)))
 	c.share.free(wire.Cost(len(m.data)))
-	spent = s.unlisted()
+	released = s.unlisted()
 	c.mu.Unlock()
 	if frames {
 		c.w.Flush()
 	}
-	return m, spent, true
+	return m, released, true
 }
 
 func tooLarge(n int64, limit int) error {

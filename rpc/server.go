@@ -26,15 +26,15 @@ import (
 // *net.UnixConn, a *net.TCPConn and a [RawConn] are read and written through their
 // descriptors, and all others by Read and Write.
 type Server struct {
-	cfg    ServerConfig
-	tls    *tls.Config
-	log    *slog.Logger
-	stats  statsHandlers
-	ctx    context.Context // ends with Stop
-	cancel context.CancelFunc
-	budget budget
-	faults seldom
-	turns  turns
+	cfg         ServerConfig
+	tls         *tls.Config
+	log         *slog.Logger
+	stats       statsHandlers
+	ctx         context.Context // ends with Stop
+	cancel      context.CancelFunc
+	budget      budget
+	faults      seldom
+	inlineWatch inlineWatch
 
 	registry
 	http2 http2Server

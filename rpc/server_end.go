@@ -23,7 +23,7 @@ const maxMetadata = 60 << 10
 // With sock.Later it does not sleep, and nor does it use e after returning: the
 // caller is the goroutine that reads. It reports whether nobody else uses ss from
 // now on.
-func (ss *serverStream) finish(err error, e *encoded, when sock.When) (spent bool) {
+func (ss *serverStream) finish(err error, e *encoded, when sock.When) (released bool) {
 	st, _ := status.FromError(err)
 	if err != nil && st.Code() == codes.Unknown {
 		if _, ok := status.FromError(err); !ok {
@@ -42,7 +42,7 @@ func (ss *serverStream) finish(err error, e *encoded, when sock.When) (spent boo
 	if e != nil && e.size()+len(head) > wire.MaxPayload-headRoom {
 		return ss.finishLong(e, hdr, when)
 	}
-	done, spent := ss.end(head, e, when)
+	done, released := ss.end(head, e, when)
 	if !done && e != nil {
 		// There is no credit for the answer, and the caller cannot wait for it.
 		kept := e.keep()
@@ -53,11 +53,11 @@ func (ss *serverStream) finish(err error, e *encoded, when sock.When) (spent boo
 	}
 	ss.sc.srv.stats.end(ss, st, trailer)
 	ss.ctx.cancel(errCanceled)
-	return spent
+	return released
 }
 
 // finishLong is finish for an answer that is too long for END.
-func (ss *serverStream) finishLong(e *encoded, hdr metadata.MD, when sock.When) (spent bool) {
+func (ss *serverStream) finishLong(e *encoded, hdr metadata.MD, when sock.When) (released bool) {
 	if when == sock.Later {
 		kept := e.keep()
 		go func() {
@@ -115,9 +115,9 @@ func (ss *serverStream) endHead(st *status.Status, hdr, trailer metadata.MD) []b
 const leastText = 1 << 10
 
 // end appends END and forgets the stream. With sock.Later it is not done, and does
-// nothing, if it would have to wait for credit. If ss is spent, nobody else uses it
+// nothing, if it would have to wait for credit. If ss is released, nobody else uses it
 // from now on.
-func (ss *serverStream) end(head []byte, e *encoded, when sock.When) (done, spent bool) {
+func (ss *serverStream) end(head []byte, e *encoded, when sock.When) (done, released bool) {
 	c := ss.c
 	f := &ss.out
 	if e == nil {
@@ -164,17 +164,17 @@ func (ss *serverStream) end(head []byte, e *encoded, when sock.When) (done, spen
 	ss.stop(errHandlerDone, false)
 	ss.ref.B = ref
 	ss.sc.ended(ss)
-	spent = ss.unlisted()
+	released = ss.unlisted()
 	if over {
 		*f = sock.Frame{}
 		c.mu.Unlock()
-		return true, spent
+		return true, released
 	}
 	if when == sock.Later {
-		return true, ss.writeWhileReading(f, e) && spent
+		return true, ss.writeWhileReading(f, e) && released
 	}
 	ss.write(f, when)
-	return true, spent
+	return true, released
 }
 
 // writeWhileReading appends f on the goroutine that reads, which writes it at

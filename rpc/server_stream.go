@@ -34,10 +34,10 @@ type serverStream struct {
 	hasNow  bool
 	started bool   // given to the handler; guarded by conn.mu
 	charged int64  // to conn.share; guarded by conn.mu
-	inline  uint64 // the turn in which the handler runs on the goroutine that reads
-	// takenOver is when another goroutine has gone on reading instead; it is set
-	// before turn.end returns false.
-	takenOver time.Time
+	inline  uint64 // which inlineRun the handler is, 0 if it runs on a goroutine of its own
+	// takenOverAt is when another goroutine has gone on reading instead; it is set
+	// before inlineRun.end returns false.
+	takenOverAt time.Time
 
 	// Guarded by ctx.hmu.
 	header     metadata.MD
@@ -295,9 +295,9 @@ func (ss *serverStream) runUnary() (mine bool) {
 			// A panic, or runtime.Goexit, after which this goroutine will end.
 			p := recover()
 			err = ss.crashed(p)
-			mine = ss.sc.turn.end(ss) || ss.inline == 0
+			mine = ss.sc.inline.end(ss) || ss.inline == 0
 			if p == nil && ss.inline != 0 && mine {
-				ss.sc.continueElsewhere()
+				ss.sc.readElsewhere()
 				mine = false
 			}
 			ss.answer(nil, err, false)
@@ -314,15 +314,15 @@ func (ss *serverStream) runUnary() (mine bool) {
 	if ss.inline == 0 {
 		d := time.Since(start) // without the answer, whose write may wake who takes this CPU
 		if d <= quick && ss.m.pace.proves() && lockedToThread() {
-			ss.sc.srv.keepsThread(ss.m)
+			ss.sc.srv.runApart(ss.m)
 		}
 		ss.m.pace.took(d)
 	}
 	d.ss = nil
 	decoders.Put(d)
 	done = true
-	mine = ss.sc.turn.end(ss)
-	if !mine && ss.inline != 0 && time.Since(ss.takenOver) <= quick {
+	mine = ss.sc.inline.end(ss)
+	if !mine && ss.inline != 0 && time.Since(ss.takenOverAt) <= quick {
 		ss.m.pace.excuse()
 	}
 	if ss.answer(reply, err, mine) {
@@ -367,7 +367,7 @@ func (ss *serverStream) crashed(p any) error {
 
 // answer sends the reply of a unary handler and ends the call. It reports whether
 // nobody else uses ss from now on.
-func (ss *serverStream) answer(reply any, err error, inline bool) (spent bool) {
+func (ss *serverStream) answer(reply any, err error, inline bool) (released bool) {
 	when := sock.Yield
 	if inline {
 		when = sock.Later
@@ -387,9 +387,9 @@ func (ss *serverStream) answer(reply any, err error, inline bool) (spent bool) {
 		return ss.finish(err, nil, when)
 	}
 	ss.sc.srv.stats.outPayload(ss.Context(), reply, e.size(), false)
-	spent = ss.finish(nil, &e, when)
+	released = ss.finish(nil, &e, when)
 	e.free()
-	return spent
+	return released
 }
 
 // setCodec finds the codec for a content subtype.

@@ -262,7 +262,7 @@ func TestServerStreamWithoutDeadlines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 10 * loneBatches {
+	for range 10 * soleBatches {
 		if err := st.SendMsg(value("x")); err != nil {
 			t.Fatal(err)
 		}

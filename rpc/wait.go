@@ -15,10 +15,10 @@ type waiter struct {
 }
 
 // waited reports whether anybody blocks on w. mu is held.
-func (c *conn) waited(w *waiter) bool { return w.sleepers > 0 || w == c.leader }
+func (c *conn) waited(w *waiter) bool { return w.sleepers > 0 || w == c.inlineReader }
 
 // wake wakes everybody who blocks on w. mu is held. outside says that the caller is
-// not handling a frame, so that a leader has to be got out of its read.
+// not handling a frame, so that a goroutine that reads inline must be interrupted.
 func (c *conn) wake(w *waiter, outside bool) {
 	if c.woken(w, outside) {
 		w.cond.Broadcast()
@@ -32,7 +32,7 @@ func (c *conn) woken(w *waiter, outside bool) bool {
 		return false
 	}
 	w.gen++
-	if w == c.leader && outside {
+	if w == c.inlineReader && outside {
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	}
 	n := w.sleepers

@@ -82,7 +82,7 @@ func TestQuickHandlerIsExcused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newEchoServer(&echo{unary: func(_ context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error) {
 			if string(in.Value) == "nap" {
-				time.Sleep(turnTick + quick/2) // a tick comes within it, and not long before its end
+				time.Sleep(inlineTick + quick/2) // a tick comes within it, and not long before its end
 			}
 			return in, nil
 		}}, nil)
@@ -94,7 +94,7 @@ func TestQuickHandlerIsExcused(t *testing.T) {
 		}, nil)
 		defer c.Close()
 		proveQuick(t, s, c)
-		time.Sleep(time.Second) // no tick is due when the next turn begins
+		time.Sleep(time.Second) // no tick is due when the next call comes
 		if _, err := call(t, c, "nap"); err != nil {
 			t.Fatal(err)
 		}
@@ -105,11 +105,11 @@ func TestQuickHandlerIsExcused(t *testing.T) {
 	})
 }
 
-// TestLentReadingComesBackInTime: while the handler of a stream, which reads the
+// TestYieldedReadingComesBackInTime: while the handler of a stream, which reads the
 // connection, is at work, another call waits for half a millisecond at most.
-func TestLentReadingComesBackInTime(t *testing.T) {
-	if lendTime > 500*time.Microsecond {
-		t.Errorf("the connection stays unread for %v", lendTime)
+func TestYieldedReadingComesBackInTime(t *testing.T) {
+	if serverUnread > 500*time.Microsecond {
+		t.Errorf("the connection stays unread for %v", serverUnread)
 	}
 	synctest.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
@@ -117,21 +117,21 @@ func TestLentReadingComesBackInTime(t *testing.T) {
 		defer b.Close()
 		sc := newServerConn(newEchoServer(nil, nil), b, &peer.Peer{}, &arrival{}, "")
 		sc.mu.Lock()
-		sc.reading, sc.canLead = false, true
-		for range 10 { // it has led again and again
-			sc.armHandBack()
+		sc.reading, sc.interruptible = false, true
+		for range 10 { // the handler has read again and again
+			sc.armReclaim()
 			sc.mu.Unlock()
-			time.Sleep(lendTime / 2)
+			time.Sleep(serverUnread / 2)
 			sc.mu.Lock()
 		}
-		sc.armHandBack()
+		sc.armReclaim()
 		start := time.Now()
 		for !sc.reading && time.Since(start) < time.Second {
 			sc.mu.Unlock()
 			time.Sleep(10 * time.Microsecond)
 			sc.mu.Lock()
 		}
-		if d := time.Since(start); d > lendTime+10*time.Microsecond {
+		if d := time.Since(start); d > serverUnread+10*time.Microsecond {
 			t.Errorf("nobody read for %v", d)
 		}
 		sc.mu.Unlock()
@@ -158,7 +158,7 @@ func TestHandlersThatKeepTheirThread(t *testing.T) {
 		cc := clientFor(t, serveUnix(t, s), "native/unix")
 		proveQuick(t, s, cc)
 		for range 5 {
-			time.Sleep(2 * threadLook) // as calls come that are not made in bulk
+			time.Sleep(2 * lockCheckShare) // as calls come that are not made in bulk
 			for _, in := range []string{"lock", "free"} {
 				if out, err := call(t, cc, in); err != nil || out != in {
 					t.Errorf("%q, %v, want %q", out, err, in)
@@ -166,7 +166,7 @@ func TestHandlersThatKeepTheirThread(t *testing.T) {
 			}
 		}
 		if s.find(echoMethod).pace.quick() {
-			t.Error("the method still gets turns")
+			t.Error("the method still runs inline")
 		}
 	})
 	t.Run("always", func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestHandlersThatKeepTheirThread(t *testing.T) {
 			}
 		}
 		if s.find(echoMethod).pace.quick() {
-			t.Error("the method gets turns")
+			t.Error("the method runs inline")
 		}
 	})
 }

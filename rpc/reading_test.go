@@ -13,9 +13,9 @@ import (
 	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
-// led is a server with one client and one stream, whose handler reads the
+// inlineStream is a server with one client and one stream, whose handler reads the
 // connection.
-type led struct {
+type inlineStream struct {
 	srv    *Server
 	cc     grpc.ClientConnInterface
 	stream grpc.ClientStream
@@ -23,8 +23,8 @@ type led struct {
 	ended  chan error    // how handlers have ended
 }
 
-func lead(t *testing.T, ctx context.Context) *led {
-	l := &led{srv: newEchoServer(nil, nil), pause: make(chan struct{}), ended: make(chan error, 10)}
+func newInlineStream(t *testing.T, ctx context.Context) *inlineStream {
+	l := &inlineStream{srv: newEchoServer(nil, nil), pause: make(chan struct{}), ended: make(chan error, 10)}
 	bidi(l.srv, func(ss grpc.ServerStream) (err error) {
 		defer func() { l.ended <- err }()
 		for {
@@ -50,20 +50,20 @@ func lead(t *testing.T, ctx context.Context) *led {
 }
 
 // echo sends a message and receives it again.
-func (l *led) echo(t *testing.T, text string) {
+func (l *inlineStream) echo(t *testing.T, text string) {
 	t.Helper()
 	l.send(t, text)
 	l.recv(t, text)
 }
 
-func (l *led) send(t *testing.T, text string) {
+func (l *inlineStream) send(t *testing.T, text string) {
 	t.Helper()
 	if err := l.stream.SendMsg(value(text)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (l *led) recv(t *testing.T, text string) {
+func (l *inlineStream) recv(t *testing.T, text string) {
 	t.Helper()
 	var m wrapperspb.BytesValue
 	if err := l.stream.RecvMsg(&m); err != nil || string(m.Value) != text {
@@ -72,7 +72,7 @@ func (l *led) recv(t *testing.T, text string) {
 }
 
 // call makes another call on the connection.
-func (l *led) call(t *testing.T) {
+func (l *inlineStream) call(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -82,31 +82,31 @@ func (l *led) call(t *testing.T) {
 	}
 }
 
-// leads reports whether a handler reads the connection.
-func (l *led) leads() bool {
+// reads reports whether a handler reads the connection.
+func (l *inlineStream) reads() bool {
 	l.srv.mu.Lock()
 	defer l.srv.mu.Unlock()
 	for sc := range l.srv.natives {
 		sc.mu.Lock()
 		defer sc.mu.Unlock()
-		return sc.leader != nil
+		return sc.inlineReader != nil
 	}
 	return false
 }
 
 // await exchanges messages until the handler reads the connection.
-func (l *led) await(t *testing.T) {
+func (l *inlineStream) await(t *testing.T) {
 	t.Helper()
 	wait.For(t, "the handler reads the connection", func() bool {
-		for range 2 * loneBatches {
+		for range 2 * soleBatches {
 			l.echo(t, "again")
 		}
-		return l.leads()
+		return l.reads()
 	})
 }
 
-func TestOtherCallsBesideALeader(t *testing.T) {
-	l := lead(t, t.Context())
+func TestOtherCallsBesideAnInlineReader(t *testing.T) {
+	l := newInlineStream(t, t.Context())
 	for range 20 {
 		l.await(t)
 		l.call(t)
@@ -114,9 +114,9 @@ func TestOtherCallsBesideALeader(t *testing.T) {
 	}
 }
 
-// TestBusyLeader has the handler that reads the connection turn to something else.
-func TestBusyLeader(t *testing.T) {
-	l := lead(t, t.Context())
+// TestBusyInlineReader has the handler that reads the connection turn to something else.
+func TestBusyInlineReader(t *testing.T) {
+	l := newInlineStream(t, t.Context())
 	for range 5 {
 		l.await(t)
 		l.send(t, "pause")
@@ -126,21 +126,23 @@ func TestBusyLeader(t *testing.T) {
 	}
 }
 
-// TestCancelledLeader ends the call whose handler reads the connection, in each way
+// TestCancelledInlineReader ends the call whose handler reads the connection, in each way
 // that calls end.
-func TestCancelledLeader(t *testing.T) {
+func TestCancelledInlineReader(t *testing.T) {
 	for name, c := range map[string]struct {
-		end  func(*led, context.CancelFunc)
+		end  func(*inlineStream, context.CancelFunc)
 		want codes.Code
 	}{
-		"client":  {func(l *led, cancel context.CancelFunc) { cancel() }, codes.Canceled},
-		"close":   {func(l *led, cancel context.CancelFunc) { _ = l.stream.CloseSend() }, codes.Unknown}, // io.EOF
-		"message": {func(l *led, cancel context.CancelFunc) { _ = l.stream.SendMsg(value(string(make([]byte, 5<<20)))) }, codes.ResourceExhausted},
+		"client": {func(l *inlineStream, cancel context.CancelFunc) { cancel() }, codes.Canceled},
+		"close":  {func(l *inlineStream, cancel context.CancelFunc) { _ = l.stream.CloseSend() }, codes.Unknown}, // io.EOF
+		"message": {func(l *inlineStream, cancel context.CancelFunc) {
+			_ = l.stream.SendMsg(value(string(make([]byte, 5<<20))))
+		}, codes.ResourceExhausted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			l := lead(t, ctx)
+			l := newInlineStream(t, ctx)
 			l.await(t)
 			c.end(l, cancel)
 			if err := <-l.ended; status.Code(err) != c.want {
@@ -151,10 +153,10 @@ func TestCancelledLeader(t *testing.T) {
 	}
 }
 
-// TestDeadlineOfALeader has a deadline that the client does not speak of pass, so
+// TestDeadlineOfAnInlineReader has a deadline that the client does not speak of pass, so
 // that it is the server that gets the handler out of its read.
-func TestDeadlineOfALeader(t *testing.T) {
-	l := lead(t, t.Context())
+func TestDeadlineOfAnInlineReader(t *testing.T) {
+	l := newInlineStream(t, t.Context())
 	l.await(t)
 	l.srv.mu.Lock()
 	for sc := range l.srv.natives {
@@ -171,8 +173,8 @@ func TestDeadlineOfALeader(t *testing.T) {
 	l.call(t)
 }
 
-func TestStopWithALeader(t *testing.T) {
-	l := lead(t, t.Context())
+func TestStopWithAnInlineReader(t *testing.T) {
+	l := newInlineStream(t, t.Context())
 	l.await(t)
 	l.srv.Stop()
 	if err := <-l.ended; status.Code(err) != codes.Unavailable {
@@ -180,8 +182,8 @@ func TestStopWithALeader(t *testing.T) {
 	}
 }
 
-func TestGracefulStopWithALeader(t *testing.T) {
-	l := lead(t, t.Context())
+func TestGracefulStopWithAnInlineReader(t *testing.T) {
+	l := newInlineStream(t, t.Context())
 	l.await(t)
 	stopped := make(chan struct{})
 	go func() { l.srv.GracefulStop(); close(stopped) }()
@@ -192,10 +194,10 @@ func TestGracefulStopWithALeader(t *testing.T) {
 	<-stopped
 }
 
-// TestLeaderOfADeafClient has the handler that reads the connection send to a
+// TestInlineReaderOfADeafClient has the handler that reads the connection send to a
 // client that does not receive, which must not fill the server's memory.
-func TestLeaderOfADeafClient(t *testing.T) {
-	l := lead(t, t.Context())
+func TestInlineReaderOfADeafClient(t *testing.T) {
+	l := newInlineStream(t, t.Context())
 	l.await(t)
 	const n = 200
 	big := value(string(make([]byte, 100<<10)))
