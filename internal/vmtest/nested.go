@@ -181,6 +181,7 @@ func writeGuest(name, agent, tests string, modules []string) error {
 	}
 	a.File("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
 	a.File("/etc/group", "root:x:0:\nnogroup:x:65534:\n")
+	a.File("/etc/machine-id", "5f1c2b7e9d3a4c60b8e2f4a6c8d0e1f3\n") // one that boots again is the same machine
 	for i, m := range modules {
 		a.Copy(fmt.Sprintf("/lib/modules/%02d-%s", i, filepath.Base(m)), m)
 	}

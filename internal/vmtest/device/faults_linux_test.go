@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -174,12 +177,114 @@ func sameCID(t *testing.T, m *machine) {
 	}
 }
 
-// killed kills the VM and boots it again, at the same device.
+// A counting is a command in the guest that counts, and then says what its stdin
+// hashes to.
+type counting struct {
+	cmd   *guest.Cmd
+	lines *bufio.Scanner
+	sum   [32]byte
+}
+
+const countLines = 40
+
+func startCounting(t *testing.T, m *machine) *counting {
+	t.Helper()
+	const n = 256 << 10
+	data, _ := io.ReadAll(pattern(n))
+	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+	t.Cleanup(cancel)
+	c := &counting{sum: sha256.Sum256(data)}
+	c.cmd = m.sdk.Command(ctx, "sh", "-c", fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); sleep 0.05; done; sha256sum; exit 9", countLines))
+	c.cmd.Stdin = bytes.NewReader(data)
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.lines = bufio.NewScanner(out)
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// expect checks that the next lines are those from from on, up to to.
+func (c *counting) expect(t *testing.T, from, to int) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		if !c.lines.Scan() || c.lines.Text() != fmt.Sprintf("line %d", i) {
+			t.Fatalf("line %d is %q, %v", i, c.lines.Text(), c.lines.Err())
+		}
+	}
+}
+
+// rest checks that the rest comes, each byte once, and the exit code.
+func (c *counting) rest(t *testing.T, from int) {
+	t.Helper()
+	c.expect(t, from, countLines)
+	if want := fmt.Sprintf("%x  -", c.sum); !c.lines.Scan() || c.lines.Text() != want {
+		t.Errorf("stdin hashes to %q in the guest, want %q", c.lines.Text(), want)
+	}
+	for c.lines.Scan() {
+		t.Errorf("and it says %q", c.lines.Text())
+	}
+	var exit *guest.ExitError
+	if err := c.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 9 {
+		t.Errorf("the command ends with %v, want exit code 9", err)
+	}
+}
+
+// lost checks that the command is said to be lost.
+func (c *counting) lost(t *testing.T) {
+	t.Helper()
+	for c.lines.Scan() { // what came before
+	}
+	var e *guest.Error
+	if err := c.cmd.Wait(); !errors.As(err, &e) || e.Reason != guest.ReasonSessionLost {
+		t.Errorf("the command ends with %v, want that the session is lost", err)
+	}
+}
+
+// pausedCount stops the guest during a command that reads and writes.
+func pausedCount(t *testing.T, m *machine) {
+	c := startCounting(t, m)
+	c.expect(t, 0, 10)
+	m.signal(t, syscall.SIGSTOP)
+	time.Sleep(3 * time.Second) // the stopped time itself
+	m.signal(t, syscall.SIGCONT)
+	c.rest(t, 10)
+}
+
+// killed kills the VM during a command and a copy, and boots it again at the same
+// device: the command is lost, and the copy says that another boot answers.
 func killed(t *testing.T, m *machine) {
 	m.helper(t)
 	c := m.dial(t, portHold)
 	if _, err := c.Write(make([]byte, 100)); err != nil {
 		t.Fatal(err)
+	}
+	count := startCounting(t, m)
+	count.expect(t, 0, 5)
+	sdk := m.sdk // goes on by itself, with the next guest
+	m.sdk = nil
+	defer sdk.Close()
+	source := filepath.Join(t.TempDir(), "source")
+	data, _ := io.ReadAll(pattern(16 << 20))
+	if err := os.WriteFile(source, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begun, copied := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), callLimit)
+		defer cancel()
+		var once sync.Once
+		_, err := sdk.Files().CopyTo(ctx, []string{source}, "/tmp/copied", &guest.CopyOptions{Progress: func(guest.CopyProgress) { once.Do(func() { close(begun) }) }})
+		copied <- err
+	}()
+	select {
+	case <-begun:
+	case err := <-copied:
+		t.Logf("the copy was over before the fault: %v", err)
+		copied <- err
 	}
 	m.kill()
 	if _, err := io.ReadAll(c); !errors.Is(err, vsockdev.ErrNoGuest) {
@@ -189,8 +294,39 @@ func killed(t *testing.T, m *machine) {
 		t.Errorf("dial of a VM that was killed: %v, want %v", err, vsockdev.ErrNoGuest)
 	}
 	t.Logf("boot to the first answer: %v", m.start(t).Round(time.Millisecond))
-	if got := string(m.run(t, nil, "id", "-u")); got != "0\n" {
-		t.Errorf("id -u says %q", got)
+	count.lost(t)
+	// The guest that answers now is another boot, which a copy does not go on with:
+	// it is made again.
+	var other *guest.Error
+	if err := <-copied; err != nil && (!errors.As(err, &other) || other.Reason != guest.ReasonOtherGuest) {
+		t.Errorf("the copy: %v", err)
+	}
+	if _, err := m.sdk.Files().CopyTo(t.Context(), []string{source}, "/tmp/copied", nil); err != nil {
+		t.Errorf("the copy, again: %v", err)
+	} else if got, want := string(m.run(t, nil, "sha256sum", "/tmp/copied")), fmt.Sprintf("%x  /tmp/copied\n", sha256.Sum256(data)); got != want {
+		t.Errorf("the copy hashes to %q, want %q", got, want)
+	}
+}
+
+// powerOff powers the guest off from inside.
+func powerOff(t *testing.T, m *machine) {
+	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
+	defer cancel()
+	off := m.sdk.Command(ctx, "poweroff", "-f")
+	if err := off.Start(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-m.ended:
+	case <-time.After(callLimit):
+		t.Fatal("the VM does not end")
+	}
+	for {
+		if _, err := m.dev.DialContext(ctx, agentPort); errors.Is(err, vsockdev.ErrNoGuest) {
+			return
+		} else if ctx.Err() != nil {
+			t.Fatalf("dial of a guest that is off: %v", err)
+		}
 	}
 }
 

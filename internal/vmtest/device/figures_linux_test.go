@@ -35,6 +35,30 @@ const (
 	figureTrips  = 300
 )
 
+// ddArgs has dd write figureBytes to its stdout.
+var ddArgs = []string{"if=/dev/zero", "bs=64k", fmt.Sprintf("count=%d", figureBytes>>16)}
+
+// BenchmarkBoot measures the time from the start of the VM to the agent's first
+// answer.
+//
+//	go run ./internal/vmtest/lab device -- -test.run NONE -test.bench Boot -test.benchtime 10x
+func BenchmarkBoot(b *testing.B) {
+	for _, boot := range loadGuests(b).Boots {
+		b.Run(boot.Name, func(b *testing.B) {
+			var took []time.Duration
+			for b.Loop() {
+				m := newMachine(b, boot)
+				m.serveDevice(b)
+				took = append(took, m.start(b))
+				m.kill()
+				m.dev.Close()
+			}
+			slices.Sort(took)
+			b.Logf("%d boots: median %v, from %v to %v", len(took), took[len(took)/2].Round(time.Millisecond), took[0].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+		})
+	}
+}
+
 // BenchmarkFigures measures what docs/performance.md says of the device: bare
 // connections and the agent's, round by round after each other, and the agent on
 // a Unix socket beside them.
@@ -51,6 +75,7 @@ func BenchmarkFigures(b *testing.B) {
 			local := startLocal(b, guests.Agent)
 			figures := []*figure{
 				{name: "bare, guest to host", unit: "MB/s", cpu: true, measure: func() (float64, error) { return source(b, m) }},
+				{name: "bare, of a pipe of dd's", unit: "MB/s", cpu: true, measure: func() (float64, error) { return drain(b, m, portPipe) }},
 				{name: "exec stdout", unit: "MB/s", cpu: true, measure: func() (float64, error) { return stdout(b, m.sdk) }},
 				{name: "bare, host to guest", unit: "MB/s", cpu: true, measure: func() (float64, error) { return sink(b, m) }},
 				{name: "exec stdin", unit: "MB/s", cpu: true, measure: func() (float64, error) { return stdin(b, m.sdk) }},
@@ -144,8 +169,11 @@ func connectUDS(b *testing.B, m *machine, port uint32) (*transport.Conn, error) 
 
 func rate(n int64, since time.Time) float64 { return float64(n) / 1e6 / time.Since(since).Seconds() }
 
-func source(b *testing.B, m *machine) (float64, error) {
-	c, err := connectUDS(b, m, portSource)
+func source(b *testing.B, m *machine) (float64, error) { return drain(b, m, portSource) }
+
+// drain reads figureBytes from a port of the guest.
+func drain(b *testing.B, m *machine, port uint32) (float64, error) {
+	c, err := connectUDS(b, m, port)
 	if err != nil {
 		return 0, err
 	}
@@ -220,7 +248,7 @@ func calls(b *testing.B, g *guest.Guest) (float64, error) {
 func stdout(b *testing.B, g *guest.Guest) (float64, error) {
 	start := time.Now()
 	var n counter
-	cmd := g.Command(b.Context(), "dd", "if=/dev/zero", "bs=64k", fmt.Sprintf("count=%d", figureBytes>>16))
+	cmd := g.Command(b.Context(), "dd", ddArgs...)
 	cmd.Stdout = &n
 	err := cmd.Run()
 	if err == nil && n != figureBytes {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/vsockrpc/vsockrpc/transport"
@@ -25,6 +26,7 @@ const (
 	portSink                 // says how much came, at its end
 	portPeer                 // says who calls
 	portHold                 // reads nothing until one byte comes, then all
+	portPipe                 // runs dd as the benchmark's exec does, and passes its output on
 	portRelay                // connects to port 3000 of the host and passes everything on
 	lastPort
 )
@@ -85,6 +87,14 @@ func serve(port uint32, c *transport.Conn) {
 	case portHold:
 		_, _ = io.ReadFull(c, make([]byte, 1))
 		_, _ = io.Copy(io.Discard, c)
+	case portPipe:
+		cmd := exec.Command("/bin/dd", ddArgs...)
+		out, err := cmd.StdoutPipe()
+		if err != nil || cmd.Start() != nil {
+			return
+		}
+		_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{out}, make([]byte, 64<<10))
+		_ = cmd.Wait()
 	case portRelay:
 		d, err := transport.Dial(context.Background(), transport.VsockAddr(transport.CIDHost, portHost), nil)
 		if err != nil {

@@ -51,10 +51,13 @@ func TestGuest(t *testing.T) {
 				{"Bulk", bulk},
 				{"FromGuest", fromGuest},
 				{"Many", many},
+				{"SecondAgent", secondAgent},
 				{"Pause", pause},
+				{"PausedCount", pausedCount},
 				{"QMP", qmpPause},
 				{"SameCID", sameCID},
 				{"Killed", killed},
+				{"PowerOff", powerOff},
 			} {
 				t.Run(part.name, func(t *testing.T) { part.test(t, m) })
 				if t.Failed() {
@@ -91,6 +94,7 @@ func hostCtl(t *testing.T, m *machine, program string) {
 		{[]string{"exec", m.address(), "--", "id", "-u"}, "0\n", 0},
 		{[]string{"exec", m.address(), "--", "sh", "-c", "echo out; exit 7"}, "out\n", 7},
 		{[]string{"exec", m.address(), "--", "sh", "-c", "kill -9 $$"}, "", 137},
+		{[]string{"--wire", "grpc", "exec", m.address(), "--", "sh", "-c", "echo hi; exit 3"}, "hi\n", 3},
 	} {
 		if out, code := call(0, tt.args...); out != tt.out || code != tt.code {
 			t.Errorf("host-ctl %q: %q, exit code %d, want %q, %d", tt.args, out, code, tt.out, tt.code)
@@ -333,6 +337,38 @@ func fromGuest(t *testing.T, m *machine) {
 	}
 	if err := <-sent; err != nil {
 		t.Error(err)
+	}
+}
+
+// secondAgent starts an agent at another port, ends it and starts it again.
+func secondAgent(t *testing.T, m *machine) {
+	const port = 1001
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), callLimit)
+		defer cancel()
+		agent := m.sdk.Command(ctx, "guest-agent", "--listen", fmt.Sprintf("vsock:any:%d", port))
+		if err := agent.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			c, err := m.dev.DialContext(ctx, port)
+			if err == nil {
+				c.Close()
+				break
+			}
+			if !errors.Is(err, vsockdev.ErrRefused) {
+				t.Fatal(err)
+			}
+		}
+		if err := agent.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.Wait(); err != nil {
+			t.Errorf("the second agent ends with %v", err)
+		}
+		if _, err := m.dev.DialContext(ctx, port); !errors.Is(err, vsockdev.ErrRefused) {
+			t.Errorf("dial an agent that has ended: %v", err)
+		}
 	}
 }
 

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/vsockrpc/vsockrpc/transport"
 )
 
 // countScript counts, then says what its stdin hashes to.
@@ -76,21 +74,6 @@ func noise(n int) []byte {
 		b[i] = byte(r.Uint32())
 	}
 	return b
-}
-
-// pausedCount stops the guest's time during a command that reads and writes.
-func (s *scenario) pausedCount(t *testing.T) {
-	c := s.startCounting(t)
-	c.lines(t, 0, 20)
-	s.guest.pause(t)
-	// Longer than the agent waits for an owner that is gone.
-	for range 3 {
-		if got := dialKind(t, s.addr(agentPort), dialTry); got != transport.KindGuestBooting {
-			t.Errorf("dial a paused guest: %v", got)
-		}
-	}
-	s.guest.resume(t)
-	c.rest(t, 20)
 }
 
 // snapshot saves the guest during a command, and restores it: all connections
@@ -192,20 +175,6 @@ func (s *scenario) killed(t *testing.T) {
 	s.guest.kill()
 	c.look(t)
 	s.guest.restore(t)
-	e.lost(t)
-	s.whole(t, c)
-}
-
-// rebooted resets the guest during a command and copies.
-func (s *scenario) rebooted(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as all the rest: another boot")
-	}
-	e := s.startCounting(t)
-	e.lines(t, 0, 5)
-	c := s.startCopies(t, "rebooted")
-	s.guest.reboot(t)
-	c.look(t)
 	e.lost(t)
 	s.whole(t, c)
 }

@@ -138,12 +138,3 @@ func (g *guest) restore(t *testing.T) {
 	m.do(t, "cont", nil, nil)
 	t.Logf("restored in %v", time.Since(start).Round(time.Millisecond))
 }
-
-// reboot resets the machine, as a watchdog would.
-func (g *guest) reboot(t *testing.T) {
-	t.Helper()
-	m := g.monitor(t)
-	defer m.close()
-	m.do(t, "set-action", map[string]any{"reboot": "reset"}, nil)
-	m.do(t, "system_reset", nil, nil)
-}

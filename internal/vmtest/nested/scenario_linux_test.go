@@ -1,14 +1,11 @@
 package nested
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -19,10 +16,9 @@ import (
 )
 
 const (
-	agentPort  = 1000
-	secondPort = 1001
-	freePort   = 1999 // nobody listens there
-	nobody     = 65534
+	agentPort = 1000
+	freePort  = 1999 // nobody listens there
+	nobody    = 65534
 )
 
 // seconds is what "within seconds, no hang" means.
@@ -61,17 +57,12 @@ func TestGuest(t *testing.T) {
 	}{
 		{"Info", (*scenario).info},
 		{"Exec", (*scenario).exec},
-		{"GRPCWire", (*scenario).grpcWire},
-		{"Stdin", (*scenario).stdin},
 		{"Peer", (*scenario).peer},
 		{"NotListening", (*scenario).notListening},
 		{"Unprivileged", (*scenario).unprivileged},
-		{"SecondAgent", (*scenario).secondAgent},
 		{"Pause", (*scenario).pause},
-		{"PausedCount", (*scenario).pausedCount},
 		{"Snapshot", (*scenario).snapshot},
 		{"Killed", (*scenario).killed},
-		{"Rebooted", (*scenario).rebooted},
 		{"PowerOff", (*scenario).powerOff},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(s, t) })
@@ -131,24 +122,6 @@ func (s *scenario) exec(t *testing.T) {
 	}
 }
 
-// grpcWire has the agent answer stock gRPC on the same port.
-func (s *scenario) grpcWire(t *testing.T) {
-	r := s.host.run(t, "--wire", "grpc", "exec", s.host.guest, "--", "sh", "-c", "echo hi; exit 3")
-	if r.code != 3 || r.stdout != "hi\n" {
-		t.Errorf("exec over stock gRPC: %v", r)
-	}
-}
-
-// stdin sends 1 MiB to the guest and back.
-func (s *scenario) stdin(t *testing.T) {
-	data := make([]byte, 1<<20)
-	rand.NewChaCha8([32]byte{1}).Read(data)
-	r := s.host.call(t, call{args: []string{"exec", "-i", s.host.guest, "--", "cat"}, stdin: bytes.NewReader(data)})
-	if r.code != 0 || sha256.Sum256([]byte(r.stdout)) != sha256.Sum256(data) {
-		t.Errorf("%d bytes came back, of %d, or they changed; exit code %d, stderr %q", len(r.stdout), len(data), r.code, r.stderr)
-	}
-}
-
 // peer asks in the guest who calls.
 func (s *scenario) peer(t *testing.T) {
 	b := s.host.start(t, "exec", "-e", envHelper+"=1", s.host.guest, "--", "/bin/lab.test")
@@ -205,27 +178,6 @@ func (s *scenario) unprivileged(t *testing.T) {
 	}
 	if r := s.host.call(t, call{args: []string{"wait", s.host.guest, "--timeout", callLimit.String()}, user: nobody}); r.code != 0 {
 		t.Errorf("wait as nobody: %v", r)
-	}
-}
-
-// secondAgent starts an agent at another port, ends it and starts it again.
-func (s *scenario) secondAgent(t *testing.T) {
-	second := fmt.Sprintf("vsock:%d:%d", s.inner.CID, secondPort)
-	for range 2 {
-		b := s.host.start(t, "exec", s.host.guest, "--", "guest-agent", "--listen", fmt.Sprintf("vsock:any:%d", secondPort))
-		if r := s.host.run(t, "wait", second, "--timeout", callLimit.String()); r.code != 0 {
-			t.Fatalf("wait for the second agent: %v", r)
-		}
-		if r := s.host.run(t, "exec", second, "--", "sh", "-c", "exit 5"); r.code != 5 {
-			t.Errorf("exec at the second agent: %v, want exit code 5", r)
-		}
-		if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
-			t.Fatal(err)
-		}
-		b.wait(t, callLimit)
-		if got := dialKind(t, s.addr(secondPort), callLimit); got != transport.KindNotListening {
-			t.Errorf("dial an agent that has ended: %v, want %v", got, transport.KindNotListening)
-		}
 	}
 }
 
