@@ -267,9 +267,9 @@ func (c *call) stopped() error {
 	return nil
 }
 
-// guestWorld is this guest, as policies need to know it. The paths of files begin at
-// the root of the file service, if it has one.
-func guestWorld(filesRoot string) policy.World {
+// guestWorld is this guest, as policies need to know it, but for its files: how long
+// those are looked at depends on the call.
+func guestWorld() policy.World {
 	var files account.Files
 	return policy.World{
 		UserID: func(user string) (uint32, error) {
@@ -277,7 +277,5 @@ func guestWorld(filesRoot string) policy.World {
 			return a.UID, err
 		},
 		GroupID: files.GroupID,
-		Resolve: func(path string) (string, error) { return resolve(filesRoot, path) },
-		Dir:     func(path string) (string, error) { return resolve("/", path) },
 	}
 }

@@ -39,7 +39,8 @@ type guard struct {
 	locked      string // why nothing but health is served; empty: all is
 	policy      *policy.File
 	audit       *audit.Log
-	world       policy.World
+	world       policy.World // but for the paths of files: worldOf
+	filesRoot   string       // what / is to the file service
 	log         *slog.Logger
 	// sessionOwner returns who has started a session that the agent has.
 	sessionOwner func(id string) (owner string, exists bool)
@@ -64,7 +65,7 @@ type guard struct {
 const maxUntrustedStreams = 64
 
 func newGuard(cfg *Config, agentID string, log *slog.Logger) *guard {
-	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, locked: cfg.Locked, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(filesRoot(cfg)), log: log,
+	g := &guard{rules: cfg.Access, hosts: cfg.Hosts, requireKeys: cfg.RequireKeys, ownTLS: cfg.TLS != nil, locked: cfg.Locked, policy: cfg.Policy, audit: cfg.Audit, world: guestWorld(), filesRoot: filesRoot(cfg), log: log,
 		calls: charge.NewPool(maxCalls), kept: charge.NewPool(maxKept), records: newRecords(agentID)}
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.open = openCalls{guard: g, interval: cfg.RecheckInterval}

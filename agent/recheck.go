@@ -154,25 +154,53 @@ func (c *call) identify() error {
 	return nil
 }
 
+// recheckTime is how long the paths of a call may take to be resolved again: some lead
+// to file systems of users. There is a second more to it (subject.Look).
+const recheckTime = 500 * time.Millisecond
+
 // recheck stops the call if keys and policy, of a version that is new to it, do not
-// allow it, and gives it the bounds that they have now.
+// allow it, and gives it the bounds that they have now. It waits for nothing that a
+// user of the guest can delay: other calls are to be looked at too.
 func (c *call) recheck(version uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	// Who holds mu is deciding about the call, and has let it do nothing yet, or will
+	// let it go at once. The next look finds the call again.
+	if !c.mu.TryLock() {
+		return
+	}
 	before := c.version
-	if before == version {
-		return
+	var err error
+	if before != version {
+		err = c.identify()
 	}
-	if err := c.identify(); err != nil {
+	switch {
+	case err != nil:
 		c.stop(err)
+	case c.version == before || !c.decided:
+	case len(c.what.Reads)+len(c.what.Writes)+len(c.what.Dir) > 0:
+		go func() {
+			defer c.mu.Unlock()
+			c.ruleAgain()
+		}()
 		return
+	default:
+		c.ruleAgain()
 	}
-	if c.version == before || !c.decided {
-		return
-	}
+	c.mu.Unlock()
+}
+
+// ruleAgain stops the call if the policy does not allow it any more as it is. mu is
+// held.
+func (c *call) ruleAgain() {
 	p, _ := c.guard.policy.Get()
 	began := c.verdict
-	err := c.rule(context.Background(), p)
+	ctx, cancel := context.WithTimeout(context.Background(), recheckTime)
+	defer cancel()
+	err := c.rule(ctx, p)
+	if ctx.Err() != nil {
+		d := began
+		d.Text, d.Remedy = "a file system of the guest does not say whether the policy still allows the call", "call again"
+		err = denial(c.method, d)
+	}
 	if err == nil && (!slices.Equal(began.Dirs, c.verdict.Dirs) || !slices.Equal(began.Denied, c.verdict.Denied) || !began.NoLinks && c.verdict.NoLinks) {
 		// The call goes on in directories, and by paths, that were decided on when it
 		// began.

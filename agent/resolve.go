@@ -16,15 +16,16 @@ import (
 // maxLinks is how many symbolic links a path may lead through: Linux's own.
 const maxLinks = 40
 
-// resolve is resolveIn, but waits for a file system of a user's for some seconds only.
-func resolve(root, path string) (string, error) {
-	return subject.Open(context.Background(), filepath.Join(root, path), func() (string, error) { return resolveIn(root, path) })
+// resolve is resolveIn, but waits for a file system of a user's for some seconds only,
+// or until ctx ends.
+func resolve(ctx context.Context, root, path string) (string, error) {
+	return subject.Open(ctx, filepath.Join(root, path), func() (string, error) { return resolveIn(root, path) })
 }
 
 // resolveIn follows the symbolic links of a clean, absolute path beneath a directory
-// that is its /, as far as it exists: each name is looked up once, in the directory before it. A path that
-// ends in a link to nowhere is an error: what is made through it is not where it
-// seems to be.
+// that is its /, as far as it exists: each name is looked up once, in the directory
+// before it. Of a link to nowhere it returns where a file would be that is made
+// through it.
 func resolveIn(root, path string) (string, error) {
 	if len(path) > policy.MaxPath {
 		return "", unix.ENAMETOOLONG
@@ -38,17 +39,14 @@ func resolveIn(root, path string) (string, error) {
 	defer func() { unix.Close(dir) }()
 	var real []string // the names up to dir
 	links := 0
-	// While more than own bytes are left, names come from a link.
-	own := len(path)
 	for rest := path; rest != ""; {
-		linked := len(rest) > own
 		var name string
 		name, rest, _ = strings.Cut(rest, "/")
 		if name == "" || name == "." || name == ".." && len(real) == 0 {
 			continue
 		}
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
-		if err == unix.ENOENT && !linked {
+		if err == unix.ENOENT {
 			return "/" + filepath.Join(append(real, name, rest)...), nil
 		}
 		if err != nil {
@@ -77,9 +75,6 @@ func resolveIn(root, path string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if !linked {
-			own = len(rest)
-		}
 		if strings.HasPrefix(target, "/") {
 			unix.Close(dir)
 			if dir, err = unix.Open(root, start|unix.O_CLOEXEC, 0); err != nil {
@@ -103,24 +98,33 @@ func readLink(fd int) (string, error) {
 }
 
 // worldOf is the guest as the decision about one call sees it: a path is resolved
-// once, and none after the call's context has ended.
+// once, and none after ctx has ended.
 func (g *guard) worldOf(ctx context.Context) policy.World {
 	w := g.world
+	if w.Resolve == nil {
+		// The paths of files begin at the root of the file service, if it has one.
+		w.Resolve = resolver(ctx, g.filesRoot)
+	}
+	w.Dir = resolver(ctx, "/")
+	return w
+}
+
+// resolver returns resolve, which looks up no path twice.
+func resolver(ctx context.Context, root string) func(path string) (string, error) {
 	type answer struct {
 		real string
 		err  error
 	}
 	known := make(map[string]answer)
-	w.Resolve = func(path string) (string, error) {
+	return func(path string) (string, error) {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
 		a, ok := known[path]
 		if !ok {
-			a.real, a.err = g.world.Resolve(path)
+			a.real, a.err = resolve(ctx, root, path)
 			known[path] = a
 		}
 		return a.real, a.err
 	}
-	return w
 }

@@ -43,8 +43,8 @@ func TestResolve(t *testing.T) {
 		{"abs", "a/b", nil},
 		{"abs/up/b/new/file", "a/b/new/file", nil},
 		{"a/nothing/more", "a/nothing/more", nil},
-		{"dangling", "", syscall.ENOENT},
-		{"dangling/x", "", syscall.ENOENT},
+		{"dangling", "a/nothing", nil},
+		{"dangling/x", "a/nothing/x", nil},
 		{"loop", "", syscall.ELOOP},
 		{"a/file/x", "", syscall.ENOTDIR},
 		{strings.Repeat("a/", 3000), "", syscall.ENAMETOOLONG},
@@ -53,11 +53,11 @@ func TestResolve(t *testing.T) {
 		if tt.err != nil {
 			want = ""
 		}
-		if got, err := resolve("/", filepath.Join(dir, tt.path)); got != want || !errors.Is(err, tt.err) {
+		if got, err := resolve(t.Context(), "/", filepath.Join(dir, tt.path)); got != want || !errors.Is(err, tt.err) {
 			t.Errorf("%.40q: %q, %v; want %q, %v", tt.path, got, err, want, tt.err)
 		}
 	}
-	if got, err := resolve("/", "/"); got != "/" || err != nil {
+	if got, err := resolve(t.Context(), "/", "/"); got != "/" || err != nil {
 		t.Errorf("/: %q, %v", got, err)
 	}
 }
@@ -74,7 +74,7 @@ func TestResolveHangs(t *testing.T) {
 		t.Skip(err)
 	}
 	defer hung.Close()
-	if _, err := resolve("/", dir+"/x"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := resolve(t.Context(), "/", dir+"/x"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 }

@@ -108,12 +108,16 @@ func (t tree) openBase(dir string) (*os.Root, error) {
 	return root, err
 }
 
-// denies returns what leaves denied files out, nil if there are none.
+// denies returns what leaves denied files out, and all but the only one that the call
+// may have; nil if it may have all.
 func (t tree) denies() archive.Denied {
-	if len(t.denied) == 0 {
+	if len(t.denied) == 0 && t.only == "" {
 		return nil
 	}
 	return func(real string) bool {
+		if t.only != "" && path.Base(real) != t.only {
+			return true
+		}
 		if t.service != nil {
 			// Paths of the policy begin at the service's root.
 			prefix, err := pinned.Path(t.service)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -47,6 +48,9 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 		return err
 	}
 	defer s.give(account)
+	if endsEarly(network, address) {
+		return listenFault(network, address, syscall.EINVAL)
+	}
 	l, err := listen(stream.Context(), network, address)
 	if err != nil {
 		return listenFault(network, address, err)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -119,6 +120,9 @@ func dial(ctx context.Context, open *guestv1.DialOpen) (net.Conn, error) {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
 		defer cancel()
 	}
+	if endsEarly(network, address) {
+		return nil, dialFault(network, address, syscall.EINVAL)
+	}
 	var d net.Dialer
 	if network == "unixgram" {
 		// Without an address of its own the socket gets no answers.
@@ -140,6 +144,12 @@ func dial(ctx context.Context, open *guestv1.DialOpen) (net.Conn, error) {
 		return nil, dialFault(network, address, err)
 	}
 	return conn, nil
+}
+
+// endsEarly reports whether the kernel would take the path of a socket for another: it
+// ends at the first byte 0.
+func endsEarly(network, address string) bool {
+	return strings.HasPrefix(network, "unix") && !strings.HasPrefix(address, "@") && strings.Contains(address, "\x00")
 }
 
 func opened(conn net.Conn) *guestv1.TunnelOpened {

@@ -14,6 +14,7 @@ type asked struct {
 
 	reads, writes []target
 	address       address
+	named         []string // directories of rules that allow the caller something
 }
 
 // target is a path that a call names.

@@ -184,6 +184,11 @@ func (p *Policy) decide(who Caller, c *asked, class access.Class) Decision {
 	if len(misses) > 0 {
 		text += ": " + strings.Join(misses[:min(len(misses), maxMisses)], "; ")
 	}
+	for _, r := range roles {
+		for i := range r.Allow {
+			c.named = append(c.named, slices.Concat(r.Allow[i].Read, r.Allow[i].Write)...)
+		}
+	}
 	remedy := fmt.Sprintf("add to the policy: [[roles.%s.allow]] with %s", roles[0].name, strings.Join(suggest(c), ", "))
 	if _, profile := access.ParseProfile(roles[0].name); profile {
 		remedy = "give the key a role of the policy that allows it, in authorized_hosts or with host-ctl enroll --role"

@@ -54,7 +54,7 @@ func (r *Rule) deniesFiles(c *asked, d *Decision) bool {
 	toWrite := slices.Concat(toRead, c.leadingTo(r.Write))
 	hit := func(targets []target, denied []string, whole bool) bool {
 		return slices.ContainsFunc(targets, func(t target) bool {
-			return !path.IsAbs(t.given) || slices.ContainsFunc(t.places, func(place string) bool {
+			return !path.IsAbs(t.given) || t.err != nil || slices.ContainsFunc(t.places, func(place string) bool {
 				return below(denied, place) || whole && slices.ContainsFunc(denied, func(dir string) bool { return within(place, dir) })
 			})
 		})

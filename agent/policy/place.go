@@ -112,9 +112,13 @@ func parseAddress(network, text string) address {
 	a := address{network: network, port: -1}
 	switch network {
 	case "unix", "unixgram":
-		if a.path = text; path.IsAbs(text) {
+		switch a.path = text; {
+		case strings.HasPrefix(text, "@"):
+		case strings.Contains(text, "\x00"):
+			a.unclear = "the kernel takes the path to end at the byte 0 in it"
+		case path.IsAbs(text):
 			a.path = path.Clean(text)
-		} else if !strings.HasPrefix(text, "@") {
+		default:
 			a.unclear = "the path is relative: give an absolute one"
 		}
 		return a

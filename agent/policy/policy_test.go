@@ -245,7 +245,8 @@ func remedied(t *testing.T, who Caller, c Call, d Decision) {
 	if strings.Contains(d.Text, "read-only") || len(c.Reads) > 0 && c.Reads[0][0] != '/' {
 		return // what is said to be changed is something else
 	}
-	a := &asked{Call: c, world: world}
+	// What the policy lets the caller look at already.
+	a := &asked{Call: c, world: world, named: []string{"/srv/app", "/var/log"}}
 	a.look(&Policy{paths: true})
 	lines := suggest(a)
 	if !strings.Contains(d.Remedy, strings.Join(lines, ", ")) {

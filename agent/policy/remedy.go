@@ -96,7 +96,11 @@ func directories(c *asked, lists ...[]string) []string {
 			add("/DIRECTORY")
 			continue
 		}
-		for _, dir := range c.resolve(p).places {
+		places := c.resolve(p).places
+		if !below(c.named, places[0]) {
+			places = places[:1] // where it leads is nobody's business who may not look there
+		}
+		for _, dir := range places {
 			// A file is named by the directory that it is in.
 			if c.Method != guestv1.FileService_List_FullMethodName && path.Dir(dir) != "/" {
 				dir = path.Dir(dir)

@@ -187,13 +187,15 @@ func (r *Rule) missesFiles(c *asked) string {
 			switch {
 			case !path.IsAbs(t.given):
 				return fmt.Sprintf("%.200q is relative: give an absolute path", t.given)
-			case t.err != nil:
-				return fmt.Sprintf("%.200q cannot be resolved: %v", t.given, t.err)
 			}
 			for _, place := range t.places {
 				if !slices.ContainsFunc(roots, func(list []string) bool { return below(list, place) }) {
 					return fmt.Sprintf("%.200q is below none of the directories that it lets %s", place, what)
 				}
+			}
+			// Last, since what is there is nobody's business who may not look there.
+			if t.err != nil {
+				return fmt.Sprintf("%.200q cannot be resolved: %v", t.given, t.err)
 			}
 		}
 		return ""

@@ -110,6 +110,9 @@ func (s *Server) signalPid(ctx context.Context, pid int, req *guestv1.SignalRequ
 	}
 	sig := syscall.Signal(req.Signal)
 	switch {
+	case req.Group && now.group <= 1:
+		// To kill(2) these are the agent's own group, and everybody.
+		return noProcess("process %d has no group of its own that can be signalled", pid)
 	case req.Group && err == nil && now.group == pid:
 		// Before Linux 6.9 there is no signal to a group by pidfd.
 		if err = unix.PidfdSendSignal(pidfd, sig, nil, pidfdGroup); err == unix.EINVAL {
