@@ -209,6 +209,9 @@ func (c *Client) wait(ctx context.Context, d time.Duration) {
 
 // lastError returns why there is no connection. mu is held.
 func (c *Client) lastError() error {
+	if nn := asNotNative(c.lastErr); nn != nil {
+		return nn.callError()
+	}
 	return status.Errorf(codes.Unavailable, "rpc: cannot connect: %v", c.lastErr)
 }
 
@@ -286,7 +289,7 @@ func (c *Client) dialConn(ctx context.Context) (*clientConn, error) {
 		cs := tc.ConnectionState()
 		if cs.NegotiatedProtocol != alpn {
 			_ = nc.Close()
-			return nil, fmt.Errorf("TLS: the peer does not agree on protocol %q, so it does not speak the native wire: use the wire \"grpc\", or a newer agent", alpn)
+			return nil, &notNative{fmt.Sprintf("TLS: the peer does not agree on protocol %q, so it does not speak the native wire: use the wire \"grpc\", or a newer agent", alpn)}
 		}
 		p.AuthInfo = tlsInfo(cs, p.AuthInfo)
 		nc = tc

@@ -3,7 +3,6 @@ package rpc
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -252,9 +251,8 @@ func (cc *clientConn) reset(s *stream, code wire.Code, text string) {
 }
 
 func (cc *clientConn) lost(s *stream, err error) {
-	var nn *notNative
-	if errors.As(cc.err, &nn) {
-		err = &errNotRun{status.Error(codes.Unavailable, "rpc: "+nn.text)}
+	if nn := asNotNative(cc.err); nn != nil {
+		err = &errNotRun{nn.callError()}
 	} else if cc.left && s.id > cc.last {
 		err = &errNotRun{err}
 	}

@@ -236,9 +236,8 @@ func (cs *clientStream) admit() error {
 
 // notRun is the error of a call that was not sent because the connection has ended.
 func notRun(err error) error {
-	var nn *notNative
-	if errors.As(err, &nn) {
-		return &errNotRun{status.Error(codes.Unavailable, "rpc: "+nn.text)}
+	if nn := asNotNative(err); nn != nil {
+		return &errNotRun{nn.callError()}
 	}
 	return &errNotRun{lostError(err)}
 }

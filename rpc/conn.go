@@ -172,11 +172,6 @@ func (c *conn) greet(rd *sock.Reader) (bool, error) {
 	return true, nil
 }
 
-// notNative is the error of a peer that speaks something else.
-type notNative struct{ text string }
-
-func (e *notNative) Error() string { return e.text }
-
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()

@@ -2,7 +2,12 @@ package rpc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
@@ -23,4 +28,29 @@ func explainPeer(b []byte) string {
 		return "the peer wants TLS: give the client keys"
 	}
 	return fmt.Sprintf("the peer's first bytes %q are of no protocol known here: check the address and port", b[:min(24, len(b))])
+}
+
+// ReasonWrongProtocol is the reason, in the google.rpc.ErrorInfo detail with the domain
+// "vsockrpc", of calls that fail because the peer does not speak the native wire. Their
+// code is FailedPrecondition: to call again does not help.
+const ReasonWrongProtocol = "wrong-protocol"
+
+// notNative is the error of a peer that speaks something else.
+type notNative struct{ text string }
+
+func (e *notNative) Error() string { return e.text }
+
+// callError returns the error of the calls that fail because of e.
+func (e *notNative) callError() error {
+	st := status.New(codes.FailedPrecondition, "rpc: "+e.text)
+	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: ReasonWrongProtocol, Domain: "vsockrpc"}); err == nil {
+		st = detailed
+	}
+	return st.Err()
+}
+
+// asNotNative returns the notNative in err's chain, or nil.
+func asNotNative(err error) *notNative {
+	nn, _ := errors.AsType[*notNative](err)
+	return nn
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -325,6 +326,13 @@ func TestDiscardedBytesReturnTheirCredit(t *testing.T) {
 
 var errTest = errors.New("test")
 
+// isWrongProtocol reports whether err says that calling again does not help, and why.
+func isWrongProtocol(err error) bool {
+	st := status.Convert(err)
+	info, ok := append(st.Details(), nil)[0].(*errdetails.ErrorInfo)
+	return ok && st.Code() == codes.FailedPrecondition && info.Reason == ReasonWrongProtocol && info.Domain == "vsockrpc"
+}
+
 func TestWrongPeers(t *testing.T) {
 	for name, tc := range map[string]struct{ first, want string }{
 		"HTTP/2":        {"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00", `use the wire "grpc"`},
@@ -342,7 +350,7 @@ func TestWrongPeers(t *testing.T) {
 				go p.nc.Write([]byte(tc.first))
 				start := time.Now()
 				err := c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
-				if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), tc.want) {
+				if !isWrongProtocol(err) || !strings.Contains(err.Error(), tc.want) {
 					t.Errorf("got %v, want %q", err, tc.want)
 				}
 				if d := time.Since(start); d > time.Second {
@@ -372,7 +380,7 @@ func TestWrongPeers(t *testing.T) {
 		c := NewClient(serveUnix(t, gs2{gs}), nil)
 		defer c.Close()
 		err := c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue))
-		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), `use the wire "grpc"`) {
+		if !isWrongProtocol(err) || !strings.Contains(err.Error(), `use the wire "grpc"`) {
 			t.Errorf("got %v", err)
 		}
 	})

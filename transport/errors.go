@@ -99,18 +99,36 @@ var _ net.Error = (*Error)(nil)
 
 // Error says what happened, what to do about it, and the cause.
 func (e *Error) Error() string {
+	what, remedy := e.explain()
+	if what != "" && remedy != "" {
+		what += ": " + remedy
+	}
+	return e.text(what)
+}
+
+// Message returns what happened and the cause, without what to do about it.
+func (e *Error) Message() string {
+	what, _ := e.explain()
+	return e.text(what)
+}
+
+// Remedy returns what to do about it, for people; it may be empty.
+func (e *Error) Remedy() string {
+	_, remedy := e.explain()
+	return remedy
+}
+
+func (e *Error) text(what string) string {
 	s := e.Op
 	if e.Addr != (Addr{}) {
 		s += " " + e.Addr.String()
 	}
-	if text := e.explain(); text != "" {
-		s += ": " + text
-		if e.Err != nil {
-			s += " (" + e.Err.Error() + ")"
-		}
-		return s
-	}
-	if e.Err != nil {
+	switch {
+	case what != "" && e.Err != nil:
+		s += ": " + what + " (" + e.Err.Error() + ")"
+	case what != "":
+		s += ": " + what
+	case e.Err != nil:
 		s += ": " + e.Err.Error()
 	}
 	return s

@@ -90,7 +90,7 @@ func TestErrorText(t *testing.T) {
 		{Error{Op: "dial", Kind: KindAddrInUse, Addr: VsockAddr(3, 1)}, "no free local port"},
 		{Error{Op: "listen", Kind: KindAddrNotAvail, Addr: VsockAddr(9, 1)}, "listen on vsock:any"},
 		{Error{Op: "local-cid", Kind: KindAddrNotAvail}, "has no CID"},
-		{Error{Op: "dial", Kind: KindTimeout, Addr: UnixAddr("/u")}, "dial unix:/u: the time was over$"},
+		{Error{Op: "dial", Kind: KindTimeout, Addr: UnixAddr("/u")}, "dial unix:/u: the time was over: give it more time$"},
 		{Error{Op: "dial", Kind: KindOther, Addr: UnixAddr("/u"), Err: errors.New("odd")}, "^dial unix:/u: odd$"},
 		{Error{Op: "dial", Kind: Kind(1000), Err: errors.New("odd")}, "^dial: odd$"},
 	}
@@ -119,6 +119,12 @@ func TestKinds(t *testing.T) {
 			t.Errorf("docs/errors.md has no line for %q", word)
 		}
 		e := &Error{Op: "dial", Kind: k, Addr: VsockAddr(3, 1), Err: errors.New("cause")}
+		if k != KindOther && k != KindCanceled && (e.Remedy() == "" || strings.Contains(e.Message(), e.Remedy())) {
+			t.Errorf("%v: message %q, remedy %q", k, e.Message(), e.Remedy())
+		}
+		if k != KindBadAddress && !strings.Contains(e.Error(), e.Remedy()) || !strings.HasSuffix(strings.TrimSuffix(e.Message(), ")"), "cause") {
+			t.Errorf("%v says %q; message %q, remedy %q", k, e, e.Message(), e.Remedy())
+		}
 		if _, ok := status.FromError(e); ok {
 			t.Errorf("grpc-go takes %v for a status", k)
 		}

@@ -10,70 +10,71 @@ import (
 	"time"
 )
 
-// explain says in words what happened and what to do next, or "" where the
-// cause says it.
-func (e *Error) explain() string {
+// explain says in words what happened and what to do about it. Both are "" where
+// the cause says it.
+func (e *Error) explain() (what, remedy string) {
 	a := e.Addr
 	switch e.Kind {
 	case KindNoVsock:
-		return "this system has no vsock: load its module (vhost_vsock on a host, vmw_vsock_virtio_transport in a guest), or use a vsock-mux: or unix: address"
+		return "this system has no vsock", "load its module (vhost_vsock on a host, vmw_vsock_virtio_transport in a guest), or use a vsock-mux: or unix: address"
 	case KindNoSuchCID:
 		switch a.CID {
 		case CIDLocal:
-			return "no vsock loopback: load the module vsock_loopback"
+			return "no vsock loopback", "load the module vsock_loopback"
 		case CIDHost:
-			return "no vsock device that leads to the host: this machine is not a guest with one, or its module is not loaded"
+			return "no vsock device that leads to the host", "this machine is not a guest with one, or its module is not loaded"
 		}
-		return fmt.Sprintf("no VM with CID %d: start it, check its guest-cid, and that vhost_vsock is loaded", a.CID)
+		return fmt.Sprintf("no VM with CID %d", a.CID), "start it, check its guest-cid, and that vhost_vsock is loaded"
 	case KindGuestBooting:
-		return "no answer: the guest is still booting, paused or hangs: try again until it is up, or look at its console"
+		return "no answer: the guest is still booting, paused or hangs", "try again until it is up, or look at its console"
 	case KindNotListening:
 		if a.Net == NetworkUnix {
-			return "nobody listens on this path: start the server, or check the path"
+			return "nobody listens on this path", "start the server, or check the path"
 		}
-		return fmt.Sprintf("nobody listens on port %d there: start guest-agent, or check the port", a.Port)
+		return fmt.Sprintf("nobody listens on port %d there", a.Port), "start guest-agent, or check the port"
 	case KindNoVMM:
-		return "nobody serves the VMM's socket: start the VM, or check the path of its vsock socket"
+		return "nobody serves the VMM's socket", "start the VM, or check the path of its vsock socket"
 	case KindVMMClosed:
-		return fmt.Sprintf("the VMM hung up: nobody listens on port %d in the guest, the guest is still booting, or it has too many connections", a.Port)
+		return "the VMM hung up", fmt.Sprintf("nobody listens on port %d in the guest, the guest is still booting, or it has too many connections", a.Port)
 	case KindBadHandshake:
-		return "no CONNECT protocol behind this path: check that it is the VMM's vsock socket; for a plain Unix socket write unix:" + a.Path
+		return "no CONNECT protocol behind this path", "check that it is the VMM's vsock socket; for a plain Unix socket write unix:" + a.Path
 	case KindPermission:
 		return e.explainPermission()
 	case KindAddrInUse:
 		if e.Op == "dial" {
-			return "no free local port: close other connections, or dial without a privileged port"
+			return "no free local port", "close other connections, or dial without a privileged port"
 		}
-		return "somebody listens there already: stop it, or choose another address"
+		return "somebody listens there already", "stop it, or choose another address"
 	case KindAddrNotAvail:
 		if e.Op == "listen" {
-			return "this machine does not have this CID: listen on vsock:any"
+			return "this machine does not have this CID", "listen on vsock:any"
 		}
-		return "this machine has no CID: it has no vsock device, or its module is not loaded yet"
+		return "this machine has no CID", "it has no vsock device, or its module is not loaded yet"
 	case KindBadAddress:
 		if errors.Is(e.Err, syscall.EINVAL) {
-			return "the path is too long for a Unix socket: the limit is about 107 bytes"
+			return "the path is too long for a Unix socket", "the limit is about 107 bytes"
 		}
+		return "", "docs/sockets.md has the forms of addresses"
 	case KindCanceled:
-		return "canceled"
+		return "canceled", ""
 	case KindTimeout:
-		return "the time was over"
+		return "the time was over", "give it more time"
 	}
-	return ""
+	return "", ""
 }
 
-func (e *Error) explainPermission() string {
+func (e *Error) explainPermission() (what, remedy string) {
 	switch {
 	case e.Op == "local-cid":
-		return "no permission to read /dev/vsock: run as root, or change the mode of the device"
+		return "no permission to read /dev/vsock", "run as root, or change the mode of the device"
 	case e.Op == "listen" && e.Addr.Net == NetworkVsock && e.Addr.Port < firstUnprivilegedPort:
-		return "listening on a port below 1024 needs root or CAP_NET_BIND_SERVICE: get it, or choose a higher port"
+		return "listening on a port below 1024 needs root or CAP_NET_BIND_SERVICE", "get it, or choose a higher port"
 	case e.Op == "dial" && e.Addr.Net == NetworkVsock:
-		return "no permission: a local port below 1024 needs root or CAP_NET_BIND_SERVICE, another network namespace needs CAP_SYS_ADMIN"
+		return "no permission", "a local port below 1024 needs root or CAP_NET_BIND_SERVICE, another network namespace needs CAP_SYS_ADMIN"
 	case e.Addr.Net == NetworkMux || e.Addr.Net == NetworkUnix:
-		return "no permission for the socket file: run as its owner or root, or change the mode of the file or its directory"
+		return "no permission for the socket file", "run as its owner or root, or change the mode of the file or its directory"
 	}
-	return "the system refused: run as root, or check what confines this process"
+	return "the system refused", "run as root, or check what confines this process"
 }
 
 // kindOf maps the error of a system call made on a.Net to a kind.
