@@ -7,6 +7,9 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -131,6 +134,9 @@ func (s *controlService) AddHostKey(ctx context.Context, req *guestv1.AddHostKey
 		return nil, fault.New(codes.InvalidArgument, "bad-key", "%v", err).On(op, "", nil)
 	}
 	host := keys.Host{Key: pub, Name: req.GetKey().GetName(), Roles: req.GetKey().GetRoles()}
+	if err := s.agent.guard.checkRoles(host.Roles); err != nil {
+		return nil, err.On(op, "", nil)
+	}
 	err = s.agent.guard.hosts.Add(host)
 	switch {
 	case errors.Is(err, access.ErrNameTaken):
@@ -150,6 +156,26 @@ func (s *controlService) AddHostKey(ctx context.Context, req *guestv1.AddHostKey
 		resp.NotDurable = err.Error()
 	}
 	return resp, nil
+}
+
+// checkRoles refuses roles that are neither of the policy nor profiles: a key with a
+// mistyped one could do nothing.
+func (g *guard) checkRoles(roles []string) *fault.Error {
+	p, _ := g.policy.Get()
+	var known []string
+	for _, profile := range []access.Profile{access.ProfileInfo, access.ProfileOps, access.ProfileFull} {
+		known = append(known, string(profile))
+	}
+	if p != nil {
+		known = append(known, slices.Sorted(maps.Keys(p.Roles))...)
+	}
+	for _, role := range roles {
+		if !slices.Contains(known, role) {
+			return fault.New(codes.InvalidArgument, "unknown-role", "no role is called %q", role).
+				Hint("give one of " + strings.Join(known, ", ") + ", or add the role to the guest's policy first")
+		}
+	}
+	return nil
 }
 
 // RemoveHostKey revokes a key.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -20,44 +21,17 @@ import (
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
-// Reasons that this package makes itself. Those of the agent and those of
-// package transport are passed on; docs/errors.md lists all.
-const (
-	ReasonNotAnAgent    = "not-an-agent"    // something answers there, but not a guest-agent
-	ReasonAgentTooOld   = "agent-too-old"   // the agent lacks a method
-	ReasonSessionLost   = "session-lost"    // the agent was restarted, or has forgotten the session
-	ReasonUnreachable   = "unreachable"     // the connection was lost and did not come back in time
-	ReasonNoAnswer      = "no-answer"       // the guest did not answer while it was dialed
-	ReasonProtocol      = "protocol"        // the guest broke the protocol
-	ReasonOutputLost    = "output-lost"     // output is gone that was not to be dropped
-	ReasonWrongGuestKey = "wrong-guest-key" // the guest is not the one that was meant
-	ReasonOtherGuest    = "other-guest"     // after a lost connection another guest answers
-	ReasonNoTLS         = "no-tls"          // keys were to be shown, and the guest speaks no TLS
-	ReasonBadTarget     = "bad-target"      // the target is no address and no known name
-	ReasonLeft          = "left"            // Process.Release or Process.HangUp was called
-	ReasonClosed        = "closed"          // Guest.Close was called
-	ReasonIntoItself    = "into-itself"     // a directory was to be copied into itself
-)
-
-// Reasons of the agent that this package gives a meaning to.
-const (
-	reasonNotFound      = "not-found"
-	reasonNotExecutable = "not-executable"
-
-	reasonAgentRestarted = "agent-restarted"
-	reasonAgentStopping  = "agent-stopping"
-	reasonNoSession      = "no-session"
-	reasonSessionGone    = "session-gone"
-)
-
 // Error is a failure of a call to a guest. errors.Is works with the errors of
 // packages io/fs, os/exec and context where the failure is one of those, with
 // syscall.Errno on Linux, and errors.As finds a *transport.Error behind it.
+//
+// Codes follow gRPC's own rules: what is Unavailable may be called again, by a program
+// that may do so twice. A lost session is not (codes.Aborted).
 type Error struct {
 	Op     string     // what was tried, such as "dial", "exec", "list sessions"
 	Guest  string     // the target as given to Dial
 	Code   codes.Code // the gRPC code
-	Reason string     // a stable word, or empty if the guest gave none
+	Reason string     // a stable word, such as ReasonUnreachable; never empty
 	Remedy string     // what to do about it, for people; may be empty
 
 	// The following are of the agent, and empty if it said nothing.
@@ -99,6 +73,15 @@ func (e *Error) Unwrap() []error {
 	return causes
 }
 
+// Timeout reports whether a time limit was over: the caller's, that of an attempt to
+// connect, or one in the guest.
+func (e *Error) Timeout() bool {
+	if te, ok := errors.AsType[*transport.Error](e.err); ok && te.Timeout() {
+		return true
+	}
+	return e.Code == codes.DeadlineExceeded || e.Reason == ReasonGuestBooting || e.Reason == ReasonNoAnswer
+}
+
 // Linux's numbers of the errors that package io/fs has values for.
 const (
 	linuxEPERM  = 1
@@ -113,17 +96,19 @@ func (e *Error) Is(target error) bool {
 	switch target {
 	case exec.ErrNotFound:
 		// As in os/exec: a name that was looked up, not a path.
-		return e.Reason == reasonNotFound && bytes.IndexByte(e.Path, '/') < 0
+		return e.Reason == ReasonNotFound && bytes.IndexByte(e.Path, '/') < 0
 	case fs.ErrNotExist:
-		return e.Errno == linuxENOENT || e.Reason == reasonNotFound
+		return e.Errno == linuxENOENT || e.Reason == ReasonNotFound
 	case fs.ErrPermission:
-		return e.Errno == linuxEACCES || e.Errno == linuxEPERM || e.Reason == reasonNotExecutable
+		return e.Errno == linuxEACCES || e.Errno == linuxEPERM || e.Reason == ReasonNotExecutable
 	case fs.ErrExist:
 		return e.Errno == linuxEEXIST
 	case os.ErrDeadlineExceeded, context.DeadlineExceeded:
 		return e.Code == codes.DeadlineExceeded
 	case context.Canceled:
-		return e.Code == codes.Canceled && e.Reason == ""
+		return e.Code == codes.Canceled && e.Reason == ReasonCanceled
+	case transport.ErrGuestBooting:
+		return e.Reason == ReasonGuestBooting
 	}
 	return false
 }
@@ -169,22 +154,8 @@ func (g *Guest) wrap(op, method string, err error) error {
 		}
 		return own
 	}
-	e := &Error{Op: op, Guest: g.target}
-	var te *transport.Error
-	st, ok := status.FromError(err)
-	switch {
-	case errors.As(err, &te):
-		return e.fromTransport(te)
-	case !ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
-		e.Code, e.message, e.err = status.FromContextError(err).Code(), err.Error(), err
-		return e
-	}
-	e.Code, e.message, e.err = st.Code(), st.Message(), err
-	for _, d := range st.Details() {
-		if d, ok := d.(*guestv1.ErrorDetail); ok {
-			e.Reason, e.Remedy, e.Errno, e.Operation, e.Path = d.Reason, d.Remedy, d.Errno, d.Operation, d.Path
-		}
-	}
+	e := convert(err)
+	e.Op, e.Guest = op, g.target
 	if e.Reason != "" {
 		return e
 	}
@@ -197,26 +168,107 @@ func (g *Guest) wrap(op, method string, err error) error {
 			return &filled
 		}
 		if strings.Contains(e.message, noTLSText) {
-			e.Reason, e.Remedy = ReasonNoTLS, "update guest-agent in the guest, or check what listens there"
+			e.Code, e.Reason, e.Remedy = codes.FailedPrecondition, ReasonNoTLS, "update guest-agent in the guest, or check what listens there"
+			return e
+		}
+		if strings.Contains(e.message, noHTTP2Text) {
+			e.Code, e.Reason = codes.FailedPrecondition, ReasonWrongProtocol
+			e.Remedy = "check the address and port, and that guest-agent listens there"
 			return e
 		}
 		if te := g.dialer.lastError(); te != nil {
-			return e.fromTransport(te)
+			e.fromTransport(te)
+			return e
 		}
-		e.Reason = ReasonUnreachable
 	case codes.Unimplemented:
 		e.tooOld(method, g.cachedInfo())
+	}
+	e.complete()
+	return e
+}
+
+// FromError returns err as an *Error: the one in its chain, or one made of the gRPC
+// status or the error of transport, of a context or of a file that it is. It is nil for
+// nil. Programs that call services through [Guest.Conn] learn the Reason by it.
+func FromError(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	e := convert(err)
+	e.complete()
+	return e
+}
+
+// convert makes an Error of what err says of itself. Its Reason is empty if that is
+// none.
+func convert(err error) *Error {
+	e := &Error{}
+	if te, ok := errors.AsType[*transport.Error](err); ok {
+		e.fromTransport(te)
+		return e
+	}
+	e.err, e.message = err, err.Error()
+	if f, ok := errors.AsType[*archive.Failure](err); ok {
+		e.Code, e.Reason, e.Remedy, e.Errno, e.Operation, e.Path = f.Code, f.Reason, f.Remedy, f.Errno, f.Op, []byte(f.Path)
+		return e
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		e.Code = status.FromContextError(err).Code()
+		return e
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		if pe, is := errors.AsType[*fs.PathError](err); is {
+			e.Operation, e.Path = pe.Op, []byte(pe.Path)
+		}
+		e.Code, e.Reason, e.Remedy = archive.Classify(err)
+		return e
+	}
+	e.Code, e.message = st.Code(), st.Message()
+	for _, d := range st.Details() {
+		switch d := d.(type) {
+		case *guestv1.ErrorDetail:
+			e.Reason, e.Remedy, e.Errno, e.Operation, e.Path = d.Reason, d.Remedy, d.Errno, d.Operation, d.Path
+		case *errdetails.ErrorInfo:
+			if d.Domain == "vsockrpc" && e.Reason == "" {
+				e.Reason = d.Reason
+			}
+		}
 	}
 	return e
 }
 
-// noTLSText is what crypto/tls says of a peer that speaks something else.
-const noTLSText = "does not look like a TLS handshake"
+// complete gives e the Reason that its Code stands for, if it has none.
+func (e *Error) complete() {
+	if e.Reason != "" {
+		return
+	}
+	switch e.Code {
+	case codes.Canceled:
+		e.Reason = ReasonCanceled
+	case codes.DeadlineExceeded:
+		e.Reason = ReasonTimeout
+	case codes.Unavailable:
+		e.Reason, e.Remedy = ReasonUnreachable, "look at the guest; host-ctl doctor says which step fails"
+	case codes.Unimplemented:
+		e.Reason, e.Remedy = ReasonAgentTooOld, "update guest-agent in the guest"
+	default:
+		e.Reason = ReasonFailed
+	}
+}
 
-func (e *Error) fromTransport(te *transport.Error) *Error {
+// What crypto/tls and grpc say of a peer that speaks something else.
+const (
+	noTLSText   = "does not look like a TLS handshake"
+	noHTTP2Text = "error reading server preface: http2:"
+)
+
+func (e *Error) fromTransport(te *transport.Error) {
 	e.Code, e.Reason, e.err = te.Status().Code(), te.Kind.String(), te
-	e.message = te.Error()
-	return e
+	e.message, e.Remedy = te.Message(), te.Remedy()
 }
 
 // tooOld fills e in for an agent that lacks method.

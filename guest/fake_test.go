@@ -181,7 +181,7 @@ func (m *model) serve(open *guestv1.Open, st execServer) error {
 	if string(open.SessionId) != string(m.id) {
 		m.mu.Unlock()
 		m.t.Errorf("attached to session %x, want %x", open.SessionId, m.id)
-		return agentError(codes.NotFound, reasonNoSession, "no such session", 0)
+		return agentError(codes.NotFound, ReasonNoSession, "no such session", 0)
 	}
 	if open.StdoutOffset < m.acked[0] || open.StderrOffset < m.acked[1] {
 		m.t.Errorf("attached at %d, %d, having acknowledged %v", open.StdoutOffset, open.StderrOffset, m.acked)

@@ -3,8 +3,10 @@ package guest
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -105,28 +107,41 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 	return g, nil
 }
 
-// silent fills e in if the time was over before the agent had said anything: what
-// it says by itself is that the time was over.
+// silent fills e in if the agent has said nothing at all, whether ctx or an attempt to
+// connect was over first: what e says by itself is that, or that the connection ended.
 func (g *Guest) silent(e *Error) {
-	if e.Code != codes.DeadlineExceeded || e.Reason != "" {
+	if e.Reason != ReasonTimeout && e.Reason != ReasonUnreachable {
 		return
 	}
-	e.Reason = ReasonNoAnswer
-	e.message = "the guest did not let itself be connected to in time"
-	if g.dialer.count() > 0 {
-		e.message = "something took the connection, but no agent has answered on it in time"
+	over := e.Reason == ReasonTimeout
+	for _, late := range []error{context.DeadlineExceeded, net.ErrClosed, io.ErrClosedPipe} {
+		// The RPC layers close connections that are late, and have the text alone.
+		over = over || strings.Contains(e.message, late.Error()) || strings.Contains(e.message, "said nothing")
+	}
+	switch {
+	case g.dialer.count() > 0 && over:
+		e.Reason, e.message = ReasonNoAnswer, "something took the connection, but no agent has answered on it in time"
+	case g.dialer.count() > 0:
+		e.Reason, e.message = ReasonNoAnswer, "something took the connection, and ended it without an answer: "+e.message
+	case over:
+		e.Reason, e.message = ReasonGuestBooting, "the guest did not let itself be connected to in time"
+	default:
+		return
 	}
 	e.Remedy = "the guest may be paused, or still booting, or have no guest-agent running: look at its VMM and console, or give it more time (host-ctl wait)"
 }
 
 // Temporary reports whether an error of Dial may go away by itself, as while a
-// guest boots: the same call may succeed later.
+// guest boots: the same call may succeed later. A lost session does not come back.
 func Temporary(err error) bool {
 	if te, ok := errors.AsType[*transport.Error](err); ok {
 		return te.Temporary()
 	}
 	e, ok := errors.AsType[*Error](err)
-	return ok && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded)
+	if !ok || e.Reason == ReasonSessionLost || e.Reason == ReasonAgentRestarted {
+		return false
+	}
+	return e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded
 }
 
 // Target returns the target given to Dial.

@@ -212,7 +212,7 @@ func TestSessionLost(t *testing.T) {
 			sendOpened(st, openedMessage(open))
 			return status.Error(codes.Unavailable, "connection reset")
 		}
-		return agentError(codes.Unavailable, reasonAgentRestarted, "agent restarted", 0)
+		return agentError(codes.Unavailable, ReasonAgentRestarted, "agent restarted", 0)
 	}
 	g := f.dial(t)
 	e, ok := errors.AsType[*Error](g.Command(t.Context(), "x").Run())
@@ -281,7 +281,7 @@ func TestRestartBefore(t *testing.T) {
 	tries := 0
 	f.exec = func(open *guestv1.Open, st execServer) error {
 		if tries++; open.AgentId != "run-2" {
-			return agentError(codes.Unavailable, reasonAgentRestarted, "agent restarted", 0)
+			return agentError(codes.Unavailable, ReasonAgentRestarted, "agent restarted", 0)
 		}
 		open.AgentId = "run-1"
 		return m.serve(open, st)
@@ -305,7 +305,7 @@ func TestStartCutAmbiguous(t *testing.T) {
 		if tries++; tries == 1 {
 			return status.Error(codes.Unavailable, "connection reset")
 		}
-		return agentError(codes.Unavailable, reasonAgentRestarted, "agent restarted", 0)
+		return agentError(codes.Unavailable, ReasonAgentRestarted, "agent restarted", 0)
 	}
 	e, ok := errors.AsType[*Error](f.dial(t).Command(t.Context(), "x").Run())
 	if !ok || e.Reason != ReasonSessionLost || tries != 2 {
@@ -323,7 +323,7 @@ func TestDetachedAmbiguous(t *testing.T) {
 		case tries == 1:
 			return nil, status.Error(codes.Unavailable, "connection reset")
 		case r.AgentId != "run-2":
-			return nil, agentError(codes.Unavailable, reasonAgentRestarted, "agent restarted", 0)
+			return nil, agentError(codes.Unavailable, ReasonAgentRestarted, "agent restarted", 0)
 		}
 		return &guestv1.StartResponse{Session: &guestv1.SessionInfo{SessionId: r.SessionId, Pid: 1}}, nil
 	}

@@ -60,12 +60,12 @@ func (s *session) final(err error) error {
 	}
 	lost := *e
 	switch {
-	case e.Reason == reasonAgentRestarted || isOpen && (e.Reason == reasonNoSession || e.Reason == reasonAgentStopping || e.Reason == reasonSessionGone):
+	case e.Reason == ReasonAgentRestarted || isOpen && (e.Reason == ReasonNoSession || e.Reason == ReasonAgentStopping || e.Reason == ReasonSessionGone):
 		return sessionLost(e)
 	case status.Code(err) == codes.DeadlineExceeded || e.Code == codes.DeadlineExceeded || e.Reason == ReasonUnreachable ||
 		isOpen && e.Code == codes.Unavailable:
 		lost.Reason, lost.Code = ReasonUnreachable, codes.Unavailable
-		lost.message = "connection lost, and not had back for " + s.g.reconnect.String() + ": " + e.message
+		lost.message = "connection lost, and not re-established within " + s.g.reconnect.String() + ": " + e.message
 		lost.Remedy = "see host-ctl doctor; the session may still run in the guest"
 	default:
 		return e
@@ -73,10 +73,11 @@ func (s *session) final(err error) error {
 	return &lost
 }
 
-// sessionLost returns e as the end of a session.
+// sessionLost returns e as the end of a session. Its code is not Unavailable: whoever
+// retries by the code would run the command twice.
 func sessionLost(e *Error) *Error {
 	lost := *e
-	lost.Reason, lost.Code = ReasonSessionLost, codes.Unavailable
+	lost.Reason, lost.Code = ReasonSessionLost, codes.Aborted
 	lost.message = "session lost: " + e.message
 	lost.Remedy = "sessions end with the agent; run the command again if that does no harm"
 	return &lost

@@ -214,7 +214,7 @@ func (s *session) open(ctx context.Context) (grpc.ClientStream, *guestv1.Opened,
 // before this session, and takes the new agent for the one to start it.
 func (s *session) renewed(err error) bool {
 	e, ok := errors.AsType[*Error](s.g.wrap(s.op, s.method, err))
-	if !ok || e.Reason != reasonAgentRestarted {
+	if !ok || e.Reason != ReasonAgentRestarted {
 		return false
 	}
 	info, err := s.g.Info(s.ctx)

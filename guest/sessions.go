@@ -149,7 +149,7 @@ func (g *Guest) startSession(ctx context.Context, id SessionID, spec *guestv1.Se
 		return err
 	}
 	err := g.persist(ctx, op, method, start)
-	if e, ok := errors.AsType[*Error](err); !ok || e.Reason != reasonAgentRestarted {
+	if e, ok := errors.AsType[*Error](err); !ok || e.Reason != ReasonAgentRestarted {
 		return info, err
 	}
 	if try > 1 {
@@ -162,7 +162,7 @@ func (g *Guest) startSession(ctx context.Context, id SessionID, spec *guestv1.Se
 	}
 	agentID = now.AgentId
 	err = g.persist(ctx, op, method, start)
-	if e, ok := errors.AsType[*Error](err); ok && e.Reason == reasonAgentRestarted {
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason == ReasonAgentRestarted {
 		return nil, sessionLost(e)
 	}
 	return info, err
@@ -176,7 +176,7 @@ func (g *Guest) persist(ctx context.Context, op, method string, call func() erro
 		began := time.Now()
 		err := g.wrap(op, method, call())
 		e, ok := errors.AsType[*Error](err)
-		if !ok || e.Code != codes.Unavailable || e.Reason == reasonAgentRestarted || !Temporary(err) {
+		if !ok || e.Code != codes.Unavailable || e.Reason == ReasonAgentRestarted || !Temporary(err) {
 			return err
 		}
 		if time.Since(began) > lastRetry { // not one of a series of failures

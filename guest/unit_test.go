@@ -196,7 +196,7 @@ func TestErrorIs(t *testing.T) {
 		{&Error{Reason: "not-executable", Errno: linuxEACCES}, []error{fs.ErrPermission}, []error{fs.ErrNotExist}},
 		{&Error{Errno: linuxEEXIST}, []error{fs.ErrExist}, []error{fs.ErrNotExist}},
 		{&Error{Code: codes.DeadlineExceeded}, []error{context.DeadlineExceeded, os.ErrDeadlineExceeded}, []error{context.Canceled}},
-		{&Error{Code: codes.Canceled}, []error{context.Canceled}, []error{context.DeadlineExceeded}},
+		{&Error{Code: codes.Canceled, Reason: ReasonCanceled}, []error{context.Canceled}, []error{context.DeadlineExceeded}},
 		{&Error{Code: codes.Canceled, Reason: ReasonLeft}, nil, []error{context.Canceled}},
 	}
 	for _, tt := range tests {

@@ -43,6 +43,7 @@ const (
 	reasonNoProcesses    = "processes-exhausted"
 	reasonNoFiles        = "files-exhausted"
 	reasonNoMemory       = "memory-exhausted"
+	reasonNoNull         = "no-null-device"
 	reasonNoCgroup       = "cgroup-unavailable"
 	reasonNoLauncher     = "launcher-unavailable"
 	reasonStartTimeout   = "start-timeout"
@@ -112,7 +113,8 @@ func stoppingFault() *fault {
 }
 
 func restartedFault() *fault {
-	return newFault(codes.Unavailable, reasonAgentRestarted, "the agent has restarted and the session is lost").
+	// Not Unavailable, by which clients would retry.
+	return newFault(codes.Aborted, reasonAgentRestarted, "the agent has restarted and the session is lost").
 		Hint("start it again, if that is safe: it may have done part of its work")
 }
 

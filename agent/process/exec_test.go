@@ -5,6 +5,7 @@ package process
 import (
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -208,6 +209,7 @@ func TestStartFails(t *testing.T) {
 		{"an empty file", spec(nil, write(t, "empty", "", 0o755)), codes.FailedPrecondition, reasonBadFormat, "*", syscall.ENOEXEC},
 		{"a script without #!", spec(nil, write(t, "script", "echo hi\n", 0o755)), codes.FailedPrecondition, reasonNoInterpreter, "*", syscall.ENOEXEC},
 		{"an interpreter that is missing", spec(nil, write(t, "script", "#!/no/such/sh\necho hi\n", 0o755)), codes.FailedPrecondition, reasonNoInterpreter, "*", syscall.ENOENT},
+		{"Windows line ends", spec(nil, write(t, "script", "#!/bin/sh\r\necho hi\r\n", 0o755)), codes.FailedPrecondition, reasonNoInterpreter, "*", syscall.ENOENT},
 		{"no such user", spec(func(s *guestv1.SessionSpec) { s.User = []byte("no-such-user") }, "true"), codes.FailedPrecondition, reasonNoUser, "no-such-user", 0},
 		{"no such group", spec(func(s *guestv1.SessionSpec) { s.Group = []byte("no-such-group") }, "true"), codes.FailedPrecondition, reasonNoGroup, "no-such-group", 0},
 		{"a directory that is missing", spec(dir("/no/such/dir"), "true"), codes.FailedPrecondition, reasonBadDir, "/no/such/dir", syscall.ENOENT},
@@ -236,6 +238,9 @@ func TestStartFails(t *testing.T) {
 				t.Fatalf("error %v (%s), want %v (%s)", err, reasonOf(err), tt.code, tt.reason)
 			}
 			d := st.Details()[0].(*guestv1.ErrorDetail)
+			if crlf := strings.Contains(st.Message(), `"/bin/sh\r"`) && strings.Contains(d.Remedy, "sed -i"); crlf != (tt.name == "Windows line ends") {
+				t.Errorf("%v, remedy %q", err, d.Remedy)
+			}
 			if tt.path != "*" && string(d.Path) != tt.path || syscall.Errno(d.Errno) != tt.errno {
 				t.Errorf("detail %v, want path %q, errno %d", d, tt.path, tt.errno)
 			}
@@ -449,5 +454,21 @@ func TestDetachedOutputBeforeExitIsComplete(t *testing.T) {
 	}
 	if string(s.out[stdout]) != string(trueBytes(stdout, 0, size)) {
 		t.Errorf("%d bytes, not the %d that were written", len(s.out[stdout]), size)
+	}
+}
+
+// TestNoNullDevice: an image without /dev is told as such, not as a program that is
+// missing.
+func TestNoNullDevice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "null")
+	_, err := openNull(path)
+	f, ok := errors.AsType[*fault](explainStart("open", err))
+	if !ok {
+		t.Fatalf("%v", err)
+	}
+	st := f.GRPCStatus()
+	d := st.Details()[0].(*guestv1.ErrorDetail)
+	if st.Code() != codes.FailedPrecondition || d.Reason != reasonNoNull || string(d.Path) != path || !strings.Contains(d.Remedy, "mknod") {
+		t.Errorf("%v, detail %v", st, d)
 	}
 }

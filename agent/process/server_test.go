@@ -23,13 +23,13 @@ func TestAgentRestarted(t *testing.T) {
 	ctx := testContext(t)
 	marker := t.TempDir() + "/ran"
 	open := &guestv1.Open{SessionId: newID(), Spec: shell("echo > " + marker), AgentId: "another run"}
-	if _, err := c.exec(ctx, open); status.Code(err) != codes.Unavailable || reasonOf(err) != reasonAgentRestarted {
+	if _, err := c.exec(ctx, open); status.Code(err) != codes.Aborted || reasonOf(err) != reasonAgentRestarted {
 		t.Errorf("exec in a session of another run: %v", err)
 	}
-	if _, err := c.attach(ctx, open); status.Code(err) != codes.Unavailable || reasonOf(err) != reasonAgentRestarted {
+	if _, err := c.attach(ctx, open); status.Code(err) != codes.Aborted || reasonOf(err) != reasonAgentRestarted {
 		t.Errorf("attach to a session of another run: %v", err)
 	}
-	if _, err := c.client.Start(ctx, &guestv1.StartRequest{SessionId: newID(), Spec: open.Spec, AgentId: open.AgentId}); status.Code(err) != codes.Unavailable || reasonOf(err) != reasonAgentRestarted {
+	if _, err := c.client.Start(ctx, &guestv1.StartRequest{SessionId: newID(), Spec: open.Spec, AgentId: open.AgentId}); status.Code(err) != codes.Aborted || reasonOf(err) != reasonAgentRestarted {
 		t.Errorf("start for another run: %v", err)
 	}
 	if _, err := os.Stat(marker); err == nil {

@@ -217,7 +217,10 @@ func execFault(dir, path string, err error) *fault {
 	switch errno {
 	case syscall.ENOENT, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG:
 		// A file that is there and "does not exist" lacks what it names first.
-		if _, statErr := os.Stat(file); statErr == nil {
+		if _, statErr := os.Stat(file); statErr == nil && hasCRLF(head(file)) {
+			f = newFault(codes.FailedPrecondition, reasonNoInterpreter, "%q has Windows line ends (CR LF): its first line names the interpreter %q, which is not there",
+				path, interpreter(file)+"\r").Hint("convert it in the guest: sed -i 's/\\r$//' " + path)
+		} else if statErr == nil {
 			f = newFault(codes.FailedPrecondition, reasonNoInterpreter, "%q needs %q, which is not there", path, interpreter(file))
 		} else {
 			f = newFault(codes.NotFound, reasonNotFound, "%q is not there: %v", path, errno)
@@ -274,6 +277,14 @@ func scriptInterpreter(start []byte) string {
 		return string(words[0])
 	}
 	return ""
+}
+
+// hasCRLF reports whether the first line of a script names its interpreter alone, and
+// ends as lines do on Windows: for the kernel the carriage return is part of the name.
+func hasCRLF(start []byte) bool {
+	line, _, _ := bytes.Cut(start, []byte("\n"))
+	rest, ok := bytes.CutSuffix(line, []byte("\r"))
+	return ok && len(bytes.Fields(rest)) <= 2 && scriptInterpreter(rest) != ""
 }
 
 // formatFault is for ENOEXEC.

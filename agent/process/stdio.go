@@ -9,6 +9,7 @@ import (
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
 	"github.com/vsockrpc/vsockrpc/agent/internal/account"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -45,7 +46,7 @@ func (io *stdio) openPipes(spec *guestv1.SessionSpec, acc account.Account) error
 	if spec.Stdin {
 		io.stdin, io.fds[0], err = openPipe(true, acc)
 	} else {
-		io.fds[0], err = unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		io.fds[0], err = openNull(os.DevNull)
 	}
 	if err == nil {
 		io.out[stdout], io.fds[1], err = openPipe(false, acc)
@@ -58,6 +59,19 @@ func (io *stdio) openPipes(spec *guestv1.SessionSpec, acc account.Account) error
 		io.out[stderr], io.fds[2], err = openPipe(false, acc)
 	}
 	return err
+}
+
+// openNull opens the null device for a process without stdin.
+func openNull(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		return fd, nil
+	}
+	if f := resourceFault(err.(unix.Errno)); f != nil {
+		return -1, f.On("open", path, err)
+	}
+	return -1, newFault(codes.FailedPrecondition, reasonNoNull, "the guest has no usable %s, which is stdin of commands without one: %v", path, err).
+		On("open", path, err).Hint("in the guest: mount -t devtmpfs dev /dev, or mknod -m 666 /dev/null c 1 3")
 }
 
 // openPipe makes a pipe. The agent's end does not block, so that Go's poller

@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"agent":    scriptAgent,
+			"speaker":  scriptSpeaker,
 			"await":    scriptAwait,
 			"exitcode": scriptExitCode,
 			"bytes":    scriptBytes,
@@ -104,6 +105,30 @@ func runAgent(path string, rules access.Rules, face access.Face) (stop func(), e
 		a.Close()
 		<-served
 	}, nil
+}
+
+// scriptSpeaker listens on a Unix socket and says TEXT to whoever connects: speaker PATH
+// TEXT. It runs until the script ends.
+func scriptSpeaker(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: speaker PATH TEXT")
+	}
+	l, err := net.Listen("unix", ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				fmt.Fprintf(conn, "%s\r\n", args[1])
+				io.Copy(io.Discard, conn)
+			}()
+		}
+	}()
 }
 
 // scriptAwait repeats host-ctl until its stdout has a text: await TEXT ARG...
