@@ -118,33 +118,7 @@ func TestFlow(t *testing.T) {
 				}
 			}
 		}
-		// Both send no more. Then everything comes, and it ends.
-		for range 100000 {
-			busy := false
-			for _, e := range ends {
-				e.shutting |= shutSend // nothing more is written
-				for len(e.in) > 0 {
-					busy = true
-					e.deliver(t)
-				}
-				e.pass(e.unread)
-				e.unread = 0
-				before := e.sentAll
-				e.push(t, 1000)
-				e.finish()
-				e.speak()
-				busy = busy || e.sentAll != before || len(e.peer.in) > 0
-			}
-			if !busy {
-				break
-			}
-		}
-		for _, e := range ends {
-			whole := e.peer.shut&shutRecv == 0 && e.shut&shutRecv == 0
-			if whole && e.peer.gotAll != e.written {
-				t.Fatalf("%d bytes came of %d", e.peer.gotAll, e.written)
-			}
-		}
+		endFlows(t, ends)
 		a.close(shutBoth)
 		a.speak()
 		for len(b.in) > 0 || len(a.in) > 0 {
@@ -159,6 +133,37 @@ func TestFlow(t *testing.T) {
 			t.Fatalf("at the end: phases %v and %v", a.phase, b.phase)
 		}
 	})
+}
+
+// endFlows has both ends send no more. Then everything comes that was written, but
+// for what nobody was to read.
+func endFlows(t *rapid.T, ends []*flowEnd) {
+	for range 100000 {
+		busy := false
+		for _, e := range ends {
+			e.shutting |= shutSend // nothing more is written
+			for len(e.in) > 0 {
+				busy = true
+				e.deliver(t)
+			}
+			e.pass(e.unread)
+			e.unread = 0
+			before := e.sentAll
+			e.push(t, 1000)
+			e.finish()
+			e.speak()
+			busy = busy || e.sentAll != before || len(e.peer.in) > 0
+		}
+		if !busy {
+			break
+		}
+	}
+	for _, e := range ends {
+		whole := e.peer.shut&shutRecv == 0 && e.shut&shutRecv == 0
+		if whole && e.peer.gotAll != e.written {
+			t.Fatalf("%d bytes came of %d", e.peer.gotAll, e.written)
+		}
+	}
 }
 
 // TestFlowViolations has packets come that break the rules: each resets the
