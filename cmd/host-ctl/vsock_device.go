@@ -26,8 +26,8 @@ func (c *cli) vsockDeviceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vsock-device --cid N --socket VHOST --uds PATH [flags]",
 		Short: "Give a VM a virtio-vsock device",
-		Long: `Give a VM of QEMU, crosvm or User-mode Linux a virtio-vsock device, with no kernel
-module and as any user. Start the VM afterwards, with VHOST as its vhost-user
+		Long: `Give a VM of QEMU, User-mode Linux or another VMM that speaks vhost-user a
+virtio-vsock device, with no kernel module and as any user. Start the VM afterwards, with VHOST as its vhost-user
 socket:
 
   qemu-system-x86_64 -object memory-backend-memfd,id=m,size=1G,share=on -numa node,memdev=m \

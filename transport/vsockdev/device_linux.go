@@ -2,6 +2,8 @@ package vsockdev
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -32,6 +34,9 @@ type Device struct {
 
 // New returns a device that no VM is connected to yet.
 func New(cfg Config) (*Device, error) {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		return nil, fmt.Errorf("vsockdev: rings are little-endian, this machine is not: %w", errors.ErrUnsupported)
+	}
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,6 @@
 // Package vsockdev is a virtio-vsock device in user space: a vhost-user back
-// end that gives a VM of QEMU, crosvm or User-mode Linux the vsock of VIRTIO
-// 1.2, section 5.10. It needs no kernel module, no root, no KVM, and no CID that
+// end that gives a VM of QEMU, User-mode Linux or another VMM that speaks
+// vhost-user the vsock of VIRTIO 1.2, section 5.10. It needs no kernel module, no root, no KVM, and no CID that
 // is free on this machine: each device is a world of its own, in which the host
 // has CID 2 and the VM the one that it is given.
 //
