@@ -2,6 +2,8 @@ package sock
 
 import (
 	"bytes"
+	"io"
+	"net"
 	"testing"
 
 	"github.com/vsockrpc/vsockrpc/rpc/internal/buf"
@@ -43,4 +45,71 @@ func TestLargeFrameTakesTheBuffer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// pieces is a connection that brings b in pieces.
+type pieces struct {
+	net.Conn
+	b    []byte
+	size int
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(p.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, p.b[:min(len(p.b), p.size)])
+	p.b = p.b[n:]
+	return n, nil
+}
+
+// FuzzReader reads arbitrary bytes in pieces of every size: the frames are those of the
+// bytes as a whole, whoever keeps their memory.
+func FuzzReader(f *testing.F) {
+	header := func(typ wire.FrameType, n int) []byte {
+		return wire.AppendHeader(nil, wire.Header{Type: typ, Stream: 1, Length: uint32(n), Flags: wire.FlagMsg})
+	}
+	f.Add(append(header(wire.FrameData, 3), "abc"...), uint16(3), uint16(1), false)
+	f.Add(header(wire.FrameData, 40<<10), uint16(9000), uint16(9000), true)
+	f.Add(header(wire.FrameData, 5000), uint16(5000), uint16(0), true)
+	f.Add(header(wire.FrameData, wire.MaxPayload), uint16(12000), uint16(60000), false)
+	f.Add(wire.AppendHeader(nil, wire.Header{Type: 0x40, Length: 1 << 31}), uint16(0), uint16(5), true)
+	f.Fuzz(func(t *testing.T, b []byte, times, size uint16, split bool) {
+		if b = bytes.Repeat(b, int(times)+1); len(b) > 1<<20 {
+			b = b[:1<<20]
+		}
+		rd := NewReader(&pieces{b: bytes.Clone(b), size: int(size) + 1}, nil)
+		defer func() { rd.Close() }()
+		left := b
+		for {
+			h, p, own, ok, err := rd.Next()
+			if ok {
+				if len(left) < wire.HeaderLen || wire.ParseHeader(left) != h || !bytes.Equal(p, left[wire.HeaderLen:wire.HeaderLen+int(h.Length)]) {
+					t.Fatalf("%+v with %d bytes is not what came", h, len(p))
+				}
+				left = left[wire.HeaderLen+len(p):]
+				if own != nil {
+					clear(*own) // it is ours
+					buf.Pool.Put(own)
+				} else if split {
+					old := rd
+					rd = rd.Split()
+					clear(p) // it is old's
+					old.Close()
+				}
+				continue
+			}
+			if err == nil {
+				err = rd.Fill(0)
+			}
+			if err != nil {
+				whole := len(left) >= wire.HeaderLen && wire.ParseHeader(left).Check() == nil &&
+					uint64(wire.ParseHeader(left).Length) <= uint64(len(left)-wire.HeaderLen)
+				if whole {
+					t.Fatalf("%v, with a frame left of %d bytes", err, len(left))
+				}
+				return
+			}
+		}
+	})
 }
