@@ -19,7 +19,7 @@ import (
 )
 
 // TestVsockDevice starts the device, beside a socket that a killed one has left,
-// kills its process, and ends it.
+// kills its process, has it replaced, and ends it.
 func TestVsockDevice(t *testing.T) {
 	t.Setenv(asHostCtl, "1") // of the device process
 	dir := t.TempDir()
@@ -79,7 +79,12 @@ func TestVsockDevice(t *testing.T) {
 	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	deviceProcess(dialCtx, t, first)
+	second := deviceProcess(dialCtx, t, first)
+	served()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil { // an upgrade
+		t.Fatal(err)
+	}
+	deviceProcess(dialCtx, t, second)
 	served()
 	cancel()
 	if err := <-ended; err != nil {

@@ -18,7 +18,7 @@ const (
 	// A device that lives less than deviceYouth has failed to start; after
 	// maxDeaths of those in a row the keeper gives up.
 	deviceYouth = time.Second
-	maxDeaths   = 5
+	maxDeaths   = 20
 )
 
 // keepDevice runs one device process after the other until ctx ends. At SIGHUP

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"golang.org/x/net/nettest"
+	"golang.org/x/sys/unix"
 
 	"github.com/vsockrpc/vsockrpc/transport"
 )
@@ -350,4 +352,29 @@ func TestStalledReader(t *testing.T) {
 	}
 	host.Close()
 	waitNoLinks(t, dev)
+}
+
+// TestLateInterrupt has the guest told that its packets were taken: the last one
+// too, when nothing follows.
+func TestLateInterrupt(t *testing.T) {
+	forFeatures(t, func(t *testing.T, features uint64) {
+		_, path := startDevice(t, Config{})
+		d := newDriver(t, path, features)
+		told := func() {
+			t.Helper()
+			call := []unix.PollFd{{Fd: int32(d.rings[txRing].call), Events: unix.POLLIN}}
+			if n, err := unix.Poll(call, int(limit.Milliseconds())); n != 1 || err != nil {
+				t.Fatalf("the guest is not told: %d, %v", n, err)
+			}
+			_, _ = unix.Read(d.rings[txRing].call, make([]byte, 8))
+		}
+		for range 3 {
+			d.mu.Lock() // the driver wants to hear of the next
+			r := d.rings[txRing]
+			binary.LittleEndian.PutUint16(d.mem[r.avail+4+2*r.num:], r.next)
+			d.mu.Unlock()
+			d.send(raw(opReset, 1, 2), nil)
+			told()
+		}
+	})
 }
