@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/stats"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
@@ -77,6 +78,17 @@ type Config struct {
 	// Audit gets a record of each call. Default: none. The caller closes it,
 	// after the agent.
 	Audit *audit.Log
+	// UnaryInterceptors and StreamInterceptors see the calls that the agent lets
+	// through, of its services and of those of RegisterService, on either wire; the
+	// first is outermost. A call that is refused does not reach them, or, if it is a
+	// stream and the policy refuses what it asks for, fails in its first RecvMsg: Audit
+	// has all of them. Of streams some messages are not protobuf messages.
+	UnaryInterceptors  []grpc.UnaryServerInterceptor
+	StreamInterceptors []grpc.StreamServerInterceptor
+	// StatsHandlers are told of every call, of strangers too, and of every connection,
+	// with the size of each message, as gRPC's stats handlers are. They must not
+	// block.
+	StatsHandlers []stats.Handler
 	// Process configures the process service. Its AgentID is set by New, its
 	// Logger if it has none.
 	Process *process.Config
@@ -285,12 +297,15 @@ func (a *Agent) Close() error {
 // newServer makes the server that all services run on. What it says about
 // itself reaches callers who are not trusted, so it says no more than Info tells
 // those.
-func newServer(g *guard, version string, tc *tls.Config) *rpc.Server {
+func newServer(cfg *Config, g *guard, version string, tc *tls.Config) *rpc.Server {
 	return rpc.NewServer(&rpc.ServerConfig{
 		TLS:                  tc,
 		OptionalTLS:          true,
 		UnaryInterceptor:     g.unary,
 		StreamInterceptor:    g.stream,
+		UnaryInterceptors:    cfg.UnaryInterceptors,
+		StreamInterceptors:   cfg.StreamInterceptors,
+		StatsHandlers:        cfg.StatsHandlers,
 		MaxConcurrentStreams: maxStreams,
 		// Twice as many as are let in: some are in their handshake, some of strangers,
 		// some about to end.

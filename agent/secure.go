@@ -55,7 +55,7 @@ func (a *Agent) secure(cfg *Config) error {
 		}
 		keys.FollowKey(tc, a.ownKey)
 	}
-	a.server = newServer(a.guard, a.version, tc)
+	a.server = newServer(cfg, a.guard, a.version, tc)
 	a.guard.open.connections, a.guard.open.drop = a.server.Connections, a.server.Drop
 	return nil
 }

@@ -6,6 +6,11 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/stats"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
 // DefaultReconnect is how long a lost connection is tried to be had back.
@@ -70,8 +75,10 @@ type Config struct {
 	// in it.
 	TLS *tls.Config
 
-	// Reconnect is how long a command whose connection was lost tries to go
-	// on; 0 means DefaultReconnect, less than 0 not at all.
+	// Reconnect bounds the attempts to reconnect of what goes on after a lost
+	// connection: commands, copies, listeners, and calls that only read
+	// (docs/reliability.md lists them). 0 means DefaultReconnect, less than 0 not at
+	// all. The context of a call bounds it too.
 	Reconnect time.Duration
 
 	// MaxBuffered bounds the bytes of connections made in the guest that were
@@ -80,8 +87,33 @@ type Config struct {
 	// send ahead on all calls together. 0 means 64 MiB, the least is 1 MiB.
 	MaxBuffered int
 
-	// Logger, if not nil, is told of every dial and every lost connection, at
-	// debug level.
+	// UnaryInterceptors and StreamInterceptors see the calls of this package and those
+	// of Guest.Conn, on either wire; the first is outermost. They get nil for their
+	// *grpc.ClientConn. Of streams some messages are not protobuf messages. They do
+	// not see the calls by which a new connection is checked.
+	UnaryInterceptors  []grpc.UnaryClientInterceptor
+	StreamInterceptors []grpc.StreamClientInterceptor
+	// StatsHandlers are told of every call and every connection, with the size of each
+	// message, as gRPC's stats handlers are.
+	StatsHandlers []stats.Handler
+
+	// OnConnect is called after Dial has succeeded, and after each connection that
+	// replaces a lost one has shown to be the same guest's; with what the agent said
+	// of itself there. OnLost is called after such a connection is lost. Either may be
+	// nil.
+	//
+	// They are called in turns, OnConnect first, by one goroutine at a time that is
+	// none of the caller's: the first call may come before Dial returns. They may
+	// block and may use the Guest, its Close too; what is lost and re-established
+	// meanwhile is told afterwards in one call each. A connection is re-established by
+	// the next call that needs it, not by itself. No call begins after Close has
+	// returned.
+	OnConnect func(g *Guest, info *guestv1.InfoResponse)
+	OnLost    func(g *Guest)
+
+	// Logger, if not nil, is told of lost connections at info level, and of every dial
+	// at debug level. Each record has the guest's target as "guest", and the id of the
+	// session it is about as "session".
 	Logger *slog.Logger
 }
 

@@ -21,18 +21,19 @@ func (g *Guest) RemoveHostKey(ctx context.Context, fingerprint string) (*guestv1
 
 // HostKeys returns the keys that the agent knows, revoked ones too.
 func (g *Guest) HostKeys(ctx context.Context) ([]*guestv1.HostKey, error) {
-	resp, err := guestv1.NewControlServiceClient(g.conn).ListHostKeys(ctx, &guestv1.ListHostKeysRequest{})
-	return resp.GetKeys(), g.wrap("list host keys", guestv1.ControlService_ListHostKeys_FullMethodName, err)
+	resp, err := call[guestv1.ListHostKeysRequest, guestv1.ListHostKeysResponse](ctx, g, "list host keys",
+		guestv1.ControlService_ListHostKeys_FullMethodName, &guestv1.ListHostKeysRequest{})
+	return resp.GetKeys(), err
 }
 
 // Policy returns the policy that the agent has in force.
 func (g *Guest) Policy(ctx context.Context) (*guestv1.GetPolicyResponse, error) {
-	resp, err := guestv1.NewControlServiceClient(g.conn).GetPolicy(ctx, &guestv1.GetPolicyRequest{})
-	return resp, g.wrap("get policy", guestv1.ControlService_GetPolicy_FullMethodName, err)
+	return call[guestv1.GetPolicyRequest, guestv1.GetPolicyResponse](ctx, g, "get policy",
+		guestv1.ControlService_GetPolicy_FullMethodName, &guestv1.GetPolicyRequest{})
 }
 
 // Explain asks the agent what would become of a call of this caller.
-func (g *Guest) Explain(ctx context.Context, call *guestv1.ExplainRequest) (*guestv1.ExplainResponse, error) {
-	resp, err := guestv1.NewAccessServiceClient(g.conn).Explain(ctx, call)
-	return resp, g.wrap("explain", guestv1.AccessService_Explain_FullMethodName, err)
+func (g *Guest) Explain(ctx context.Context, request *guestv1.ExplainRequest) (*guestv1.ExplainResponse, error) {
+	return call[guestv1.ExplainRequest, guestv1.ExplainResponse](ctx, g, "explain",
+		guestv1.AccessService_Explain_FullMethodName, request)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vsockrpc/vsockrpc/internal/archive"
@@ -43,11 +44,7 @@ func (f *Files) client() guestv1.FileServiceClient { return guestv1.NewFileServi
 
 // unary makes a call, and its error one of this package's.
 func unary[Q, R any](f *Files, ctx context.Context, op, method string, request *Q) (*R, error) {
-	response := new(R)
-	if err := f.g.conn.Invoke(ctx, method, request, response); err != nil {
-		return nil, f.g.wrap(op, method, err)
-	}
-	return response, nil
+	return call[Q, R](ctx, f.g, op, method, request)
 }
 
 // FileInfo is what the guest says of a file: an fs.FileInfo and fs.DirEntry whose
@@ -145,23 +142,17 @@ func (f *Files) List(ctx context.Context, name string, opts *ListOptions) iter.S
 	return func(yield func(FileInfo, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		fail := func(err error) {
-			yield(newFileInfo("", nil), f.g.wrap("list", guestv1.FileService_List_FullMethodName, err))
-		}
-		st, err := f.client().List(ctx, &guestv1.ListRequest{Subject: f.subject(), Path: []byte(name), Depth: uint32(max(opts.Depth, 0)), Brief: opts.Brief})
+		const method = guestv1.FileService_List_FullMethodName
+		fail := func(err error) { yield(newFileInfo("", nil), f.g.wrap("list", method, err)) }
+		request := &guestv1.ListRequest{Subject: f.subject(), Path: []byte(name), Depth: uint32(max(opts.Depth, 0)), Brief: opts.Brief}
+		st, m, err := openReading(ctx, f.g, "list", method, func(ctx context.Context) (grpc.ServerStreamingClient[guestv1.ListResponse], error) {
+			return f.client().List(ctx, request)
+		})
 		if err != nil {
 			fail(err)
 			return
 		}
-		for n := 0; ; {
-			m, err := st.Recv()
-			if errors.Is(err, io.EOF) {
-				return
-			}
-			if err != nil {
-				fail(err)
-				return
-			}
+		for n := 0; m != nil; {
 			if n += len(m.Files) + len(m.Failures) + 1; n > maxListed {
 				fail(protocolError("a list of more than %d files", maxListed))
 				return
@@ -183,6 +174,13 @@ func (f *Files) List(ctx context.Context, name string, opts *ListOptions) iter.S
 				if !yield(newFileInfo("", nil), f.g.failure("list", failure)) {
 					return
 				}
+			}
+			if m, err = st.Recv(); errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				fail(err)
+				return
 			}
 		}
 	}

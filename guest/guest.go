@@ -24,8 +24,8 @@ type Guest struct {
 	user      string
 	dialer    *dialer
 	identity  *identity
-	conn      clientConn // bounded
-	buffered  int        // as in Config
+	link      *link
+	conn      grpc.ClientConnInterface // of the link: bounded, and with interceptors
 	agent     guestv1.AgentServiceClient
 	process   guestv1.ProcessServiceClient
 	reconnect time.Duration
@@ -33,6 +33,7 @@ type Guest struct {
 	closed    chan struct{}
 	closeOnce sync.Once
 
+	hooks   *hooks
 	tunnels held // what tunnels hold that nobody has read
 
 	mu       sync.Mutex
@@ -61,9 +62,10 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	g := &Guest{target: target, buffered: cfg.MaxBuffered, reconnect: cfg.reconnect(), log: cfg.logger(), closed: make(chan struct{})}
+	g := &Guest{target: target, reconnect: cfg.reconnect(), log: cfg.logger().With("guest", target), closed: make(chan struct{})}
 	g.tunnels.most = int64(cfg.maxBuffered())
-	g.dialer = &dialer{config: cfg, log: g.log.With("guest", target)}
+	g.hooks = &hooks{guest: g, onConnect: cfg.OnConnect, onLost: cfg.OnLost}
+	g.dialer = &dialer{config: cfg, log: g.log}
 	_, name := SplitUser(target)
 	if cfg.Dialer == nil {
 		addr, user, err := Resolve(target, cfg.File)
@@ -80,19 +82,19 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 		g.identity.name = name
 	}
 	tc, err := g.identity.tlsConfig(cfg.TLS)
-	l := &link{guest: g, wire: cfg.Wire, tls: tc, dialer: g.dialer}
+	g.link = &link{guest: g, tls: tc, dialer: g.dialer}
 	if err == nil {
-		_, err = l.take()
+		_, err = g.link.take()
 	}
 	if err != nil {
 		return nil, &Error{Op: "dial", Guest: target, Code: codes.InvalidArgument, Reason: ReasonBadTarget, message: err.Error(), err: err}
 	}
-	conn := bounded{l}
-	g.conn = conn
-	g.agent = guestv1.NewAgentServiceClient(conn)
-	g.process = guestv1.NewProcessServiceClient(conn)
-	if _, err := g.Info(ctx); err != nil {
-		conn.Close()
+	g.conn = intercept(bounded{g.link}, cfg)
+	g.agent = guestv1.NewAgentServiceClient(g.conn)
+	g.process = guestv1.NewProcessServiceClient(g.conn)
+	if _, err := g.askInfo(ctx); err != nil {
+		g.link.Close()
+		err = g.wrapInfo(err)
 		var e *Error
 		if errors.As(err, &e) {
 			e.Op = "dial"
@@ -102,8 +104,9 @@ func Dial(ctx context.Context, target string, cfg *Config) (*Guest, error) {
 	}
 	g.identity.keep()
 	if err := g.identity.pin(); err != nil {
-		g.log.Warn("the guest's key could not be kept", "guest", target, "error", err)
+		g.log.Warn("the guest's key could not be kept", "error", err)
 	}
+	g.hooks.start()
 	return g, nil
 }
 
@@ -149,14 +152,23 @@ func (g *Guest) Target() string { return g.target }
 
 // Conn returns the connection, for the generated clients of the agent's
 // services and of services of others on the agent's port. It is closed by
-// Close. How much memory an answer takes is bounded by its length alone there.
-func (g *Guest) Conn() grpc.ClientConnInterface { return g.conn.(bounded).link }
+// Close. How much memory an answer takes is bounded by its length alone there. Its
+// calls go through the interceptors of the Config, and are never repeated.
+func (g *Guest) Conn() grpc.ClientConnInterface { return intercept(g.link, g.dialer.config) }
 
 // Info asks the agent for its description. A caller that the agent does not
 // trust gets the versions and the Access only.
 func (g *Guest) Info(ctx context.Context) (*guestv1.InfoResponse, error) {
-	info, err := g.askInfo(ctx)
-	return info, g.wrap("info", guestv1.AgentService_Info_FullMethodName, err)
+	var info *guestv1.InfoResponse
+	err := g.persist(ctx, "info", guestv1.AgentService_Info_FullMethodName, func() (err error) {
+		info, err = g.askInfo(ctx)
+		return err
+	})
+	return info, err
+}
+
+func (g *Guest) wrapInfo(err error) error {
+	return g.wrap("info", guestv1.AgentService_Info_FullMethodName, err)
 }
 
 func (g *Guest) askInfo(ctx context.Context) (*guestv1.InfoResponse, error) {
@@ -215,7 +227,8 @@ func (g *Guest) Close() error {
 	g.closeOnce.Do(func() {
 		g.settle()
 		close(g.closed)
-		err = g.conn.Close()
+		g.hooks.stop()
+		err = g.link.Close()
 	})
 	return err
 }

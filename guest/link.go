@@ -31,7 +31,6 @@ type clientConn interface {
 // a connection whose other end has shown that it is the guest that answered first.
 type link struct {
 	guest  *Guest
-	wire   Wire
 	tls    *tls.Config
 	dialer *dialer
 
@@ -54,6 +53,7 @@ type oneConn struct {
 	checking chan struct{}
 	checked  bool   // guarded by checking
 	run      string // what runPin compares; guarded by checking
+	lost     bool   // its connection was closed; guarded by the guest's hooks
 }
 
 // errOver marks the failure of a call that has not been sent since its connection was
@@ -64,7 +64,7 @@ var errOver = errors.New("the connection is over " + rand.Text())
 func (l *link) newConn() (*oneConn, error) {
 	c := &oneConn{checking: make(chan struct{}, 1)}
 	var err error
-	c.conn, err = connect(l.wire, l.dialer.log, l.tls, l.guest.buffered, func(ctx context.Context) (net.Conn, error) {
+	c.conn, err = connect(l.dialer.config, l.dialer.log, l.tls, func(ctx context.Context) (net.Conn, error) {
 		if c.used.Load() {
 			c.over.Store(true)
 			return nil, errOver
@@ -75,7 +75,10 @@ func (l *link) newConn() (*oneConn, error) {
 			c.over.Store(true)
 			return nil, errOver
 		}
-		return conn, err
+		if err != nil {
+			return nil, err
+		}
+		return tracked(conn, func() { l.guest.hooks.lost(c) }), nil
 	})
 	return c, err
 }
@@ -146,6 +149,9 @@ func (l *link) ask(ctx context.Context, c *oneConn, info *guestv1.InfoResponse) 
 		return "", err
 	}
 	l.guest.know(info)
+	if !c.checked {
+		l.guest.hooks.connected(c, info)
+	}
 	c.checked, c.run = true, runOf(info)
 	return c.run, nil
 }

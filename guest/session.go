@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
 	"sync"
 	"time"
@@ -87,6 +88,26 @@ func (g *Guest) newSession(ctx context.Context, op, method string, first *guestv
 	return s
 }
 
+// name returns the session's id or, before that is known, the name that it was asked
+// for by. mu is held.
+func (s *session) name() string {
+	id, err := SessionIDFromBytes(s.first.SessionId)
+	if s.info != nil {
+		id, err = SessionIDFromBytes(s.info.SessionId)
+	}
+	if err != nil {
+		return s.first.Name
+	}
+	return id.String()
+}
+
+// log returns the logger of what concerns the session.
+func (s *session) log() *slog.Logger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.g.log.With("session", s.name())
+}
+
 // poke tells the sender to look.
 func (s *session) poke() {
 	select {
@@ -125,7 +146,7 @@ func (s *session) run() {
 			s.finish(nil, s.final(err))
 			return
 		}
-		s.g.log.Info("connection lost: attaching again", "session", s.op, "in", delay, "error", err)
+		s.log().Info("connection lost: attaching again", "in", delay, "error", err)
 		select {
 		case <-time.After(delay):
 		case <-s.ctx.Done():
@@ -292,7 +313,7 @@ func (s *session) accept(m *guestv1.Opened) error {
 		s.isOpen = true
 		close(s.opened)
 	} else {
-		s.g.log.Info("attached again", "session", s.op, "stdout", m.StdoutOffset, "stderr", m.StderrOffset, "stdin", m.StdinOffset)
+		s.g.log.Info("attached again", "session", s.name(), "stdout", m.StdoutOffset, "stderr", m.StderrOffset, "stdin", m.StdinOffset)
 	}
 	s.poke()
 	return nil

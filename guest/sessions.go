@@ -5,9 +5,8 @@ import (
 	"errors"
 	"io"
 	"iter"
-	"time"
 
-	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -20,36 +19,27 @@ const reasonNoProcess = "no-process"
 
 // Sessions returns the sessions that the agent has, oldest first.
 func (g *Guest) Sessions(ctx context.Context) ([]*guestv1.SessionInfo, error) {
-	resp, err := g.process.ListSessions(ctx, &guestv1.ListSessionsRequest{})
-	if err != nil {
-		return nil, g.wrap("list sessions", guestv1.ProcessService_ListSessions_FullMethodName, err)
-	}
-	return resp.GetSessions(), nil
+	resp, err := call[guestv1.ListSessionsRequest, guestv1.ListSessionsResponse](ctx, g, "list sessions",
+		guestv1.ProcessService_ListSessions_FullMethodName, &guestv1.ListSessionsRequest{})
+	return resp.GetSessions(), err
 }
 
 // Processes iterates over the processes of the guest, by pid. After an error,
 // which is the last element, the iteration ends.
 func (g *Guest) Processes(ctx context.Context) iter.Seq2[*guestv1.ProcessInfo, error] {
 	return func(yield func(*guestv1.ProcessInfo, error) bool) {
-		fail := func(err error) {
-			yield(nil, g.wrap("list processes", guestv1.ProcessService_ListProcesses_FullMethodName, err))
-		}
+		const op, method = "list processes", guestv1.ProcessService_ListProcesses_FullMethodName
+		fail := func(err error) { yield(nil, g.wrap(op, method, err)) }
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		st, err := g.process.ListProcesses(ctx, &guestv1.ListProcessesRequest{})
+		st, resp, err := openReading(ctx, g, op, method, func(ctx context.Context) (grpc.ServerStreamingClient[guestv1.ListProcessesResponse], error) {
+			return g.process.ListProcesses(ctx, &guestv1.ListProcessesRequest{})
+		})
 		if err != nil {
 			fail(err)
 			return
 		}
-		for n := 0; ; {
-			resp, err := st.Recv()
-			if err == io.EOF {
-				return
-			}
-			if err != nil {
-				fail(err)
-				return
-			}
+		for n := 0; resp != nil; {
 			// A message counts too, so that empty ones do not go on for ever.
 			if n += 1 + len(resp.GetProcesses()); n > 2*maxProcesses {
 				fail(protocolError("more than %d processes", maxProcesses))
@@ -59,6 +49,13 @@ func (g *Guest) Processes(ctx context.Context) iter.Seq2[*guestv1.ProcessInfo, e
 				if !yield(p, nil) {
 					return
 				}
+			}
+			if resp, err = st.Recv(); err == io.EOF {
+				return
+			}
+			if err != nil {
+				fail(err)
+				return
 			}
 		}
 	}
@@ -166,24 +163,4 @@ func (g *Guest) startSession(ctx context.Context, id SessionID, spec *guestv1.Se
 		return nil, sessionLost(e)
 	}
 	return info, err
-}
-
-// persist makes a call that may be repeated, until it is answered or the
-// connection is not had back in time.
-func (g *Guest) persist(ctx context.Context, op, method string, call func() error) error {
-	again := reconnector{limit: g.reconnect}
-	for {
-		began := time.Now()
-		err := g.wrap(op, method, call())
-		e, ok := errors.AsType[*Error](err)
-		if !ok || e.Code != codes.Unavailable || e.Reason == ReasonAgentRestarted || !Temporary(err) {
-			return err
-		}
-		if time.Since(began) > lastRetry { // not one of a series of failures
-			again.connected()
-		}
-		if !again.wait(ctx, g.closed) {
-			return err
-		}
-	}
 }

@@ -24,14 +24,14 @@ const tryTimeout = 5 * time.Second
 const windowsOfConn = 64
 
 // connect returns a client that makes its connections with dial when it needs them.
-// It does not dial yet. The guest may send buffered bytes that nobody has read, or as
-// many as package rpc has it if that is 0.
-func connect(wire Wire, log *slog.Logger, tc *tls.Config, buffered int, dial func(context.Context) (net.Conn, error)) (clientConn, error) {
-	switch wire {
+// It does not dial yet.
+func connect(cfg *Config, log *slog.Logger, tc *tls.Config, dial func(context.Context) (net.Conn, error)) (clientConn, error) {
+	switch cfg.Wire {
 	case WireNative, "":
 		return rpc.NewClient(dial, &rpc.ClientConfig{
-			StreamWindow:   buffered / windowsOfConn,
-			ConnWindow:     buffered,
+			StreamWindow:   cfg.MaxBuffered / windowsOfConn,
+			ConnWindow:     cfg.MaxBuffered,
+			StatsHandlers:  cfg.StatsHandlers,
 			TLS:            tc,
 			Backoff:        backoff.Config{BaseDelay: firstRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastRetry},
 			ConnectTimeout: tryTimeout,
@@ -43,10 +43,15 @@ func connect(wire Wire, log *slog.Logger, tc *tls.Config, buffered int, dial fun
 			creds = credentials.NewTLS(tc)
 		}
 		// The target only passes grpc's checks: dial knows where to go.
-		return transport.NewGRPCClient("unix:/agent",
+		opts := []grpc.DialOption{
 			grpc.WithTransportCredentials(creds),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rpc.Codec())))
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rpc.Codec())),
+		}
+		for _, h := range cfg.StatsHandlers {
+			opts = append(opts, grpc.WithStatsHandler(h))
+		}
+		return transport.NewGRPCClient("unix:/agent", opts...)
 	}
-	return nil, fmt.Errorf("wire %q: want %s or %s", wire, WireNative, WireGRPC)
+	return nil, fmt.Errorf("wire %q: want %s or %s", cfg.Wire, WireNative, WireGRPC)
 }
