@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/user"
 	"path"
 	"path/filepath"
@@ -35,11 +36,25 @@ const (
 
 // CopyOptions say how CopyTo and CopyFrom copy. The zero value, or a nil pointer,
 // copies directories with all in them, permissions and times of modification, and
-// symbolic links as such.
+// symbolic links as such. A file that is replaced hands its owner, permissions,
+// extended attributes and access control list on, where the receiving user may set them.
 type CopyOptions struct {
 	// Archive keeps owners, where the receiving user may set them, extended
 	// attributes and hard links.
 	Archive bool
+	// Modes gives files that are replaced the permissions of the source.
+	Modes bool
+	// InPlace writes into files that are there, once their contents have come whole:
+	// they keep their inode and links, and a failure in the midst of that leaves half
+	// a file. It does not go with Archive.
+	InPlace bool
+	// NoReplace leaves files alone that are there.
+	NoReplace bool
+	// Exclude leaves out files, and directories with all in them, that match one of
+	// these patterns of path.Match: by their name or, of a pattern with a slash, by
+	// their path below the source. At most 1000 patterns.
+	Exclude []string
+
 	// Follow copies what symbolic links lead to.
 	Follow bool
 	// KeepSetuid keeps set-user-id and set-group-id bits.
@@ -61,8 +76,9 @@ type CopyOptions struct {
 	// ten million and 16 TiB.
 	MaxEntries, MaxBytes uint64
 
-	// Progress, if not nil, is called now and then with how far the copy is. It
-	// is called by one goroutine at a time and must return soon.
+	// Progress, if not nil, is called now and then with how far the copy is, and at the
+	// end of one that succeeds with Bytes and Total the same. It is called by one
+	// goroutine at a time and must return soon.
 	Progress func(CopyProgress)
 }
 
@@ -74,13 +90,16 @@ type CopyProgress struct {
 	Path  string // of the file under way, below its source; from a guest it may hold any character
 }
 
-// CopyResult is what a copy did.
+// CopyResult is what a copy did, over all its connections.
 type CopyResult struct {
-	Files   uint64 // made
-	Bytes   uint64 // that the receiver took in this call, again counted if sent again
+	Files   uint64 // and links that were made
+	Bytes   uint64 // in them; of a copy that failed, that the receiver took
 	Skipped uint64 // were there already
 	Failed  uint64
-	Resumed int // how many times a lost connection was had back
+	// SetuidDropped are files and directories without the set-user-id or set-group-id
+	// bits that the source or the file that was replaced has: see KeepSetuid.
+	SetuidDropped uint64
+	Resumed       int // how many times a lost connection was re-established
 }
 
 // CopyError says that some files could not be copied. All others were.
@@ -113,7 +132,8 @@ func (o *CopyOptions) message() *guestv1.TransferOptions {
 	case SyncNone:
 		sync = guestv1.SyncPolicy_SYNC_POLICY_NONE
 	}
-	return &guestv1.TransferOptions{Archive: o.Archive, Follow: o.Follow, KeepSetuid: o.KeepSetuid, Checksum: o.Checksum, Sync: sync}
+	return &guestv1.TransferOptions{Archive: o.Archive, Follow: o.Follow, KeepSetuid: o.KeepSetuid, Checksum: o.Checksum, Sync: sync,
+		Modes: o.Modes, InPlace: o.InPlace, NoReplace: o.NoReplace, Exclude: toBytes(o.Exclude), Crc: !o.Checksum}
 }
 
 // transferID names a copy: the same for the same copy, so that it can be gone on
@@ -146,10 +166,15 @@ type copying struct {
 	after    *guestv1.Position
 	progress CopyProgress
 	moved    bool // something was done since the last connection was made
+	once     bool // a source can be read only once
 	attempt  int
 	failures []error
 	failed   uint64
+	told     map[string]bool // the texts of failures
 }
+
+// maxTold bounds the failures that are known again when another try has them too.
+const maxTold = 10_000
 
 // destination returns the destination, and what the sources are called there, for
 // one try: what a try makes under a new name must not be taken by the next one for
@@ -201,8 +226,14 @@ func (c *copying) done(d archive.Done) {
 	if d.Position != nil {
 		c.after = d.Position
 	}
-	if d.Failure != nil {
+	if d.Failure != nil && !c.told[d.Failure.Text] {
 		c.failed++
+		if len(c.told) < maxTold {
+			if c.told == nil {
+				c.told = make(map[string]bool)
+			}
+			c.told[d.Failure.Text] = true
+		}
 		if len(c.failures) < maxFailures {
 			var err error = d.Failure
 			switch {
@@ -217,8 +248,8 @@ func (c *copying) done(d archive.Done) {
 	c.moved = c.moved || d.Bytes > 0 || d.Position != nil
 	c.total.Bytes += d.Bytes
 	c.progress.Bytes += d.Bytes
-	if c.attempt == 1 || d.Path != "" && d.Path != c.progress.Path {
-		c.progress.Total += d.Size
+	c.progress.Total += d.Size
+	if c.attempt == 1 || d.Path != c.progress.Path {
 		c.progress.Files += d.Files
 	}
 	if d.Path != "" {
@@ -244,8 +275,10 @@ func (c *copying) run(ctx context.Context, method string, try func(ctx context.C
 	for {
 		c.mu.Lock()
 		c.attempt++
-		resume, after := c.opts.Resume || c.attempt > 1, c.after
+		resume, after := c.opts.Resume || c.opts.NoReplace || c.attempt > 1, c.after
 		c.moved = false
+		// What the receiver does not have of what was begun is begun again.
+		c.progress.Total = c.progress.Bytes
 		c.mu.Unlock()
 		tryCtx, cancel := context.WithCancel(ctx)
 		finished, err := try(tryCtx, resume, after)
@@ -276,6 +309,13 @@ func (c *copying) run(ctx context.Context, method string, try func(ctx context.C
 	}
 }
 
+// tries returns which connection of the copy it is, from 1 on.
+func (c *copying) tries() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return uint32(c.attempt)
+}
+
 func (c *copying) partial() *CopyResult {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -286,24 +326,18 @@ func (c *copying) partial() *CopyResult {
 
 func (c *copying) result(m *guestv1.Finished) (*CopyResult, error) {
 	r := c.partial()
-	r.Files, r.Skipped = m.GetFiles(), m.GetSkipped()
-	if r.Resumed > 0 {
-		// The receiver tells of the last connection alone.
-		r.Files = max(r.Files, c.filesBegun())
-	}
+	r.Files, r.Bytes, r.Skipped, r.SetuidDropped = m.GetFiles(), m.GetBytes(), m.GetSkipped(), m.GetSetuidDropped()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.progress.Bytes = max(c.progress.Bytes, r.Bytes) // of what was cut, not all was told
+	if c.progress.Total = c.progress.Bytes; c.opts.Progress != nil {
+		c.opts.Progress(c.progress)
+	}
 	if c.failed > 0 || m.GetFailed() > 0 {
 		r.Failed = max(c.failed, m.GetFailed())
 		return r, &CopyError{Failed: r.Failed, Failures: c.failures}
 	}
 	return r, nil
-}
-
-func (c *copying) filesBegun() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.progress.Files
 }
 
 // wrap makes err one of this package's, unless it is of this machine's files.
@@ -324,7 +358,7 @@ func (c *copying) wrap(method string, err error) error {
 // mayRetry reports whether another connection may help.
 func (c *copying) mayRetry(ctx context.Context, wrapped error) bool {
 	e, ok := errors.AsType[*Error](wrapped)
-	if ctx.Err() != nil || !ok || e.Code != codes.Unavailable {
+	if ctx.Err() != nil || !ok || e.Code != codes.Unavailable || c.once {
 		return false
 	}
 	guests := []*Guest{c.files.g}
@@ -380,15 +414,18 @@ func (g *Guest) newCopyStream(ctx context.Context, method string) (copyStream, e
 
 // CopyTo copies files of this machine to the guest. A destination that is a
 // directory, or ends in a slash, gets the sources in it, otherwise it is the name
-// for a single one. A source that ends in "/." is what is in the directory.
+// for a single one. A source that ends in "/." is what is in the directory; one that is a pipe, such as
+// /dev/stdin may be, is read to its end and copied as a file. A copy of a pipe cannot go
+// on after a lost connection.
 //
 // Whatever happens, a file of the guest has its old contents or the new ones. A
 // lost connection is had back, for as long as Config.Reconnect says, and the copy
 // goes on where it was. The result counts what was done, also with an error. A
 // [*CopyError] means that all was copied but for some files.
 func (f *Files) CopyTo(ctx context.Context, sources []string, destination string, opts *CopyOptions) (*CopyResult, error) {
-	if opts == nil {
-		opts = &CopyOptions{}
+	opts, err := opts.checked()
+	if err != nil {
+		return &CopyResult{}, err
 	}
 	c := &copying{files: f, opts: opts}
 	words := append([]string{"to", f.g.target, f.User, f.Group, destination}, opts.words()...)
@@ -399,6 +436,12 @@ func (f *Files) CopyTo(ctx context.Context, sources []string, destination string
 		source, name, err := splitSource(s, filepath.Base, filepath.Abs)
 		if err != nil {
 			return &CopyResult{}, err
+		}
+		if source, err = c.openPipe(source); err != nil {
+			return &CopyResult{}, err
+		}
+		if file, ok := source.Reader.(*os.File); ok {
+			defer file.Close()
 		}
 		list = append(list, source)
 		names = append(names, name)
@@ -419,7 +462,7 @@ func (f *Files) CopyTo(ctx context.Context, sources []string, destination string
 		if err != nil {
 			return nil, err
 		}
-		open.Destination, open.Names, open.Resume, open.Replace = []byte(dst), toBytes(names), resume, !opts.Resume
+		open.Destination, open.Names, open.Resume, open.Replace, open.Attempt = []byte(dst), toBytes(names), resume, !opts.Resume, c.tries()
 		// What a failed SendMsg means, Send says.
 		_ = st.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: open}})
 		return archive.Send(st, &archive.SendConfig{Sources: list, Options: open.Options, Names: hostNames(opts), Resume: resume, After: after, Memory: &c.memory, OnDone: c.done})

@@ -77,8 +77,9 @@ func openSources(open *guestv1.DownloadOpen, sources []string) (names []string, 
 // unless CopyOptions.OutsideLinks is set. Owners are kept only if Archive is set
 // and this process is root; extended attributes only of the namespace "user".
 func (f *Files) CopyFrom(ctx context.Context, sources []string, destination string, opts *CopyOptions) (*CopyResult, error) {
-	if opts == nil {
-		opts = &CopyOptions{}
+	opts, err := opts.checked()
+	if err != nil {
+		return &CopyResult{}, err
 	}
 	c := &copying{files: f, opts: opts}
 	full, err := filepath.Abs(destination)
@@ -112,7 +113,7 @@ func (f *Files) CopyFrom(ctx context.Context, sources []string, destination stri
 		open.Resume, open.After = resume, after
 		_ = st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: open}})
 		return archive.Receive(st, &archive.ReceiveConfig{
-			Transfer: id, Destination: dst, Names: names, Options: open.Options, Resume: resume, Skip: opts.Resume, Memory: &c.memory,
+			Transfer: id, Destination: dst, Names: names, Options: open.Options, Resume: resume, Skip: opts.Resume, Memory: &c.memory, Attempt: c.tries(),
 			OutsideLinks: opts.OutsideLinks, Owner: hostOwner(opts), Xattr: userXattr,
 			FoldNames:  runtime.GOOS == "darwin" || runtime.GOOS == "windows",
 			MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes, OnDone: c.done,

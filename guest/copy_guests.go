@@ -23,8 +23,9 @@ import (
 // Archive, owners are kept where the user of to is root, by name where the other
 // guest has it; of extended attributes those of the namespace "user".
 func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, destination string, opts *CopyOptions) (*CopyResult, error) {
-	if opts == nil {
-		opts = &CopyOptions{}
+	opts, err := opts.checked()
+	if err != nil {
+		return &CopyResult{}, err
 	}
 	c := &copying{files: f, to: to, opts: opts}
 	words := append([]string{f.g.target, f.User, f.Group, to.g.target, to.User, to.Group, destination}, opts.words()...)
@@ -60,7 +61,7 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 			return nil, &archive.RelayError{Err: err}
 		}
 		down.Resume, down.After = resume, after
-		up.Destination, up.Names, up.Resume, up.Replace = []byte(dst), toBytes(names), resume, !opts.Resume
+		up.Destination, up.Names, up.Resume, up.Replace, up.Attempt = []byte(dst), toBytes(names), resume, !opts.Resume, c.tries()
 		// What a failed SendMsg means, Relay says.
 		_ = receiver.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: up}})
 		_ = sender.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: down}})

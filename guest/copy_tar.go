@@ -27,8 +27,9 @@ import (
 // with Resume and the same archive skips the files that are there. When ctx ends,
 // UnpackTar returns, and a Read of r may still be under way.
 func (f *Files) UnpackTar(ctx context.Context, r io.Reader, destination string, opts *CopyOptions) (*CopyResult, error) {
-	if opts == nil {
-		opts = &CopyOptions{}
+	opts, err := opts.checked()
+	if err != nil {
+		return &CopyResult{}, err
 	}
 	c := &copying{files: f, opts: opts}
 	words := append([]string{"unpack", f.g.target, f.User, f.Group, destination}, opts.words()...)
@@ -89,10 +90,11 @@ func (c *copying) tarCut(ctx context.Context, method string, err error) error {
 // Resume is of no use here, and an error. When ctx ends, PackTar returns, and a
 // Write of w may still be under way.
 func (f *Files) PackTar(ctx context.Context, sources []string, w io.Writer, opts *CopyOptions) (*CopyResult, error) {
-	if opts == nil {
-		opts = &CopyOptions{}
+	opts, err := opts.checked()
+	if err != nil {
+		return &CopyResult{}, err
 	}
-	if opts.Resume {
+	if opts.Resume || opts.NoReplace {
 		return &CopyResult{}, f.g.newError("copy", codes.InvalidArgument, ReasonProtocol, "an archive that is written anew cannot be gone on with")
 	}
 	c := &copying{files: f, opts: opts}

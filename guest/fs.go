@@ -76,7 +76,9 @@ func (i FileInfo) Size() int64 { return int64(min(i.m.Size, 1<<63-1)) }
 func (i FileInfo) Mode() fs.FileMode { return archive.FileMode(i.m.Mode) }
 
 // ModTime returns when the contents were last changed.
-func (i FileInfo) ModTime() time.Time { return time.Unix(0, i.m.ModifiedUnixNanos) }
+func (i FileInfo) ModTime() time.Time {
+	return archive.TimeOf(i.m.ModifiedUnixNanos, i.m.ModifiedUnixSeconds)
+}
 
 // IsDir reports whether it is a directory.
 func (i FileInfo) IsDir() bool { return i.Mode().IsDir() }
@@ -282,10 +284,12 @@ func (f *Files) Chown(ctx context.Context, name, user, group string, follow bool
 func (f *Files) Chtimes(ctx context.Context, name string, accessed, modified time.Time) error {
 	r := &guestv1.SetAttributesRequest{Path: []byte(name), Follow: true}
 	if !accessed.IsZero() {
-		r.AccessedUnixNanos = proto.Int64(accessed.UnixNano())
+		nanos, seconds := archive.WireTime(accessed)
+		r.AccessedUnixNanos, r.AccessedUnixSeconds = proto.Int64(nanos), seconds
 	}
 	if !modified.IsZero() {
-		r.ModifiedUnixNanos = proto.Int64(modified.UnixNano())
+		nanos, seconds := archive.WireTime(modified)
+		r.ModifiedUnixNanos, r.ModifiedUnixSeconds = proto.Int64(nanos), seconds
 	}
 	return f.setAttributes(ctx, "chtimes", r)
 }

@@ -166,7 +166,8 @@ func (l *lister) fail(op, path string, err error) {
 func (l *lister) add(path string, info fs.FileInfo, target string) error {
 	var m *guestv1.FileInfo
 	if l.request.Brief {
-		m = &guestv1.FileInfo{Path: []byte(path), Mode: archive.LinuxMode(info.Mode()), Size: uint64(info.Size()), ModifiedUnixNanos: info.ModTime().UnixNano()}
+		m = &guestv1.FileInfo{Path: []byte(path), Mode: archive.LinuxMode(info.Mode()), Size: uint64(info.Size())}
+		m.ModifiedUnixNanos, m.ModifiedUnixSeconds = archive.WireTime(info.ModTime())
 	} else {
 		m = l.names.fileInfo(path, info)
 		m.LinkTarget = []byte(target)

@@ -151,7 +151,7 @@ func (s *Server) Upload(st guestv1.FileService_UploadServer) error {
 		return s.with(st.Context(), "write", o.Subject, o.Destination, func(t tree, path string) error {
 			cfg := &archive.ReceiveConfig{
 				Transfer: ownTransfer(st.Context(), [16]byte(o.TransferId)), Destination: path, Root: t.root, Options: o.Options,
-				Resume: o.Resume, Skip: o.Resume && !o.Replace, Memory: memory, Trusted: true, Denied: t.denies(),
+				Resume: o.Resume, Skip: o.Resume && !o.Replace, Memory: memory, Attempt: o.Attempt, Trusted: true, Denied: t.denies(),
 				MaxEntries: 1 << 62, MaxBytes: 1 << 62,
 				Xattr: func(string) bool { return true },
 			}
@@ -185,8 +185,12 @@ func ownTransfer(ctx context.Context, id [16]byte) [16]byte {
 	return [16]byte(sum[:])
 }
 
-// maxSources bounds the sources of one transfer.
-const maxSources = 1 << 16
+// maxSources bounds the sources of one transfer, maxExclude the patterns of files to
+// leave out, each of which is matched with every name.
+const (
+	maxSources = 1 << 16
+	maxExclude = 1000
+)
 
 // owners returns who is to own a file: the user and group with the sender's
 // names, where there are such here, otherwise those with the sender's numbers.
@@ -226,6 +230,9 @@ func (s *Server) Download(st guestv1.FileService_DownloadServer) error {
 	}
 	if len(o.Sources) == 0 || len(o.Sources) > maxSources {
 		return protocolFault("a download has 1 to 65536 sources")
+	}
+	if len(o.Options.GetExclude()) > maxExclude {
+		return protocolFault("a download has at most 1000 patterns to exclude")
 	}
 	if o.After != nil && int(o.After.Source) >= len(o.Sources) {
 		return protocolFault("the position is of no source")

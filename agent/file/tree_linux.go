@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"os"
 	"strings"
@@ -202,14 +203,19 @@ func (t tree) chown(path string, uid, gid int, follow bool) error {
 
 // chtimes sets the times; a zero time stays as it is.
 func (t tree) chtimes(path string, accessed, modified time.Time, follow bool) error {
-	dir, name := unix.AT_FDCWD, path
+	dir, name, flags := unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW
 	switch {
-	case t.root != nil && follow:
-		return t.root.Chtimes(in(path), accessed, modified)
-	case follow:
-		return os.Chtimes(path, accessed, modified)
+	case t.root == nil && follow:
+		flags = 0
 	case t.root != nil:
+		if follow {
+			path = archive.Follow(t.root, path)
+		}
 		f, base, err := t.parent(path)
+		if errors.Is(err, syscall.EINVAL) { // a directory by a name such as "/"
+			base = "."
+			f, err = t.root.OpenFile(in(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		}
 		if err != nil {
 			return err
 		}
@@ -219,10 +225,14 @@ func (t tree) chtimes(path string, accessed, modified time.Time, follow bool) er
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
 	for i, at := range []time.Time{accessed, modified} {
 		if !at.IsZero() {
-			times[i] = unix.NsecToTimespec(at.UnixNano())
+			spec, err := unix.TimeToTimespec(at)
+			if err != nil {
+				return &fs.PathError{Op: "chtimes", Path: path, Err: err}
+			}
+			times[i] = spec
 		}
 	}
-	if err := unix.UtimesNanoAt(dir, name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.UtimesNanoAt(dir, name, times, flags); err != nil {
 		return &fs.PathError{Op: "chtimes", Path: path, Err: err}
 	}
 	return nil

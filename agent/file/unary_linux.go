@@ -135,10 +135,10 @@ func (s *Server) SetAttributes(ctx context.Context, r *guestv1.SetAttributesRequ
 		if err == nil && (r.ModifiedUnixNanos != nil || r.AccessedUnixNanos != nil) {
 			var accessed, modified time.Time
 			if r.ModifiedUnixNanos != nil {
-				modified = time.Unix(0, *r.ModifiedUnixNanos)
+				modified = archive.TimeOf(*r.ModifiedUnixNanos, r.ModifiedUnixSeconds)
 			}
 			if r.AccessedUnixNanos != nil {
-				accessed = time.Unix(0, *r.AccessedUnixNanos)
+				accessed = archive.TimeOf(*r.AccessedUnixNanos, r.AccessedUnixSeconds)
 			}
 			err = t.chtimes(path, accessed, modified, r.Follow)
 		}

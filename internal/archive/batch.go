@@ -167,17 +167,15 @@ func (r *receiver) place(err error, last bool) error {
 		delete(r.waitingAt, p.path())
 		if err != nil {
 			p.in.root.Remove(p.temp)
-		} else if renameErr := p.rename(); renameErr != nil {
+		} else if renameErr := r.rename(p); renameErr != nil {
 			if last && r.ctx.Err() != nil {
-				r.finished.Failed++
+				r.countFailed(p.source, p.entry)
 				r.done(Done{Failure: failed("rename", p.path(), renameErr)})
 			} else {
 				err = r.failedEntry(&guestv1.Entry{Number: p.number, Source: p.source, Path: p.entry}, renameErr)
 			}
 		} else {
-			r.cfg.Memory.add(p.source, p.entry)
-			r.finished.Files++
-			r.finished.Bytes += p.size
+			r.countFile(p.source, p.entry, p.size)
 		}
 		p.in.release()
 	}
@@ -185,7 +183,13 @@ func (r *receiver) place(err error, last bool) error {
 }
 
 // rename puts the file in place.
-func (p *placed) rename() error {
+func (r *receiver) rename(p *placed) error {
+	if r.cfg.Options.GetInPlace() && !p.in.fresh {
+		if done, err := r.writeInto(p); done || err != nil {
+			p.in.root.Remove(p.temp)
+			return err
+		}
+	}
 	err := p.in.root.Rename(p.temp, p.name)
 	if err == nil {
 		return nil

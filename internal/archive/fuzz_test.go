@@ -74,10 +74,10 @@ func FuzzReceive(f *testing.F) {
 	piece := func(offset uint64, data []byte, hole uint64) *request {
 		return &request{Message: &guestv1.UploadRequest_Piece{Piece: &guestv1.Piece{Offset: offset, Data: data, Hole: hole}}}
 	}
-	hash := newRolling()
+	hash := newRolling(false)
 	hash.write([]byte("hello"))
 	hash.hole(100)
-	end := &request{Message: &guestv1.UploadRequest_End{End: &guestv1.FileEnd{Size: 105, Sha256: hash.sum()}}}
+	end := &request{Message: &guestv1.UploadRequest_End{End: &guestv1.FileEnd{Size: 105, Sha256: hash.sum().sha256}}}
 	finish := &request{Message: &guestv1.UploadRequest_Finish{Finish: &guestv1.Finish{Entries: 9}}}
 	file := &guestv1.Entry{Number: 2, Path: []byte("d/f"), Mode: modeRegular | 0o644, Size: 105}
 	dir := &guestv1.Entry{Number: 1, Path: []byte("d"), Mode: modeDir | 0o755}

@@ -7,37 +7,55 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"time"
+
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
-// Rolling is the SHA-256 of what was read or written of a file so far, with the
+// Rolling is the sum of what was read or written of a file so far, with the
 // states it had at earlier offsets. It is used by one goroutine at a time.
 type Rolling struct {
-	hash   hash.Hash
+	sha    hash.Hash // nil: crc counts
+	crc    uint64
 	offset uint64
 	marks  []mark
 }
 
-// mark is a state of a hash.
+// mark is a state of a sum.
 type mark struct {
 	offset uint64
-	state  []byte
+	sha    []byte
+	crc    uint64
 }
 
 // maxMarks bounds the states that are kept: more than a window has of pieces.
 const maxMarks = 128
 
-func newRolling() *Rolling { return &Rolling{hash: sha256.New()} }
+// newRolling returns one that makes CRCs, or a SHA-256.
+func newRolling(crc bool) *Rolling {
+	if crc {
+		return &Rolling{}
+	}
+	return &Rolling{sha: sha256.New()}
+}
+
+// isCRC reports whether it makes CRCs.
+func (r *Rolling) isCRC() bool { return r.sha == nil }
 
 // write goes on with p.
 func (r *Rolling) write(p []byte) {
-	r.hash.Write(p)
+	if r.isCRC() {
+		r.crc = updateCRC(r.crc, p)
+	} else {
+		r.sha.Write(p)
+	}
 	r.offset += uint64(len(p))
 }
 
 // alongside goes on with p while f runs, which may read p too, and returns what f
 // does.
 func (r *Rolling) alongside(p []byte, f func() error) error {
-	if len(p) < worthSplitting {
+	if r.isCRC() || len(p) < worthSplitting {
 		r.write(p)
 		return f()
 	}
@@ -65,20 +83,30 @@ func (r *Rolling) hole(n uint64) {
 	}
 }
 
-// sum returns the SHA-256 so far.
-func (r *Rolling) sum() []byte { return r.hash.Sum(nil) }
+// sum returns the sum so far.
+func (r *Rolling) sum() sum {
+	if r.isCRC() {
+		crc := r.crc
+		return sum{crc: &crc}
+	}
+	return sum{sha256: r.sha.Sum(nil)}
+}
 
 // mark keeps the state of now.
 func (r *Rolling) mark() {
-	state, err := r.hash.(encoding.BinaryMarshaler).MarshalBinary()
-	if err != nil {
-		return // it is computed again if it is needed
+	m := mark{offset: r.offset, crc: r.crc}
+	if !r.isCRC() {
+		state, err := r.sha.(encoding.BinaryMarshaler).MarshalBinary()
+		if err != nil {
+			return // it is computed again if it is needed
+		}
+		m.sha = state
 	}
 	if len(r.marks) == maxMarks {
 		copy(r.marks, r.marks[1:])
 		r.marks = r.marks[:maxMarks-1]
 	}
-	r.marks = append(r.marks, mark{r.offset, state})
+	r.marks = append(r.marks, m)
 }
 
 // rewind goes back to the last state kept at or before offset.
@@ -88,16 +116,28 @@ func (r *Rolling) rewind(offset uint64) {
 	}
 	for len(r.marks) > 0 {
 		last := r.marks[len(r.marks)-1]
-		if last.offset <= offset {
-			h := sha256.New()
-			if h.(encoding.BinaryUnmarshaler).UnmarshalBinary(last.state) == nil {
-				r.hash, r.offset = h, last.offset
-				return
-			}
+		if last.offset <= offset && r.restore(last) {
+			return
 		}
 		r.marks = r.marks[:len(r.marks)-1]
 	}
-	r.hash, r.offset = sha256.New(), 0
+	marks := r.marks
+	*r = *newRolling(r.isCRC())
+	r.marks = marks
+}
+
+// restore goes back to a state, if it can.
+func (r *Rolling) restore(m mark) bool {
+	if r.isCRC() {
+		r.crc, r.offset = m.crc, m.offset
+		return true
+	}
+	h := sha256.New()
+	if h.(encoding.BinaryUnmarshaler).UnmarshalBinary(m.sha) != nil {
+		return false
+	}
+	r.sha, r.offset = h, m.offset
+	return true
 }
 
 // advance reads f until the hash is of the first offset bytes. It may be called
@@ -126,16 +166,40 @@ func (r *Rolling) advance(f io.ReaderAt, offset uint64, stop func() error) error
 }
 
 // Memory is what a side remembers of a transfer from one call to the next: the
-// hash of the file that was under way, what was made last, and how much the sender may
-// still send. The zero value remembers nothing. One
-// transfer at a time uses it.
+// sum of the file that was under way, what was made last, what was counted, and how
+// much the sender may still send. The zero value remembers nothing. One transfer at a
+// time uses it.
 type Memory struct {
 	mu      sync.Mutex
 	key     fileKey
 	rolling *Rolling
 	left    *allowance // nil: nothing was received yet
-	made    map[madeKey]bool
-	order   []madeKey // of made, the oldest first
+	made    recent
+	counts  *guestv1.Finished // of all tries of a run
+	counted recent            // what is in counts
+}
+
+// recent is a set of entries that forgets the oldest.
+type recent struct {
+	has   map[madeKey]bool
+	order []madeKey // the oldest first
+}
+
+// add reports whether an entry is new.
+func (r *recent) add(key madeKey) bool {
+	if r.has[key] {
+		return false
+	}
+	if r.has == nil {
+		r.has = make(map[madeKey]bool)
+	}
+	if len(r.order) == maxMade {
+		delete(r.has, r.order[0])
+		r.order = r.order[1:]
+	}
+	r.has[key] = true
+	r.order = append(r.order, key)
+	return true
 }
 
 // madeKey is the hash of an entry's position.
@@ -159,25 +223,35 @@ func (m *Memory) add(source uint32, path []byte) {
 	key := newMadeKey(source, path)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.made[key] {
-		return
+	m.made.add(key)
+}
+
+// count returns the counts of all tries of a run, which the first try begins.
+func (m *Memory) count(attempt uint32) *guestv1.Finished {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if attempt <= 1 || m.counts == nil {
+		m.counts, m.counted = &guestv1.Finished{}, recent{}
 	}
-	if m.made == nil {
-		m.made = make(map[madeKey]bool)
+	return m.counts
+}
+
+// first reports whether an entry was not counted before, and has it counted.
+func (m *Memory) first(source uint32, path []byte) bool {
+	if m == nil {
+		return true
 	}
-	if len(m.order) == maxMade {
-		delete(m.made, m.order[0])
-		m.order = m.order[1:]
-	}
-	m.made[key] = true
-	m.order = append(m.order, key)
+	key := newMadeKey(source, path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.counted.add(key)
 }
 
 // has reports whether the receiver has made a file or directory not long ago.
 func (m *Memory) has(source uint32, path []byte) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.made) > 0 && m.made[newMadeKey(source, path)]
+	return len(m.made.has) > 0 && m.made.has[newMadeKey(source, path)]
 }
 
 // allowance is what a sender may still send.
@@ -209,18 +283,18 @@ func (m *Memory) allowance(entries, bytes uint64) *allowance {
 type fileKey struct {
 	path           string
 	size           uint64
-	modified       int64
+	modified       time.Time
 	changed        int64
 	device, number uint64
 }
 
-// rollingFor returns the hash of before, or a new one if that was of another
-// file, and remembers it.
-func (m *Memory) rollingFor(key fileKey) *Rolling {
+// rollingFor returns the sum of before, or a new one if that was of another
+// file or kind, and remembers it.
+func (m *Memory) rollingFor(key fileKey, crc bool) *Rolling {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.rolling == nil || m.key != key {
-		m.key, m.rolling = key, newRolling()
+	if m.rolling == nil || m.key != key || m.rolling.isCRC() != crc {
+		m.key, m.rolling = key, newRolling(crc)
 	}
 	return m.rolling
 }

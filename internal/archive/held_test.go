@@ -127,8 +127,8 @@ func TestMadeIsBounded(t *testing.T) {
 	for n := range 3 * maxMade {
 		m.add(1, path(n))
 	}
-	if len(m.made) != maxMade || len(m.order) != maxMade {
-		t.Errorf("%d and %d are remembered, want %d", len(m.made), len(m.order), maxMade)
+	if len(m.made.has) != maxMade || len(m.made.order) != maxMade {
+		t.Errorf("%d and %d are remembered, want %d", len(m.made.has), len(m.made.order), maxMade)
 	}
 	if !m.has(1, path(3*maxMade-1)) || !m.has(1, path(2*maxMade)) || m.has(1, path(2*maxMade-1)) || m.has(0, path(3*maxMade-1)) {
 		t.Error("others than the last ones are remembered")

@@ -1,14 +1,11 @@
 package archive
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -33,7 +30,10 @@ func (r *receiver) entry(e *guestv1.Entry) error {
 		err = r.make(t, name, e)
 	} else if errors.Is(err, errLost) {
 		err = nil
-		r.finished.Failed++
+		r.countFailed(e.Source, e.Path)
+	} else if errors.Is(err, errThere) {
+		err = nil
+		r.countSkipped(e)
 	}
 	if err == nil {
 		r.done(Done{Bytes: uint64(len(e.Contents)), Files: 1, Path: string(e.Path)})
@@ -52,7 +52,7 @@ func (r *receiver) make(t *target, name string, e *guestv1.Entry) error {
 		if isDir {
 			_ = r.descend(name, e) // puts on the stack what is lost
 		}
-		r.finished.Failed++
+		r.countFailed(e.Source, e.Path)
 		return nil
 	}
 	if err := r.fold(t, name); err != nil {
@@ -177,7 +177,7 @@ func (r *receiver) makeHardLink(t *target, name string, e *guestv1.Entry) error 
 	if err != nil {
 		return failed("link", path, err)
 	}
-	r.finished.Files++
+	r.countFile(e.Source, e.Path, 0)
 	return nil
 }
 
@@ -196,7 +196,7 @@ func (r *receiver) makeSymlink(t *target, name string, e *guestv1.Entry) error {
 	err := t.root.Symlink(target, name)
 	if errors.Is(err, fs.ErrExist) {
 		if old, readErr := t.root.Readlink(name); readErr == nil && old == target {
-			r.finished.Skipped++
+			r.countSkipped(e)
 			return nil
 		}
 		temp := tempName(r.cfg.Transfer, name)
@@ -211,18 +211,20 @@ func (r *receiver) makeSymlink(t *target, name string, e *guestv1.Entry) error {
 		uid, gid := r.cfg.Owner(e)
 		err = t.root.Lchown(name, uid, gid)
 	}
+	if err == nil {
+		err = setLinkTimes(t.root, name, modified(e))
+	}
 	if err != nil {
 		return failed("symlink", path, err)
 	}
-	r.finished.Files++
+	r.countFile(e.Source, e.Path, 0)
 	return nil
 }
 
 // makeSmall makes a file whose contents are in its entry.
 func (r *receiver) makeSmall(t *target, name string, e *guestv1.Entry) error {
 	path := joinPath(t.path, name)
-	sum := sha256.Sum256(e.Contents)
-	if !bytes.Equal(sum[:], e.Sha256) || uint64(len(e.Contents)) != e.Size {
+	if !hasContents(e) {
 		return hashMismatch(path)
 	}
 	f, err := r.createTemp(t, name)
@@ -240,7 +242,7 @@ func (r *receiver) makeSmall(t *target, name string, e *guestv1.Entry) error {
 }
 
 func hashMismatch(path string) *Failure {
-	f := newFailure("write", path, codes.DataLoss, ReasonHashMismatch, "what came has another SHA-256 than what was sent")
+	f := newFailure("write", path, codes.DataLoss, ReasonHashMismatch, "what came is not what was sent: its hash is another")
 	f.Remedy = "copy it again"
 	return f
 }
@@ -284,14 +286,9 @@ func (r *receiver) complete(f *os.File, t *target, name string, e *guestv1.Entry
 	r.single = len(r.names) == 1 && len(e.Path) == 0
 	policy := r.cfg.Options.GetSync()
 	each := policy == guestv1.SyncPolicy_SYNC_POLICY_EACH || policy == guestv1.SyncPolicy_SYNC_POLICY_UNSPECIFIED && (r.single || !hasSyncTree)
-	err := r.ownerAndXattrs(f, path, e)
+	err := r.attributes(f, t, name, e)
 	if err == nil {
-		// After the owner, whose change takes set-user-id away.
-		err = f.Chmod(permissions(e.Mode, r.cfg.Options.GetKeepSetuid()))
-	}
-	if err == nil {
-		when := time.Unix(0, e.ModifiedUnixNanos)
-		err = t.root.Chtimes(temp, when, when)
+		err = setTimes(t.root, f, temp, modified(e))
 	}
 	if err == nil && each {
 		err = f.Sync()
@@ -305,14 +302,13 @@ func (r *receiver) complete(f *os.File, t *target, name string, e *guestv1.Entry
 	}
 	p := newPlaced(e, t, temp, name)
 	if each || policy == guestv1.SyncPolicy_SYNC_POLICY_NONE {
-		err := p.rename()
+		err := r.rename(p)
 		if err == nil && each {
 			err = syncDir(t)
 		}
 		t.release()
 		if err == nil {
-			r.cfg.Memory.add(e.Source, e.Path)
-			r.finished.Files, r.finished.Bytes = r.finished.Files+1, r.finished.Bytes+e.Size
+			r.countFile(e.Source, e.Path, e.Size)
 		}
 		return err
 	}

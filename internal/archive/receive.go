@@ -43,8 +43,9 @@ type ReceiveConfig struct {
 	// Skip, of an offer, leaves files alone that are here with the right size and time
 	// of modification. Without it that is only for those that Memory knows to have been
 	// made by an earlier try.
-	Skip   bool
-	Memory *Memory // of earlier tries; nil for none
+	Skip    bool
+	Memory  *Memory // of earlier tries; nil for none
+	Attempt uint32  // of the run that Memory's counts are of; 0 and 1 begin it
 
 	// Trusted takes the sender's links as they are, wherever they lead, and
 	// entries in any order.
@@ -75,10 +76,11 @@ type ReceiveConfig struct {
 //
 // It does all its work on the goroutine that calls it.
 func Receive(st Stream, cfg *ReceiveConfig) (*guestv1.Finished, error) {
-	r := &receiver{st: st, cfg: cfg, ctx: st.Context(), finished: &guestv1.Finished{}, frame: newSenderFrame()}
+	r := &receiver{st: st, cfg: cfg, ctx: st.Context(), frame: newSenderFrame(), crc: cfg.Options.GetCrc() && !cfg.Options.GetChecksum()}
 	if r.cfg.Memory == nil {
 		r.cfg.Memory = &Memory{}
 	}
+	r.finished = r.cfg.Memory.count(cfg.Attempt)
 	r.left = r.cfg.Memory.allowance(cfg.MaxEntries, cfg.MaxBytes)
 	err := r.openDestination()
 	if err == nil {
@@ -104,7 +106,9 @@ type receiver struct {
 	ctx   context.Context
 	frame *bulk.Frame
 
+	crc     bool      // sums are CRCs
 	base    *target   // the destination
+	made    string    // that, if it was made for the contents of a source; otherwise empty
 	names   []string  // of the sources, in it
 	stack   []*target // from base down to where the last entry is
 	source  uint32    // of the last entry
@@ -149,7 +153,6 @@ func (r *receiver) openDestination() error {
 		seen[name] = true
 	}
 	info, err := r.statDestination(dest)
-	made := false
 	// A directory that an earlier try has given this name is not one to copy into.
 	begun := err == nil && info.IsDir() && r.cfg.Resume && !mustBeDir && !contents && r.isMarked(dest)
 	switch {
@@ -185,7 +188,7 @@ func (r *receiver) openDestination() error {
 		if err := r.makeDestination(dest); err != nil {
 			return failed("mkdir", dest, err)
 		}
-		made = true
+		r.made = dest
 	default:
 		return failed("open", dest, err)
 	}
@@ -203,12 +206,12 @@ func (r *receiver) openDestination() error {
 	if err != nil {
 		return failed("open", dest, err)
 	}
-	r.base = &target{root: root, path: dest, refs: 1}
+	r.base = &target{root: root, path: dest, refs: 1, fresh: r.made != ""}
 	if info, err := root.Stat("."); err == nil {
 		r.base.setgid = info.Mode()&fs.ModeSetgid != 0
 	}
 	r.stack = []*target{r.base}
-	if !made {
+	if r.made == "" {
 		r.base.clean(r.cfg)
 	}
 	return nil
@@ -250,9 +253,18 @@ func (r *receiver) makeDestination(dest string) error {
 	return os.Mkdir(strings.TrimRight(dest, "/"), 0o777)
 }
 
+// removeDestination removes the directory that makeDestination has made, if it is empty.
+func (r *receiver) removeDestination() {
+	if r.cfg.Root != nil {
+		r.cfg.Root.Remove(InRoot(r.made))
+	} else {
+		os.Remove(strings.TrimRight(r.made, "/"))
+	}
+}
+
 // run receives until the end.
 func (r *receiver) run() error {
-	ready := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Ready{Ready: &guestv1.Ready{Window: Window}}}
+	ready := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Ready{Ready: &guestv1.Ready{Window: Window, Crc: r.crc}}}
 	if err := r.tell(ready); err != nil {
 		return err
 	}
@@ -425,19 +437,61 @@ func (r *receiver) remoteFailure(m *guestv1.FileFailure) error {
 	} else if err := r.next(m.GetEntry()); err != nil {
 		return err
 	}
-	r.finished.Failed++
+	if r.cfg.Memory.first(noSource, m.GetPath()) {
+		r.finished.Failed++
+	}
 	r.done(Done{Failure: FailureOf(m), Remote: true})
 	return nil
+}
+
+// noSource is the source, in the counts, of entries whose path the sender alone knows.
+const noSource = 1<<32 - 1
+
+// countFile counts a file or link that was made.
+func (r *receiver) countFile(source uint32, path []byte, bytes uint64) {
+	r.cfg.Memory.add(source, path)
+	if r.cfg.Memory.first(source, path) {
+		r.finished.Files, r.finished.Bytes = r.finished.Files+1, r.finished.Bytes+bytes
+	}
+}
+
+// countFailed counts an entry that could not be made.
+func (r *receiver) countFailed(source uint32, path []byte) {
+	if r.cfg.Memory.first(source, path) {
+		r.finished.Failed++
+	}
+}
+
+// countSkipped counts an entry that was there.
+func (r *receiver) countSkipped(e *guestv1.Entry) {
+	if r.cfg.Memory.first(e.GetSource(), e.GetPath()) {
+		r.finished.Skipped++
+	}
+}
+
+// named returns the path of an entry as the sender's user knows it.
+func (r *receiver) named(e *guestv1.Entry) string {
+	name := ""
+	if i := int(e.GetSource()); i < len(r.cfg.Names) {
+		name = r.cfg.Names[i]
+	}
+	switch {
+	case len(e.GetPath()) == 0:
+		return name
+	case name == "":
+		return string(e.GetPath())
+	}
+	return joinPath(name, string(e.GetPath()))
 }
 
 // failedEntry tells both sides that an entry could not be made. It returns err
 // if no further entry could either.
 func (r *receiver) failedEntry(e *guestv1.Entry, err error) error {
-	f := failed("write", string(e.Path), err)
+	f := failed("write", r.named(e), err)
 	if f.fatal() {
 		return f
 	}
-	r.finished.Failed++
+	r.countFailed(e.Source, e.Path)
 	r.done(Done{Failure: f})
 	m := &guestv1.UploadResponse{Message: &guestv1.UploadResponse_Failure{Failure: f.message(e.Number)}}
 	return r.tell(m)
@@ -513,6 +567,9 @@ func (r *receiver) close(err error) error {
 		err = r.syncAll()
 	}
 	r.base.release()
+	if r.made != "" && !isCut && r.finished.Files == 0 && (err != nil || r.finished.Failed > 0) {
+		r.removeDestination() // unless something is in it
+	}
 	if err == nil && r.base.failure != nil {
 		r.done(Done{Failure: r.base.failure})
 	}

@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"strings"
@@ -79,7 +78,7 @@ func (r *receiver) begin(m *guestv1.FileStart) error {
 	var c *file
 	if err == nil {
 		c = &file{entry: e, in: t.hold(), name: name, temp: tempName(r.cfg.Transfer, name), offset: m.GetOffset()}
-		if err = r.openTemp(c); err != nil {
+		if err = r.openTemp(c, m.GetCrc()); err != nil {
 			t.release()
 		}
 	}
@@ -88,8 +87,12 @@ func (r *receiver) begin(m *guestv1.FileStart) error {
 			return err
 		}
 		r.discard = e.Number
-		if errors.Is(err, errLost) {
-			r.finished.Failed++
+		switch {
+		case errors.Is(err, errLost):
+			r.countFailed(e.Source, e.Path)
+			return nil
+		case errors.Is(err, errThere):
+			r.countSkipped(e)
 			return nil
 		}
 		return r.failedEntry(e, err)
@@ -100,11 +103,11 @@ func (r *receiver) begin(m *guestv1.FileStart) error {
 }
 
 // openTemp opens the file to write to, with what is to be kept of it.
-func (r *receiver) openTemp(c *file) error {
+func (r *receiver) openTemp(c *file, crc bool) error {
 	key := fileKey{path: joinPath(c.in.path, c.temp)}
 	if c.offset == 0 {
 		r.cfg.Memory.forget()
-		c.hash = r.cfg.Memory.rollingFor(key)
+		c.hash = r.cfg.Memory.rollingFor(key, crc)
 		f, err := r.createTemp(c.in, c.name)
 		if err != nil {
 			return err
@@ -120,7 +123,7 @@ func (r *receiver) openTemp(c *file) error {
 	if err != nil {
 		return failed("open", c.path(), err)
 	}
-	c.f, c.hash = f, r.cfg.Memory.rollingFor(key)
+	c.f, c.hash = f, r.cfg.Memory.rollingFor(key, crc)
 	if err = c.hash.advance(f, c.offset, r.ctx.Err); err == nil {
 		err = f.Truncate(int64(c.offset))
 	}
@@ -225,14 +228,14 @@ func (r *receiver) end(m *guestv1.FileEnd) error {
 		return nil
 	}
 	r.current = nil
-	sum := c.hash.sum()
+	got := c.hash.sum()
 	r.cfg.Memory.forget()
 	var err error
 	switch {
 	case m.GetSize() != c.offset || !c.entry.SizeUnknown && c.offset != c.entry.Size:
 		c.drop()
 		return protocolFailure("%q ends at byte %d of %d", c.entry.Path, m.GetSize(), c.entry.Size)
-	case !bytes.Equal(sum, m.GetSha256()):
+	case !got.equal(endSum(m, c.hash.isCRC())):
 		err = hashMismatch(c.path())
 		c.drop()
 	default:
@@ -241,7 +244,7 @@ func (r *receiver) end(m *guestv1.FileEnd) error {
 		c.in.release()
 	}
 	if err == nil && m.GetChanged() {
-		f := newFailure("read", string(c.entry.Path), codes.Aborted, ReasonChanged, "it changed while it was read")
+		f := newFailure("read", r.named(c.entry), codes.Aborted, ReasonChanged, "it changed while it was read")
 		r.done(Done{Failure: f, Remote: true})
 	}
 	if err != nil {
@@ -271,12 +274,12 @@ func (r *receiver) offer(m *guestv1.Offer) error {
 		}
 		w := &guestv1.Wanted{Number: e.Number}
 		if e.Mode&modeType == modeRegular && e.HardLink == nil {
-			skip, err := r.look(e, w)
+			skip, err := r.look(e, w, m.GetCrc())
 			if err != nil {
 				return err
 			}
 			if skip {
-				r.finished.Skipped++
+				r.countSkipped(e)
 				continue
 			}
 		}
@@ -290,7 +293,7 @@ func (r *receiver) offer(m *guestv1.Offer) error {
 
 // look reports whether a file is here, and otherwise fills in what is here of
 // it.
-func (r *receiver) look(e *guestv1.Entry, w *guestv1.Wanted) (skip bool, err error) {
+func (r *receiver) look(e *guestv1.Entry, w *guestv1.Wanted, crc bool) (skip bool, err error) {
 	elements, err := splitPath(e.Path)
 	if err != nil || int(e.Source) >= len(r.names) {
 		return false, nil // it is told when it comes
@@ -306,11 +309,14 @@ func (r *receiver) look(e *guestv1.Entry, w *guestv1.Wanted) (skip bool, err err
 		return false, nil // it is told when it comes
 	}
 	info, err := root.Lstat(strings.Join(elements, "/"))
-	if err == nil && (r.cfg.Skip || r.cfg.Memory.has(e.Source, e.Path)) && info.Mode().IsRegular() && uint64(info.Size()) == e.Size && sameTime(info.ModTime().UnixNano(), e.ModifiedUnixNanos) {
+	if err == nil && r.cfg.Options.GetNoReplace() {
+		return true, nil
+	}
+	if err == nil && (r.cfg.Skip || r.cfg.Memory.has(e.Source, e.Path)) && info.Mode().IsRegular() && uint64(info.Size()) == e.Size && sameTime(info.ModTime(), modified(e)) {
 		if !r.cfg.Options.GetChecksum() {
 			return true, nil
 		}
-		if sum, err := r.sumOf(root, strings.Join(elements, "/"), e.Size); err == nil && bytes.Equal(sum, e.Sha256) {
+		if s, err := r.sumOfFile(root, strings.Join(elements, "/"), e.Size); err == nil && s.equal(sum{sha256: e.Sha256}) {
 			return true, nil
 		}
 	}
@@ -332,34 +338,29 @@ func (r *receiver) look(e *guestv1.Entry, w *guestv1.Wanted) (skip bool, err err
 	for _, name := range elements[:last] {
 		dir = joinPath(dir, name)
 	}
-	hash := r.cfg.Memory.rollingFor(fileKey{path: joinPath(dir, temp)})
+	hash := r.cfg.Memory.rollingFor(fileKey{path: joinPath(dir, temp)}, r.crc && crc)
 	if err := hash.advance(f, uint64(info.Size()), r.ctx.Err); err != nil {
 		if r.ctx.Err() != nil {
 			return false, cut(err)
 		}
 		return false, nil
 	}
-	w.Offset, w.Sha256 = uint64(info.Size()), hash.sum()
+	s := hash.sum()
+	w.Offset, w.Sha256, w.Crc = uint64(info.Size()), s.sha256, s.crc
 	r.offered[e.Number] = w.Offset
 	return false, nil
 }
 
-func (r *receiver) sumOf(root *os.Root, path string, size uint64) ([]byte, error) {
+// sumOfFile returns the SHA-256 of a file that is here.
+func (r *receiver) sumOfFile(root *os.Root, path string, size uint64) (sum, error) {
 	f, err := root.OpenFile(path, os.O_RDONLY|openFlags, 0)
 	if err != nil {
-		return nil, err
+		return sum{}, err
 	}
 	defer f.Close()
-	hash := newRolling()
+	hash := newRolling(false)
 	if err := hash.advance(f, size, r.ctx.Err); err != nil {
-		return nil, err
+		return sum{}, err
 	}
 	return hash.sum(), nil
-}
-
-// sameTime reports whether here, where times may be kept in seconds, a file has
-// a time of the sender's.
-func sameTime(here, there int64) bool {
-	const second = 1e9
-	return here == there || here%second == 0 && here/second == there/second
 }

@@ -252,7 +252,11 @@ func (r *relay) check(frame *bulk.Frame) ([]proto.Message, error) {
 				return nil, err
 			}
 		}
-		return nil, r.limits.consume(n + min(frame.Varints[pieceHole], maxHole))
+		hole := min(frame.Varints[pieceHole], maxHole)
+		if hole > 0 {
+			r.done(Done{Bytes: hole})
+		}
+		return nil, r.limits.consume(n + hole)
 	}
 	switch m := frame.Control.(*guestv1.UploadRequest).Message.(type) {
 	case *guestv1.UploadRequest_Open:

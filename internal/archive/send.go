@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
@@ -110,6 +109,7 @@ type sender struct {
 	frame  bulk.Frame
 	walker walker
 
+	crc        bool             // sums are CRCs
 	number     uint64           // of the last entry
 	batch      []*guestv1.Entry // not sent yet
 	batchBytes int
@@ -118,6 +118,7 @@ type sender struct {
 	mu        sync.Mutex
 	cond      sync.Cond
 	ready     bool
+	readyCRC  bool
 	window    uint64
 	sent      uint64 // bytes of contents
 	acked     uint64
@@ -175,6 +176,9 @@ func (s *sender) take(m *guestv1.UploadResponse) (end bool, err error) {
 	case *guestv1.UploadResponse_Ready:
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if !s.ready {
+			s.readyCRC = m.Ready.GetCrc()
+		}
 		s.ready, s.window = true, max(m.Ready.GetWindow(), PieceBytes)
 		s.cond.Broadcast()
 	case *guestv1.UploadResponse_Acknowledge:
@@ -264,6 +268,12 @@ func (s *sender) room(bytes uint64) error {
 
 // send sends what produce does, to its end.
 func (s *sender) send(produce func(*sender) error) error {
+	if err := s.room(0); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.crc = s.readyCRC
+	s.mu.Unlock()
 	if err := produce(s); err != nil {
 		return err
 	}
@@ -280,7 +290,7 @@ func (s *sender) send(produce func(*sender) error) error {
 func (s *sender) walk() error {
 	o := s.cfg.Options
 	w := &s.walker
-	*w = walker{ctx: s.ctx, sources: s.cfg.Sources, root: s.cfg.Root, archive: o.GetArchive(), follow: o.GetFollow(), after: s.cfg.After, names: s.cfg.Names, denied: s.cfg.Denied}
+	*w = walker{ctx: s.ctx, sources: s.cfg.Sources, root: s.cfg.Root, archive: o.GetArchive(), follow: o.GetFollow(), after: s.cfg.After, names: s.cfg.Names, denied: s.cfg.Denied, exclude: o.GetExclude()}
 	w.fail = func(source int, path string, f *Failure) error {
 		return s.failed(&guestv1.Entry{Source: uint32(source), Path: []byte(path)}, f)
 	}
@@ -374,7 +384,7 @@ func (s *sender) sendItem(it *item) error {
 	case modeDir:
 		if s.cfg.Options.GetArchive() {
 			if f, err := it.open(); err == nil {
-				s.xattrs(it.entry, f)
+				s.xattrs(it, f)
 				f.Close()
 			}
 		}
@@ -419,16 +429,17 @@ func (s *sender) flush() error {
 }
 
 // xattrs reads the extended attributes of an open file.
-func (s *sender) xattrs(e *guestv1.Entry, f *os.File) {
+func (s *sender) xattrs(it *item, f *os.File) {
+	e := it.entry
 	names, values, err := listXattrs(f)
 	if err != nil {
-		s.done(Done{Failure: failed("listxattr", string(e.Path), err)})
+		s.done(Done{Failure: failed("listxattr", it.path, err)})
 		return
 	}
 	size := 0
 	for i, name := range names {
 		if size += len(name) + len(values[i]); size > maxXattrs {
-			s.done(Done{Failure: newFailure("listxattr", string(e.Path), codes.ResourceExhausted, ReasonTooMany, "more than %d bytes of attributes", maxXattrs)})
+			s.done(Done{Failure: newFailure("listxattr", it.path, codes.ResourceExhausted, ReasonTooMany, "more than %d bytes of attributes", maxXattrs)})
 			return
 		}
 		e.Xattrs = append(e.Xattrs, &guestv1.TransferXattr{Name: []byte(name), Value: values[i]})
@@ -440,6 +451,9 @@ const maxXattrs = 1 << 20
 
 // sendFile sends a regular file, from where the receiver wants it.
 func (s *sender) sendFile(it *item, want *guestv1.Wanted) error {
+	if it.reader != nil {
+		return s.sendReader(it)
+	}
 	f, err := it.open()
 	if err != nil {
 		return s.failed(it.entry, failed("open", it.path, err))
@@ -454,9 +468,10 @@ func (s *sender) sendFile(it *item, want *guestv1.Wanted) error {
 	}
 	e := it.entry
 	it.info = info
-	e.Size, e.ModifiedUnixNanos, e.Mode = uint64(info.Size()), info.ModTime().UnixNano(), LinuxMode(info.Mode())
+	e.Size, e.Mode = uint64(info.Size()), LinuxMode(info.Mode())
+	setModified(e, info.ModTime())
 	if s.cfg.Options.GetArchive() {
-		s.xattrs(e, f)
+		s.xattrs(it, f)
 	}
 	if e.Size <= smallFile && want.GetOffset() == 0 {
 		// A file of /proc has a size of 0, and contents.
@@ -470,17 +485,13 @@ func (s *sender) sendFile(it *item, want *guestv1.Wanted) error {
 		}
 		switch {
 		case uint64(n) == e.Size || e.Size == 0 && n < len(buf):
-			e.Size = uint64(n)
-			e.Contents = buf[:n]
-			sum := sha256.Sum256(e.Contents)
-			e.Sha256 = sum[:]
+			setContents(e, buf[:n], s.crc)
 			s.done(Done{Size: e.Size})
 			return s.add(e)
 		case uint64(n) < e.Size && sameSize(f, e.Size):
 			// So it is in /sys: every file has the size of a page.
-			e.Size, e.Contents = uint64(n), buf[:n]
-			sum := sha256.Sum256(e.Contents)
-			e.Sha256 = sum[:]
+			setContents(e, buf[:n], s.crc)
+			s.done(Done{Size: e.Size})
 			return s.add(e)
 		case uint64(n) < e.Size:
 			return s.failed(e, shrunk(it.path, uint64(n), e.Size))

@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -16,7 +15,7 @@ import (
 func (s *sender) stream(it *item, f *os.File, want *guestv1.Wanted) error {
 	e := it.entry
 	sys := sysOf(it.info)
-	hash := s.cfg.Memory.rollingFor(fileKey{path: it.path, size: e.Size, modified: e.ModifiedUnixNanos, changed: sys.changed, device: sys.device, number: sys.number})
+	hash := s.cfg.Memory.rollingFor(fileKey{path: it.path, size: e.Size, modified: modified(e), changed: sys.changed, device: sys.device, number: sys.number}, s.crc)
 	offset := s.agreed(hash, f, e, want)
 	if err := hash.advance(f, offset, s.ctx.Err); err != nil {
 		return s.readFailed(it, err)
@@ -26,7 +25,7 @@ func (s *sender) stream(it *item, f *os.File, want *guestv1.Wanted) error {
 	}
 	s.note(e)
 	s.done(Done{Files: 1, Path: string(e.Path), Size: e.Size - min(offset, e.Size)})
-	start := &guestv1.FileStart{Entry: e, Offset: offset}
+	start := &guestv1.FileStart{Entry: e, Offset: offset, Crc: s.crc}
 	if err := s.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_File{File: start}}); err != nil {
 		return err
 	}
@@ -70,9 +69,9 @@ func (s *sender) stream(it *item, f *os.File, want *guestv1.Wanted) error {
 		}
 		break
 	}
-	end := &guestv1.FileEnd{Size: offset, Sha256: hash.sum()}
+	end := fileEnd(offset, hash.sum())
 	if info, err := f.Stat(); err == nil && !e.SizeUnknown {
-		if end.Changed = uint64(info.Size()) != e.Size || info.ModTime().UnixNano() != e.ModifiedUnixNanos; end.Changed {
+		if end.Changed = uint64(info.Size()) != e.Size || !info.ModTime().Equal(modified(e)); end.Changed {
 			s.done(Done{Failure: newFailure("read", it.path, codes.Aborted, ReasonChanged, "it changed while it was read")})
 		}
 	}
@@ -101,7 +100,7 @@ func (s *sender) agreed(hash *Rolling, f *os.File, e *guestv1.Entry, want *guest
 	if offset == 0 || offset > e.Size || e.SizeUnknown {
 		return 0
 	}
-	if hash.advance(f, offset, s.ctx.Err) != nil || !bytes.Equal(hash.sum(), want.GetSha256()) {
+	if hash.advance(f, offset, s.ctx.Err) != nil || !hash.sum().equal(sum{want.GetSha256(), want.Crc}) {
 		return 0
 	}
 	return offset
@@ -135,6 +134,7 @@ func (s *sender) sendHole(hash *Rolling, offset, size uint64) error {
 		if err != nil {
 			return err
 		}
+		s.done(Done{Bytes: n})
 		offset, size = offset+n, size-n
 	}
 	return nil
@@ -170,7 +170,7 @@ func (s *sender) decide() error {
 			}
 		}
 	}()
-	offer := &guestv1.Offer{}
+	offer := &guestv1.Offer{Crc: s.crc}
 	for _, it := range items {
 		if s.cfg.Options.GetChecksum() && it.entry.Mode&modeType == modeRegular && it.entry.HardLink == nil {
 			it.entry.Sha256 = s.hashOf(it)
@@ -202,7 +202,7 @@ func (s *sender) decide() error {
 		}
 		it := items[next]
 		next++
-		it.entry.Sha256 = nil
+		it.entry.Sha256, it.entry.Crc = nil, nil
 		var err error
 		if it.entry.Mode&modeType == modeRegular && it.entry.HardLink == nil {
 			err = s.sendFile(it, want)
@@ -233,9 +233,9 @@ func (s *sender) hashOf(it *item) []byte {
 		return nil
 	}
 	defer f.Close()
-	hash := newRolling()
+	hash := newRolling(false)
 	if hash.advance(f, it.entry.Size, s.ctx.Err) != nil {
 		return nil
 	}
-	return hash.sum()
+	return hash.sum().sha256
 }

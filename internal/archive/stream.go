@@ -29,7 +29,7 @@ type Aborter interface{ Abort() }
 // Sizes of what is sent.
 const (
 	// PieceBytes is the most that a piece carries.
-	PieceBytes = 256 << 10
+	PieceBytes = 64 << 10
 	// smallFile is the most that is sent with its entry.
 	smallFile = 32 << 10
 	// batchBytes is when a batch of entries is sent, at the latest.

@@ -5,12 +5,10 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -156,7 +154,7 @@ func (c *tarCall) run() error {
 		}
 		seen[name] = true
 	}
-	if err := c.in.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Ready{Ready: &guestv1.Ready{Window: Window}}}); err != nil {
+	if err := c.in.tell(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Ready{Ready: &guestv1.Ready{Window: Window, Crc: true}}}); err != nil {
 		return err
 	}
 	for {
@@ -252,7 +250,7 @@ func (c *tarCall) header(e *guestv1.Entry, name string) *tar.Header {
 		mode &^= modeSetuid | modeSetgid
 	}
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(mode), Uid: int(e.GetUid()), Gid: int(e.GetGid()),
-		ModTime: time.Unix(0, e.GetModifiedUnixNanos()), Format: tar.FormatPAX}
+		ModTime: modified(e), Format: tar.FormatPAX}
 	// Names that are none would be an error.
 	if bytes.IndexByte(e.GetUser(), 0) < 0 {
 		h.Uname = string(e.GetUser())
@@ -337,7 +335,7 @@ func (c *tarCall) entry(e *guestv1.Entry) error {
 		}
 	case mode == modeRegular:
 		contents = e.GetContents()
-		if sum := sha256.Sum256(contents); !bytes.Equal(sum[:], e.GetSha256()) || uint64(len(contents)) != e.GetSize() {
+		if !hasContents(e) {
 			return c.refused(e, hashMismatch(name))
 		}
 	default:
@@ -411,7 +409,7 @@ func (c *tarCall) begin(m *guestv1.FileStart) error {
 	if err := c.abandonFor(e); err != nil {
 		return err
 	}
-	t := &tarFile{position: positionOf(e), name: name, size: e.GetSize(), hash: newRolling(), entry: e}
+	t := &tarFile{position: positionOf(e), name: name, size: e.GetSize(), hash: newRolling(m.GetCrc()), entry: e}
 	if e.GetSizeUnknown() {
 		t.unsized = new(pieces)
 	} else {
@@ -504,7 +502,7 @@ func (c *tarCall) end(m *guestv1.FileEnd) error {
 	}
 	c.file, c.in.current = nil, nil
 	c.passed(e)
-	if !bytes.Equal(t.hash.sum(), m.GetSha256()) {
+	if !t.hash.sum().equal(endSum(m, t.hash.isCRC())) {
 		return c.refused(e, hashMismatch(t.name))
 	}
 	if t.unsized != nil {
@@ -514,7 +512,7 @@ func (c *tarCall) end(m *guestv1.FileEnd) error {
 	}
 	c.files++
 	if m.GetChanged() {
-		c.in.done(Done{Failure: newFailure("read", string(e.GetPath()), codes.Aborted, ReasonChanged, "it changed while it was read"), Remote: true})
+		c.in.done(Done{Failure: newFailure("read", t.name, codes.Aborted, ReasonChanged, "it changed while it was read"), Remote: true})
 	}
 	return nil
 }
@@ -605,8 +603,9 @@ func (c *tarCall) offer(m *guestv1.Offer) error {
 			if order < 0 {
 				continue
 			}
-			if order == 0 && t.unsized == nil && t.offset > 0 && e.GetMode()&modeType == modeRegular && e.GetHardLink() == nil && e.GetSize() == t.size {
-				w.Offset, w.Sha256 = t.offset, t.hash.sum()
+			if order == 0 && t.unsized == nil && t.offset > 0 && (!t.hash.isCRC() || m.GetCrc()) && e.GetMode()&modeType == modeRegular && e.GetHardLink() == nil && e.GetSize() == t.size {
+				s := t.hash.sum()
+				w.Offset, w.Sha256, w.Crc = t.offset, s.sha256, s.crc
 				c.in.offered[e.GetNumber()] = t.offset
 			}
 		}

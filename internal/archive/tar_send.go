@@ -5,7 +5,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"strings"
@@ -171,7 +170,8 @@ func (t *tarSender) entry(h *tar.Header) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil // such as git-archive's
 	}
-	e := &guestv1.Entry{Mode: uint32(h.Mode) & 0o7777, ModifiedUnixNanos: h.ModTime.UnixNano()}
+	e := &guestv1.Entry{Mode: uint32(h.Mode) & 0o7777}
+	setModified(e, h.ModTime)
 	t.begin(e)
 	path, f := tarPath(h.Name)
 	e.Path = []byte(path)
@@ -204,12 +204,11 @@ func (t *tarSender) entry(h *tar.Header) error {
 		return t.large(e, h)
 	}
 	if isFile {
-		e.Contents = make([]byte, h.Size)
-		if _, err := io.ReadFull(t.tar, e.Contents); err != nil {
+		contents := make([]byte, h.Size)
+		if _, err := io.ReadFull(t.tar, contents); err != nil {
 			return &inputError{err: err}
 		}
-		sum := sha256.Sum256(e.Contents)
-		e.Size, e.Sha256 = uint64(h.Size), sum[:]
+		setContents(e, contents, t.crc)
 	}
 	if t.cfg.Resume {
 		t.held = append(t.held, e)
@@ -309,11 +308,11 @@ func (t *tarSender) large(e *guestv1.Entry, h *tar.Header) error {
 	}
 	t.note(e)
 	t.done(Done{Files: 1, Path: string(e.Path), Size: e.Size})
-	if err := t.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_File{File: &guestv1.FileStart{Entry: e}}}); err != nil {
+	if err := t.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_File{File: &guestv1.FileStart{Entry: e, Crc: t.crc}}}); err != nil {
 		return err
 	}
 	sparse := h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
-	hash := newRolling()
+	hash := newRolling(t.crc)
 	buf := make([]byte, PieceBytes)
 	for offset := uint64(0); offset < e.Size; {
 		n, err := io.ReadFull(t.tar, buf[:min(uint64(len(buf)), e.Size-offset)])
@@ -333,7 +332,7 @@ func (t *tarSender) large(e *guestv1.Entry, h *tar.Header) error {
 		}
 		offset += uint64(n)
 	}
-	return t.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_End{End: &guestv1.FileEnd{Size: e.Size, Sha256: hash.sum()}}})
+	return t.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_End{End: fileEnd(e.Size, hash.sum())}})
 }
 
 func allZero(b []byte) bool {
@@ -361,7 +360,7 @@ func (t *tarSender) offer(also *guestv1.Entry) (bool, error) {
 	clear(t.heldNames)
 	o := &guestv1.Offer{}
 	for _, e := range entries {
-		bare := &guestv1.Entry{Number: e.Number, Path: e.Path, Mode: e.Mode, Size: e.Size, ModifiedUnixNanos: e.ModifiedUnixNanos, HardLink: e.HardLink, Sha256: e.Sha256}
+		bare := &guestv1.Entry{Number: e.Number, Path: e.Path, Mode: e.Mode, Size: e.Size, ModifiedUnixNanos: e.ModifiedUnixNanos, ModifiedUnixSeconds: e.ModifiedUnixSeconds, HardLink: e.HardLink, Sha256: e.Sha256}
 		o.Entries = append(o.Entries, bare)
 	}
 	if also != nil {

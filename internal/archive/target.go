@@ -28,6 +28,7 @@ type target struct {
 	setuid  bool
 	setgid  bool // it has the bit, which a directory made in it has too
 	existed bool
+	fresh   bool              // it was made by this try: nothing is in it that is to be kept
 	last    string            // the last name
 	folded  map[string]string // the names, by their folded form
 	failure *Failure          // what went wrong when it was left
@@ -48,8 +49,7 @@ func (t *target) release() {
 			err = t.root.Chmod(".", permissions(t.entry.Mode, t.setuid))
 		}
 		if err == nil {
-			when := time.Unix(0, t.entry.ModifiedUnixNanos)
-			err = t.root.Chtimes(".", when, when)
+			err = setDirTimes(t.root, modified(t.entry))
 		}
 		if err != nil && t.above != nil && !(t.existed && errors.Is(err, fs.ErrPermission)) {
 			t.above.failure = failed("set attributes", t.path, err)
@@ -159,6 +159,9 @@ func (r *receiver) enter(e *guestv1.Entry) (*target, string, error) {
 		if err := r.cfg.Denied.file(t.root, name); err != nil {
 			return nil, "", err
 		}
+		if err := r.mayReplace(t, name); err != nil {
+			return nil, "", err
+		}
 	}
 	if !r.cfg.Trusted {
 		if name <= t.last {
@@ -197,7 +200,7 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	above := r.stack[len(r.stack)-1]
 	t := &target{path: joinPath(above.path, name), name: name, above: above.hold(), refs: 1, setuid: r.cfg.Options.GetKeepSetuid()}
 	if e != nil {
-		t.entry = &guestv1.Entry{Mode: e.Mode, ModifiedUnixNanos: e.ModifiedUnixNanos}
+		t.entry = &guestv1.Entry{Mode: e.Mode, ModifiedUnixNanos: e.ModifiedUnixNanos, ModifiedUnixSeconds: e.ModifiedUnixSeconds}
 	}
 	r.stack = append(r.stack, t)
 	if above.root == nil {
@@ -209,7 +212,10 @@ func (r *receiver) descend(name string, e *guestv1.Entry) error {
 	// Until it has all that is to be in it, its owner may write to it.
 	err := above.root.Mkdir(name, 0o700)
 	made := err == nil
-	t.setgid = above.setgid
+	t.setgid, t.fresh = above.setgid, made
+	if made && e.GetMode()&(modeSetuid|modeSetgid) != 0 && !t.setuid {
+		r.finished.SetuidDropped++
+	}
 	unfinished := false
 	if errors.Is(err, fs.ErrExist) {
 		info, statErr := above.root.Lstat(name)

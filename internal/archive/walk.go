@@ -2,12 +2,15 @@ package archive
 
 import (
 	"context"
+	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -19,15 +22,20 @@ type Source struct {
 	Path string // as this system has it
 	// Contents sends what is in a directory, and not the directory itself.
 	Contents bool
+	// Reader, if not nil, is what the file has, read once and to its end; Path is what
+	// errors call it then, and Mode its permissions.
+	Reader io.Reader
+	Mode   fs.FileMode
 }
 
 // item is a file that the walk has come to.
 type item struct {
-	entry *guestv1.Entry
-	info  fs.FileInfo
-	open  func() (*os.File, error)
-	path  string     // for errors
-	in    *directory // what open needs; nil: nothing
+	entry  *guestv1.Entry
+	info   fs.FileInfo
+	open   func() (*os.File, error)
+	path   string     // for errors
+	reader io.Reader  // of a source that has one, instead of open
+	in     *directory // what open needs; nil: nothing
 }
 
 // walker goes through the sources in the order of the protocol.
@@ -40,6 +48,7 @@ type walker struct {
 	after   *guestv1.Position
 	names   Names
 	denied  Denied
+	exclude [][]byte // patterns
 
 	visit func(*item) error                               // an error ends the walk
 	fail  func(source int, path string, f *Failure) error // one file cannot be read
@@ -85,6 +94,11 @@ func (d *directory) release() {
 // source walks one source.
 func (w *walker) source(n int) error {
 	src := w.sources[n]
+	if src.Reader != nil {
+		e := &guestv1.Entry{Source: uint32(n), Mode: LinuxMode(src.Mode.Perm())}
+		setModified(e, time.Now())
+		return w.visit(&item{entry: e, path: src.Path, reader: src.Reader})
+	}
 	var after []string
 	skipping := false
 	if w.after != nil && int(w.after.GetSource()) == n {
@@ -216,7 +230,7 @@ func (w *walker) directory(n int, d *directory, prefix string, after []string, s
 				inAfter, done = true, len(after) == 1
 			}
 		}
-		if isTempName(name) {
+		if isTempName(name) || w.excludes(joinPath(prefix, name), name) {
 			continue
 		}
 		rest := after
@@ -340,6 +354,9 @@ func (w *walker) linksBelow(n int, d *directory, prefix string) error {
 		return nil // it was told when it was sent
 	}
 	for _, name := range names {
+		if w.excludes(joinPath(prefix, name), name) {
+			continue
+		}
 		real := joinPath(d.real, name)
 		if w.denied != nil && w.denied(real) {
 			continue
@@ -369,7 +386,8 @@ func (w *walker) linksBelow(n int, d *directory, prefix string) error {
 
 // entry describes a file.
 func (w *walker) entry(n int, path string, info fs.FileInfo) *guestv1.Entry {
-	e := &guestv1.Entry{Source: uint32(n), Path: []byte(path), Mode: LinuxMode(info.Mode()), ModifiedUnixNanos: info.ModTime().UnixNano()}
+	e := &guestv1.Entry{Source: uint32(n), Path: []byte(path), Mode: LinuxMode(info.Mode())}
+	setModified(e, info.ModTime())
 	if info.Mode().IsRegular() {
 		e.Size = uint64(info.Size())
 	}
@@ -384,6 +402,21 @@ func (w *walker) entry(n int, path string, info fs.FileInfo) *guestv1.Entry {
 		}
 	}
 	return e
+}
+
+// excludes reports whether a file is left out, by its path below the source and its name.
+func (w *walker) excludes(below, name string) bool { return Excludes(w.exclude, below, name) }
+
+// Excludes reports whether one of the patterns, those of TransferOptions, matches a file.
+func Excludes(patterns [][]byte, below, name string) bool {
+	return slices.ContainsFunc(patterns, func(p []byte) bool {
+		what, pattern := name, string(p)
+		if strings.Contains(pattern, "/") {
+			what, pattern = below, strings.TrimPrefix(pattern, "/")
+		}
+		is, err := path.Match(pattern, what)
+		return err == nil && is
+	})
 }
 
 // readNames returns the names in a directory in the order of their bytes.

@@ -100,7 +100,7 @@ type FileInfo struct {
 	// st_mode: the type and the permissions, with Linux's numbers.
 	Mode uint32 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
 	Size uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	// Nanoseconds since 1970 UTC.
+	// Nanoseconds since 1970 UTC; see modified_unix_seconds.
 	ModifiedUnixNanos int64  `protobuf:"varint,4,opt,name=modified_unix_nanos,json=modifiedUnixNanos,proto3" json:"modified_unix_nanos,omitempty"`
 	AccessedUnixNanos int64  `protobuf:"varint,5,opt,name=accessed_unix_nanos,json=accessedUnixNanos,proto3" json:"accessed_unix_nanos,omitempty"`
 	ChangedUnixNanos  int64  `protobuf:"varint,6,opt,name=changed_unix_nanos,json=changedUnixNanos,proto3" json:"changed_unix_nanos,omitempty"`
@@ -117,9 +117,14 @@ type FileInfo struct {
 	// The target, if it is a symbolic link.
 	LinkTarget []byte `protobuf:"bytes,15,opt,name=link_target,json=linkTarget,proto3" json:"link_target,omitempty"`
 	// The device's number, if it is one.
-	DeviceNumber  uint64 `protobuf:"varint,16,opt,name=device_number,json=deviceNumber,proto3" json:"device_number,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DeviceNumber uint64 `protobuf:"varint,16,opt,name=device_number,json=deviceNumber,proto3" json:"device_number,omitempty"`
+	// Of a time before 1678 or after 2262: its seconds since 1970. Then the field with
+	// the nanoseconds is what is to be added to them, less than a second.
+	ModifiedUnixSeconds int64 `protobuf:"zigzag64,17,opt,name=modified_unix_seconds,json=modifiedUnixSeconds,proto3" json:"modified_unix_seconds,omitempty"`
+	AccessedUnixSeconds int64 `protobuf:"zigzag64,18,opt,name=accessed_unix_seconds,json=accessedUnixSeconds,proto3" json:"accessed_unix_seconds,omitempty"`
+	ChangedUnixSeconds  int64 `protobuf:"zigzag64,19,opt,name=changed_unix_seconds,json=changedUnixSeconds,proto3" json:"changed_unix_seconds,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *FileInfo) Reset() {
@@ -260,6 +265,27 @@ func (x *FileInfo) GetLinkTarget() []byte {
 func (x *FileInfo) GetDeviceNumber() uint64 {
 	if x != nil {
 		return x.DeviceNumber
+	}
+	return 0
+}
+
+func (x *FileInfo) GetModifiedUnixSeconds() int64 {
+	if x != nil {
+		return x.ModifiedUnixSeconds
+	}
+	return 0
+}
+
+func (x *FileInfo) GetAccessedUnixSeconds() int64 {
+	if x != nil {
+		return x.AccessedUnixSeconds
+	}
+	return 0
+}
+
+func (x *FileInfo) GetChangedUnixSeconds() int64 {
+	if x != nil {
+		return x.ChangedUnixSeconds
 	}
 	return 0
 }
@@ -926,8 +952,11 @@ type SetAttributesRequest struct {
 	Size              *uint64 `protobuf:"varint,7,opt,name=size,proto3,oneof" json:"size,omitempty"`
 	ModifiedUnixNanos *int64  `protobuf:"varint,8,opt,name=modified_unix_nanos,json=modifiedUnixNanos,proto3,oneof" json:"modified_unix_nanos,omitempty"`
 	AccessedUnixNanos *int64  `protobuf:"varint,9,opt,name=accessed_unix_nanos,json=accessedUnixNanos,proto3,oneof" json:"accessed_unix_nanos,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// As in FileInfo. They count only beside the nanoseconds.
+	ModifiedUnixSeconds int64 `protobuf:"zigzag64,10,opt,name=modified_unix_seconds,json=modifiedUnixSeconds,proto3" json:"modified_unix_seconds,omitempty"`
+	AccessedUnixSeconds int64 `protobuf:"zigzag64,11,opt,name=accessed_unix_seconds,json=accessedUnixSeconds,proto3" json:"accessed_unix_seconds,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *SetAttributesRequest) Reset() {
@@ -1019,6 +1048,20 @@ func (x *SetAttributesRequest) GetModifiedUnixNanos() int64 {
 func (x *SetAttributesRequest) GetAccessedUnixNanos() int64 {
 	if x != nil && x.AccessedUnixNanos != nil {
 		return *x.AccessedUnixNanos
+	}
+	return 0
+}
+
+func (x *SetAttributesRequest) GetModifiedUnixSeconds() int64 {
+	if x != nil {
+		return x.ModifiedUnixSeconds
+	}
+	return 0
+}
+
+func (x *SetAttributesRequest) GetAccessedUnixSeconds() int64 {
+	if x != nil {
+		return x.AccessedUnixSeconds
 	}
 	return 0
 }
@@ -2876,7 +2919,7 @@ var File_guest_v1_file_proto protoreflect.FileDescriptor
 
 const file_guest_v1_file_proto_rawDesc = "" +
 	"\n" +
-	"\x13guest/v1/file.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\x1a\x17guest/v1/transfer.proto\"\xc4\x03\n" +
+	"\x13guest/v1/file.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\x1a\x17guest/v1/transfer.proto\"\xde\x04\n" +
 	"\bFileInfo\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x12\n" +
@@ -2895,7 +2938,10 @@ const file_guest_v1_file_proto_rawDesc = "" +
 	"\x06blocks\x18\x0e \x01(\x04R\x06blocks\x12\x1f\n" +
 	"\vlink_target\x18\x0f \x01(\fR\n" +
 	"linkTarget\x12#\n" +
-	"\rdevice_number\x18\x10 \x01(\x04R\fdeviceNumber\"~\n" +
+	"\rdevice_number\x18\x10 \x01(\x04R\fdeviceNumber\x122\n" +
+	"\x15modified_unix_seconds\x18\x11 \x01(\x12R\x13modifiedUnixSeconds\x122\n" +
+	"\x15accessed_unix_seconds\x18\x12 \x01(\x12R\x13accessedUnixSeconds\x120\n" +
+	"\x14changed_unix_seconds\x18\x13 \x01(\x12R\x12changedUnixSeconds\"~\n" +
 	"\vStatRequest\x123\n" +
 	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectB\x06\xa2\xbb\x18\x02\b\x01R\asubject\x12\x1a\n" +
 	"\x04path\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\x04R\x04path\x12\x1e\n" +
@@ -2934,7 +2980,7 @@ const file_guest_v1_file_proto_rawDesc = "" +
 	"\bnew_path\x18\x03 \x01(\fB\x06\xa2\xbb\x18\x02\b\aR\anewPath\x12%\n" +
 	"\n" +
 	"no_replace\x18\x04 \x01(\bB\x06\xa2\xbb\x18\x02\b#R\tnoReplace\"\x10\n" +
-	"\x0eRenameResponse\"\xdc\x03\n" +
+	"\x0eRenameResponse\"\xd4\x04\n" +
 	"\x14SetAttributesRequest\x123\n" +
 	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectB\x06\xa2\xbb\x18\x02\b\x01R\asubject\x12\x1a\n" +
 	"\x04path\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\x05R\x04path\x12\x1e\n" +
@@ -2944,7 +2990,10 @@ const file_guest_v1_file_proto_rawDesc = "" +
 	"\x05group\x18\x06 \x01(\fB\x06\xa2\xbb\x18\x02\b#H\x02R\x05group\x88\x01\x01\x12\x1f\n" +
 	"\x04size\x18\a \x01(\x04B\x06\xa2\xbb\x18\x02\b#H\x03R\x04size\x88\x01\x01\x12;\n" +
 	"\x13modified_unix_nanos\x18\b \x01(\x03B\x06\xa2\xbb\x18\x02\b#H\x04R\x11modifiedUnixNanos\x88\x01\x01\x12;\n" +
-	"\x13accessed_unix_nanos\x18\t \x01(\x03B\x06\xa2\xbb\x18\x02\b#H\x05R\x11accessedUnixNanos\x88\x01\x01B\a\n" +
+	"\x13accessed_unix_nanos\x18\t \x01(\x03B\x06\xa2\xbb\x18\x02\b#H\x05R\x11accessedUnixNanos\x88\x01\x01\x12:\n" +
+	"\x15modified_unix_seconds\x18\n" +
+	" \x01(\x12B\x06\xa2\xbb\x18\x02\b#R\x13modifiedUnixSeconds\x12:\n" +
+	"\x15accessed_unix_seconds\x18\v \x01(\x12B\x06\xa2\xbb\x18\x02\b#R\x13accessedUnixSecondsB\a\n" +
 	"\x05_modeB\a\n" +
 	"\x05_userB\b\n" +
 	"\x06_groupB\a\n" +

@@ -804,7 +804,10 @@ type UploadOpen struct {
 	Resume bool `protobuf:"varint,6,opt,name=resume,proto3" json:"resume,omitempty"`
 	// With resume: replace files that have the right size and time of modification too,
 	// as a transfer that was not cut does. Without it they are left alone.
-	Replace       bool `protobuf:"varint,7,opt,name=replace,proto3" json:"replace,omitempty"`
+	Replace bool `protobuf:"varint,7,opt,name=replace,proto3" json:"replace,omitempty"`
+	// Another try of a run of the client: the receiver's counts go on. The first try,
+	// which is 0 or 1, begins them.
+	Attempt       uint32 `protobuf:"varint,8,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -886,6 +889,13 @@ func (x *UploadOpen) GetReplace() bool {
 		return x.Replace
 	}
 	return false
+}
+
+func (x *UploadOpen) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
 }
 
 // DownloadOpen begins a download, or goes on with one.
@@ -1085,7 +1095,9 @@ func (x *Position) GetPath() []byte {
 type TransferOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Keep owners, by name where the receiver has it, extended attributes and hard
-	// links. Modes and times of modification are always kept.
+	// links. New files have the mode and all the time of modification of the source.
+	// A file that is replaced hands its owner, mode and extended attributes on, unless
+	// archive or modes is set.
 	Archive bool `protobuf:"varint,1,opt,name=archive,proto3" json:"archive,omitempty"`
 	// Send what symbolic links lead to.
 	Follow bool       `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
@@ -1093,7 +1105,19 @@ type TransferOptions struct {
 	// Keep set-user-id and set-group-id bits.
 	KeepSetuid bool `protobuf:"varint,4,opt,name=keep_setuid,json=keepSetuid,proto3" json:"keep_setuid,omitempty"`
 	// Compare the SHA-256 of files that have the right size and time.
-	Checksum      bool `protobuf:"varint,5,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	Checksum bool `protobuf:"varint,5,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	// Files that are replaced get the mode of the source.
+	Modes bool `protobuf:"varint,6,opt,name=modes,proto3" json:"modes,omitempty"`
+	// A file that is there is written into, once its contents have come whole: it
+	// stays the same inode, with its links, owner and mode.
+	InPlace bool `protobuf:"varint,7,opt,name=in_place,json=inPlace,proto3" json:"in_place,omitempty"`
+	// Files that are there stay as they are, and count as skipped.
+	NoReplace bool `protobuf:"varint,8,opt,name=no_replace,json=noReplace,proto3" json:"no_replace,omitempty"`
+	// The client can do with CRCs instead of SHA-256.
+	Crc bool `protobuf:"varint,9,opt,name=crc,proto3" json:"crc,omitempty"`
+	// Files and directories that the sender leaves out: patterns of path.Match, of
+	// the name or, with a slash, of the path below the source.
+	Exclude       [][]byte `protobuf:"bytes,10,rep,name=exclude,proto3" json:"exclude,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1161,6 +1185,41 @@ func (x *TransferOptions) GetChecksum() bool {
 		return x.Checksum
 	}
 	return false
+}
+
+func (x *TransferOptions) GetModes() bool {
+	if x != nil {
+		return x.Modes
+	}
+	return false
+}
+
+func (x *TransferOptions) GetInPlace() bool {
+	if x != nil {
+		return x.InPlace
+	}
+	return false
+}
+
+func (x *TransferOptions) GetNoReplace() bool {
+	if x != nil {
+		return x.NoReplace
+	}
+	return false
+}
+
+func (x *TransferOptions) GetCrc() bool {
+	if x != nil {
+		return x.Crc
+	}
+	return false
+}
+
+func (x *TransferOptions) GetExclude() [][]byte {
+	if x != nil {
+		return x.Exclude
+	}
+	return nil
 }
 
 // FileFailure is what went wrong with one of several files.
@@ -1262,7 +1321,10 @@ func (x *FileFailure) GetOperation() string {
 type Ready struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many bytes of contents the sender may have under way.
-	Window        uint64 `protobuf:"varint,1,opt,name=window,proto3" json:"window,omitempty"`
+	Window uint64 `protobuf:"varint,1,opt,name=window,proto3" json:"window,omitempty"`
+	// The sender is to send CRCs instead of SHA-256. What they guard against is
+	// damage on the way; a connection with keys guards against more.
+	Crc           bool `protobuf:"varint,2,opt,name=crc,proto3" json:"crc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1304,6 +1366,13 @@ func (x *Ready) GetWindow() uint64 {
 	return 0
 }
 
+func (x *Ready) GetCrc() bool {
+	if x != nil {
+		return x.Crc
+	}
+	return false
+}
+
 // Entry is one file, directory or link.
 type Entry struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1312,8 +1381,9 @@ type Entry struct {
 	// Below the source; empty: the source itself.
 	Path []byte `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
 	// st_mode, with Linux's numbers.
-	Mode              uint32           `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"`
-	Size              uint64           `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Mode uint32 `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	Size uint64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	// See modified_unix_seconds.
 	ModifiedUnixNanos int64            `protobuf:"varint,6,opt,name=modified_unix_nanos,json=modifiedUnixNanos,proto3" json:"modified_unix_nanos,omitempty"`
 	Uid               uint32           `protobuf:"varint,7,opt,name=uid,proto3" json:"uid,omitempty"`
 	Gid               uint32           `protobuf:"varint,8,opt,name=gid,proto3" json:"gid,omitempty"`
@@ -1328,7 +1398,13 @@ type Entry struct {
 	Contents []byte `protobuf:"bytes,14,opt,name=contents,proto3" json:"contents,omitempty"`
 	Sha256   []byte `protobuf:"bytes,15,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// The size is not known before the end, as in /proc.
-	SizeUnknown   bool `protobuf:"varint,16,opt,name=size_unknown,json=sizeUnknown,proto3" json:"size_unknown,omitempty"`
+	SizeUnknown bool `protobuf:"varint,16,opt,name=size_unknown,json=sizeUnknown,proto3" json:"size_unknown,omitempty"`
+	// Of a time before 1678 or after 2262: its seconds since 1970. Then
+	// modified_unix_nanos is what is to be added to them, less than a second.
+	ModifiedUnixSeconds int64 `protobuf:"zigzag64,17,opt,name=modified_unix_seconds,json=modifiedUnixSeconds,proto3" json:"modified_unix_seconds,omitempty"`
+	// Instead of sha256: the CRC-32C of the contents in the lower 32 bits, and their
+	// CRC-32 of IEEE 802.3 in the upper ones.
+	Crc           *uint64 `protobuf:"fixed64,18,opt,name=crc,proto3,oneof" json:"crc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1475,6 +1551,20 @@ func (x *Entry) GetSizeUnknown() bool {
 	return false
 }
 
+func (x *Entry) GetModifiedUnixSeconds() int64 {
+	if x != nil {
+		return x.ModifiedUnixSeconds
+	}
+	return 0
+}
+
+func (x *Entry) GetCrc() uint64 {
+	if x != nil && x.Crc != nil {
+		return *x.Crc
+	}
+	return 0
+}
+
 type TransferXattr struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1577,7 +1667,9 @@ type FileStart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Entry *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	// The first byte that follows; what is before, the receiver has.
-	Offset        uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// The end has a CRC, and no SHA-256.
+	Crc           bool `protobuf:"varint,3,opt,name=crc,proto3" json:"crc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1624,6 +1716,13 @@ func (x *FileStart) GetOffset() uint64 {
 		return x.Offset
 	}
 	return 0
+}
+
+func (x *FileStart) GetCrc() bool {
+	if x != nil {
+		return x.Crc
+	}
+	return false
 }
 
 // Piece is a part of a file's contents.
@@ -1703,7 +1802,9 @@ type FileEnd struct {
 	Size   uint64                 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
 	Sha256 []byte                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// It changed while it was read; the SHA-256 is of what was sent.
-	Changed       bool `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"`
+	Changed bool `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"`
+	// As in Entry, if the start has said so.
+	Crc           uint64 `protobuf:"fixed64,4,opt,name=crc,proto3" json:"crc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1759,10 +1860,19 @@ func (x *FileEnd) GetChanged() bool {
 	return false
 }
 
+func (x *FileEnd) GetCrc() uint64 {
+	if x != nil {
+		return x.Crc
+	}
+	return 0
+}
+
 // Offer is a batch of entries, of which the receiver says which it lacks.
 type Offer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Entries []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// The decision may have CRCs.
+	Crc           bool `protobuf:"varint,2,opt,name=crc,proto3" json:"crc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1802,6 +1912,13 @@ func (x *Offer) GetEntries() []*Entry {
 		return x.Entries
 	}
 	return nil
+}
+
+func (x *Offer) GetCrc() bool {
+	if x != nil {
+		return x.Crc
+	}
+	return false
 }
 
 // Decision answers an offer.
@@ -1854,8 +1971,11 @@ type Wanted struct {
 	// The entry's number.
 	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	// How much of the file the receiver has, and the SHA-256 of that.
-	Offset        uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	Sha256        []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Offset uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Sha256 []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Instead of that, as in Entry, if the receiver's ready has said so and the offer
+	// too.
+	Crc           *uint64 `protobuf:"fixed64,4,opt,name=crc,proto3,oneof" json:"crc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1909,6 +2029,13 @@ func (x *Wanted) GetSha256() []byte {
 		return x.Sha256
 	}
 	return nil
+}
+
+func (x *Wanted) GetCrc() uint64 {
+	if x != nil && x.Crc != nil {
+		return *x.Crc
+	}
+	return 0
 }
 
 // Acknowledge says how far the receiver has come.
@@ -2020,7 +2147,10 @@ type Finished struct {
 	// Entries that failed.
 	Failed uint64 `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
 	// Entries that were there already.
-	Skipped       uint64 `protobuf:"varint,4,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	Skipped uint64 `protobuf:"varint,4,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// Files made without the set-user-id or set-group-id bits that they were sent with,
+	// or that the file had which they replace.
+	SetuidDropped uint64 `protobuf:"varint,5,opt,name=setuid_dropped,json=setuidDropped,proto3" json:"setuid_dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2083,6 +2213,13 @@ func (x *Finished) GetSkipped() uint64 {
 	return 0
 }
 
+func (x *Finished) GetSetuidDropped() uint64 {
+	if x != nil {
+		return x.SetuidDropped
+	}
+	return 0
+}
+
 var File_guest_v1_transfer_proto protoreflect.FileDescriptor
 
 const file_guest_v1_transfer_proto_rawDesc = "" +
@@ -2126,7 +2263,7 @@ const file_guest_v1_transfer_proto_rawDesc = "" +
 	"\x05offer\x18\x06 \x01(\v2\x0f.guest.v1.OfferB\x06\xa2\xbb\x18\x02\b&H\x00R\x05offer\x129\n" +
 	"\afailure\x18\a \x01(\v2\x15.guest.v1.FileFailureB\x06\xa2\xbb\x18\x02\b!H\x00R\afailure\x122\n" +
 	"\x06finish\x18\b \x01(\v2\x10.guest.v1.FinishB\x06\xa2\xbb\x18\x02\b!H\x00R\x06finishB\t\n" +
-	"\amessage\"\xb1\x02\n" +
+	"\amessage\"\xd3\x02\n" +
 	"\n" +
 	"UploadOpen\x123\n" +
 	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectB\x06\xa2\xbb\x18\x02\b\x01R\asubject\x12'\n" +
@@ -2136,7 +2273,8 @@ const file_guest_v1_transfer_proto_rawDesc = "" +
 	"\x05names\x18\x04 \x03(\fB\x06\xa2\xbb\x18\x02\b\fR\x05names\x12;\n" +
 	"\aoptions\x18\x05 \x01(\v2\x19.guest.v1.TransferOptionsB\x06\xa2\xbb\x18\x02\b#R\aoptions\x12\x1e\n" +
 	"\x06resume\x18\x06 \x01(\bB\x06\xa2\xbb\x18\x02\b!R\x06resume\x12 \n" +
-	"\areplace\x18\a \x01(\bB\x06\xa2\xbb\x18\x02\b!R\areplace\"\xaf\x02\n" +
+	"\areplace\x18\a \x01(\bB\x06\xa2\xbb\x18\x02\b!R\areplace\x12 \n" +
+	"\aattempt\x18\b \x01(\rB\x06\xa2\xbb\x18\x02\b!R\aattempt\"\xaf\x02\n" +
 	"\fDownloadOpen\x123\n" +
 	"\asubject\x18\x01 \x01(\v2\x11.guest.v1.SubjectB\x06\xa2\xbb\x18\x02\b\x01R\asubject\x12'\n" +
 	"\vtransfer_id\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\"R\n" +
@@ -2150,14 +2288,21 @@ const file_guest_v1_transfer_proto_rawDesc = "" +
 	"\bcontents\x18\x02 \x01(\bB\x06\xa2\xbb\x18\x02\b#R\bcontents\"6\n" +
 	"\bPosition\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\rR\x06source\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\fR\x04path\"\xaa\x01\n" +
+	"\x04path\x18\x02 \x01(\fR\x04path\"\xa6\x02\n" +
 	"\x0fTransferOptions\x12\x18\n" +
 	"\aarchive\x18\x01 \x01(\bR\aarchive\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12(\n" +
 	"\x04sync\x18\x03 \x01(\x0e2\x14.guest.v1.SyncPolicyR\x04sync\x12\x1f\n" +
 	"\vkeep_setuid\x18\x04 \x01(\bR\n" +
 	"keepSetuid\x12\x1a\n" +
-	"\bchecksum\x18\x05 \x01(\bR\bchecksum\"\xb1\x01\n" +
+	"\bchecksum\x18\x05 \x01(\bR\bchecksum\x12\x14\n" +
+	"\x05modes\x18\x06 \x01(\bR\x05modes\x12\x19\n" +
+	"\bin_place\x18\a \x01(\bR\ainPlace\x12\x1d\n" +
+	"\n" +
+	"no_replace\x18\b \x01(\bR\tnoReplace\x12\x10\n" +
+	"\x03crc\x18\t \x01(\bR\x03crc\x12\x18\n" +
+	"\aexclude\x18\n" +
+	" \x03(\fR\aexclude\"\xb1\x01\n" +
 	"\vFileFailure\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\x04R\x05entry\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x18\n" +
@@ -2165,9 +2310,10 @@ const file_guest_v1_transfer_proto_rawDesc = "" +
 	"\x04code\x18\x04 \x01(\rR\x04code\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05errno\x18\x06 \x01(\rR\x05errno\x12\x1c\n" +
-	"\toperation\x18\a \x01(\tR\toperation\"\x1f\n" +
+	"\toperation\x18\a \x01(\tR\toperation\"1\n" +
 	"\x05Ready\x12\x16\n" +
-	"\x06window\x18\x01 \x01(\x04R\x06window\"\xcb\x03\n" +
+	"\x06window\x18\x01 \x01(\x04R\x06window\x12\x10\n" +
+	"\x03crc\x18\x02 \x01(\bR\x03crc\"\x9e\x04\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\rR\x06source\x12\x12\n" +
@@ -2186,42 +2332,51 @@ const file_guest_v1_transfer_proto_rawDesc = "" +
 	"\thard_link\x18\r \x01(\v2\x12.guest.v1.PositionR\bhardLink\x12\x1a\n" +
 	"\bcontents\x18\x0e \x01(\fR\bcontents\x12\x16\n" +
 	"\x06sha256\x18\x0f \x01(\fR\x06sha256\x12!\n" +
-	"\fsize_unknown\x18\x10 \x01(\bR\vsizeUnknown\"9\n" +
+	"\fsize_unknown\x18\x10 \x01(\bR\vsizeUnknown\x122\n" +
+	"\x15modified_unix_seconds\x18\x11 \x01(\x12R\x13modifiedUnixSeconds\x12\x15\n" +
+	"\x03crc\x18\x12 \x01(\x06H\x00R\x03crc\x88\x01\x01B\x06\n" +
+	"\x04_crc\"9\n" +
 	"\rTransferXattr\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"4\n" +
 	"\aEntries\x12)\n" +
-	"\aentries\x18\x01 \x03(\v2\x0f.guest.v1.EntryR\aentries\"J\n" +
+	"\aentries\x18\x01 \x03(\v2\x0f.guest.v1.EntryR\aentries\"\\\n" +
 	"\tFileStart\x12%\n" +
 	"\x05entry\x18\x01 \x01(\v2\x0f.guest.v1.EntryR\x05entry\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x04R\x06offset\"Y\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x10\n" +
+	"\x03crc\x18\x03 \x01(\bR\x03crc\"Y\n" +
 	"\x05Piece\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
 	"\x04hole\x18\x03 \x01(\x04R\x04hole\x12\x10\n" +
-	"\x03eof\x18\x04 \x01(\bR\x03eof\"O\n" +
+	"\x03eof\x18\x04 \x01(\bR\x03eof\"a\n" +
 	"\aFileEnd\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x18\n" +
-	"\achanged\x18\x03 \x01(\bR\achanged\"2\n" +
+	"\achanged\x18\x03 \x01(\bR\achanged\x12\x10\n" +
+	"\x03crc\x18\x04 \x01(\x06R\x03crc\"D\n" +
 	"\x05Offer\x12)\n" +
-	"\aentries\x18\x01 \x03(\v2\x0f.guest.v1.EntryR\aentries\"4\n" +
+	"\aentries\x18\x01 \x03(\v2\x0f.guest.v1.EntryR\aentries\x12\x10\n" +
+	"\x03crc\x18\x02 \x01(\bR\x03crc\"4\n" +
 	"\bDecision\x12(\n" +
-	"\x06wanted\x18\x01 \x03(\v2\x10.guest.v1.WantedR\x06wanted\"P\n" +
+	"\x06wanted\x18\x01 \x03(\v2\x10.guest.v1.WantedR\x06wanted\"o\n" +
 	"\x06Wanted\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
-	"\x06sha256\x18\x03 \x01(\fR\x06sha256\"=\n" +
+	"\x06sha256\x18\x03 \x01(\fR\x06sha256\x12\x15\n" +
+	"\x03crc\x18\x04 \x01(\x06H\x00R\x03crc\x88\x01\x01B\x06\n" +
+	"\x04_crc\"=\n" +
 	"\vAcknowledge\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\x04R\aentries\"\"\n" +
 	"\x06Finish\x12\x18\n" +
-	"\aentries\x18\x01 \x01(\x04R\aentries\"h\n" +
+	"\aentries\x18\x01 \x01(\x04R\aentries\"\x8f\x01\n" +
 	"\bFinished\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06failed\x18\x03 \x01(\x04R\x06failed\x12\x18\n" +
-	"\askipped\x18\x04 \x01(\x04R\askipped*U\n" +
+	"\askipped\x18\x04 \x01(\x04R\askipped\x12%\n" +
+	"\x0esetuid_dropped\x18\x05 \x01(\x04R\rsetuidDropped*U\n" +
 	"\n" +
 	"SyncPolicy\x12\x1b\n" +
 	"\x17SYNC_POLICY_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -2360,6 +2515,8 @@ func file_guest_v1_transfer_proto_init() {
 		(*DownloadResponse_Failure)(nil),
 		(*DownloadResponse_Finish)(nil),
 	}
+	file_guest_v1_transfer_proto_msgTypes[12].OneofWrappers = []any{}
+	file_guest_v1_transfer_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
