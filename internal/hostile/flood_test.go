@@ -18,30 +18,109 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
-// TestUnknownFlood: whatever those who have no key do to the socket that they share
-// with those who have one, and as fast as they can, 99 of 100 calls of the latter
-// succeed, each on a connection of its own. To begin TLS costs the agent more than
-// the flood: there it is of another user's.
+// floods are what those who have no key do to the socket that they share with those
+// who have one. To begin TLS costs the agent more than the flood: there it is of
+// another user's.
+func floods(t *testing.T) map[string]floodKind {
+	return map[string]floodKind{
+		"silent":      {"", false, 4 * rpc.DefaultMaxHandshakes},
+		"a byte":      {"\x16", false, rpc.DefaultMaxHandshakes / 2},
+		"the preface": {string(nativePreface), false, rpc.DefaultMaxHandshakes / 2},
+		"TLS":         {string(clientHello(t)), true, rpc.DefaultMaxHandshakes},
+	}
+}
+
+// floodKind is one of them.
+type floodKind struct {
+	first   string // bytes on each connection
+	another bool   // user than the callers
+	beside  int    // so many may come while one caller connects
+}
+
+// path returns that of the socket to flood.
+func (k floodKind) path(t *testing.T, f *fortress) string {
+	if k.another {
+		return f.serveAs(t, transport.Peer{Network: transport.NetworkUnix, UID: 2000, HasCreds: true})
+	}
+	return f.usersPath
+}
+
+// TestUnknownFlood: more connections than there may be in their handshake are there
+// when a caller connects, and more come meanwhile. Each call succeeds.
 func TestUnknownFlood(t *testing.T) {
-	for name, tt := range map[string]struct {
-		first   string
-		another bool // user than the callers
-	}{
-		"silent":      {"", false},
-		"a byte":      {"\x16", false},
-		"the preface": {string(nativePreface), false},
-		"TLS":         {string(clientHello(t)), true},
-	} {
+	for name, kind := range floods(t) {
 		t.Run(name, func(t *testing.T) {
 			f := newFortress(t, "info", &agent.Config{})
-			path := f.usersPath
-			if tt.another {
-				path = f.serveAs(t, transport.Peer{Network: transport.NetworkUnix, UID: 2000, HasCreds: true})
+			dial := dialUnix(kind.path(t, f))
+			held := make([]net.Conn, 2*rpc.DefaultMaxHandshakes)
+			n := 0
+			connect := func(times int) {
+				for range times {
+					nc, err := dial(t.Context())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, _ = nc.Write([]byte(kind.first)) // it may be closed already
+					if old := held[n%len(held)]; old != nil {
+						old.Close()
+					}
+					held[n%len(held)] = nc
+					n++
+				}
 			}
-			stop := flood(t, path, tt.first)
+			defer func() {
+				for _, nc := range held {
+					nc.Close()
+				}
+			}()
+			connect(len(held))
+			for range 8 {
+				cc := keyClient(t, fullKey, func(ctx context.Context) (net.Conn, error) {
+					nc, err := f.users(ctx)
+					if err != nil {
+						return nil, err
+					}
+					return &meanwhile{Conn: nc, do: func() { connect(kind.beside) }}, nil
+				})
+				call, done := context.WithTimeout(t.Context(), patience)
+				if _, err := guestv1.NewAgentServiceClient(cc).Info(call, &guestv1.InfoRequest{}); err != nil {
+					t.Error(err)
+				}
+				done()
+				cc.Close()
+			}
+		})
+	}
+}
+
+// meanwhile does something once its connection has said something.
+type meanwhile struct {
+	net.Conn
+	once sync.Once
+	do   func()
+}
+
+func (c *meanwhile) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.once.Do(c.do)
+	return n, err
+}
+
+// TestUnknownFloodAtSpeed: the flood comes as fast as it can, and 99 of 100 calls
+// succeed, on a machine that does nothing else.
+func TestUnknownFloodAtSpeed(t *testing.T) {
+	if os.Getenv("VSOCKRPC_STRESS") == "" {
+		t.Skip("needs a machine of its own: VSOCKRPC_STRESS is not set")
+	}
+	for name, kind := range floods(t) {
+		t.Run(name, func(t *testing.T) {
+			f := newFortress(t, "info", &agent.Config{})
+			stop := flood(t, kind.path(t, f), kind.first)
 			const clients, calls = 10, 100
 			var failed atomic.Int64
 			start := time.Now()

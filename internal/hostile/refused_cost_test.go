@@ -163,7 +163,7 @@ func TestLargestRequests(t *testing.T) {
 					largest(t, cc, method, l)
 				}
 			}
-			if after := settledHeap(); after > before+2<<20 {
+			if after := settledHeap(); after > before+1<<20 {
 				t.Errorf("%d KiB are kept", (after-before)>>10)
 			}
 		})
@@ -172,7 +172,7 @@ func TestLargestRequests(t *testing.T) {
 
 // largest sends a request with a field of different sizes.
 func largest(t *testing.T, cc grpc.ClientConnInterface, method string, l leaf) {
-	const small, large = 64 << 10, 256 << 10
+	const small, large = 32 << 10, 128 << 10
 	// What is kept of a text may be kept once for each.
 	times, number := 12, uint64(0)
 	if l.path[len(l.path)-1].IsList() {
@@ -208,7 +208,15 @@ func largest(t *testing.T, cc grpc.ClientConnInterface, method string, l leaf) {
 		took, allocated := send(large)
 		slow, most = min(slow, took), max(most, allocated)
 	}
-	// Four times as much takes four times as long, and some for a busy machine.
+	// Four times as much takes four times as long, and some. Where others keep the
+	// machine busy, one of many tries is not disturbed.
+	for range 50 {
+		if slow <= 8*quick+100*time.Millisecond {
+			break
+		}
+		took, _ := send(large)
+		slow = min(slow, took)
+	}
 	if slow > 8*quick+100*time.Millisecond {
 		t.Errorf("%s, %s: %v for %d KiB, %v for %d", method, l.name, quick, small>>10, slow, large>>10)
 	}

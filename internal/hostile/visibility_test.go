@@ -198,7 +198,10 @@ func TestRightsLessened(t *testing.T) {
 		g.write(g.hosts, "role=ops "+alice)
 		wantWord(t, wire+", a watch", toEnd(watch, new(guestv1.WatchSessionsResponse)), codes.PermissionDenied, "denied")
 		_ = stale.Send(&guestv1.AttachRequest{Message: &guestv1.AttachRequest_Open{Open: &guestv1.Open{SessionId: id("admin"), Role: guestv1.Role_ROLE_OBSERVER}}})
-		wantWord(t, wire+", attach", toEnd(stale, new(guestv1.AttachResponse)), codes.PermissionDenied, "denied")
+		// The agent may have seen the call begin with the rights of before, or not.
+		if err := toEnd(stale, new(guestv1.AttachResponse)); reasonOf(err) != "denied" && reasonOf(err) != "foreign-session" {
+			t.Errorf("%s, attach: %v, want denied or foreign-session", wire, err)
+		}
 	}
 }
 
