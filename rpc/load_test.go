@@ -141,10 +141,10 @@ func TestStalledReader(t *testing.T) {
 	}
 }
 
-func testStalledReaders(t *testing.T, stalls int) {
-	const others, rounds = 99, 50
-	release := make(chan struct{})
-	e := &echo{both: func(st grpc.ServerStream) error {
+// stalling is a service whose streams do not read, or send without end, or echo, as
+// their first message says. What does not read returns when release says so.
+func stalling(release <-chan struct{}) *echo {
+	return &echo{both: func(st grpc.ServerStream) error {
 		var m wrapperspb.BytesValue
 		if err := st.RecvMsg(&m); err != nil {
 			return err
@@ -172,9 +172,44 @@ func testStalledReaders(t *testing.T, stalls int) {
 			}
 		}
 	}}
+}
+
+// echoBeside has so many streams of c exchange messages of n bytes, some rounds long.
+func echoBeside(t *testing.T, ctx context.Context, c *Client, streams, rounds, n int) {
+	data := make([]byte, n)
+	var wg sync.WaitGroup
+	for range streams {
+		wg.Go(func() {
+			st, err := c.NewStream(ctx, bothDesc, "/test.Echo/Both")
+			if err == nil {
+				err = st.SendMsg(value("echo"))
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var m wrapperspb.BytesValue
+			for range rounds {
+				if err := st.SendMsg(wrapperspb.Bytes(data)); err != nil {
+					t.Error(err)
+					return
+				}
+				if err := st.RecvMsg(&m); err != nil || len(m.Value) != len(data) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func testStalledReaders(t *testing.T, stalls int) {
+	const others, rounds, size = 99, 50, 20_000
+	release := make(chan struct{})
 	for _, stall := range []string{"do not read", "fill"} {
 		t.Run(stall, func(t *testing.T) {
-			s := newEchoServer(e, nil)
+			s := newEchoServer(stalling(release), nil)
 			c := NewClient(serveUnix(t, s), nil)
 			defer c.Close()
 			ctx, cancel := context.WithCancel(t.Context())
@@ -200,35 +235,9 @@ func testStalledReaders(t *testing.T, stalls int) {
 				conns := s.testConns()
 				return len(conns) > 0 && c.testConn().heldBytes()+conns[0].heldBytes() > int64(stalls)*(DefaultStreamWindow-20_000)
 			})
-			data := make([]byte, 20_000)
-			var wg sync.WaitGroup
-			for range others {
-				wg.Go(func() {
-					st, err := c.NewStream(ctx, bothDesc, "/test.Echo/Both")
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					if err := st.SendMsg(value("echo")); err != nil {
-						t.Error(err)
-						return
-					}
-					var m wrapperspb.BytesValue
-					for range rounds {
-						if err := st.SendMsg(wrapperspb.Bytes(data)); err != nil {
-							t.Error(err)
-							return
-						}
-						if err := st.RecvMsg(&m); err != nil || len(m.Value) != len(data) {
-							t.Error(err)
-							return
-						}
-					}
-				})
-			}
-			wg.Wait()
+			echoBeside(t, ctx, c, others, rounds, size)
 			held := c.testConn().heldBytes() + s.testConns()[0].heldBytes()
-			if held > int64(stalls)*DefaultStreamWindow+others*2*wire.Cost(len(data)) {
+			if held > int64(stalls)*DefaultStreamWindow+others*2*wire.Cost(size) {
 				t.Errorf("%d bytes are held", held)
 			}
 			cancel()

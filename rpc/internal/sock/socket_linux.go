@@ -215,7 +215,7 @@ const (
 	// about: while it lasts, the goroutine can be neither preempted nor moved. To copy
 	// so much takes less than 20 µs, from when on the scheduler would take the
 	// processor away from a call that it was told about.
-	rawMost = wire.MaxPayload + wire.HeaderLen
+	rawMost = 2 * (wire.MaxPayload + wire.HeaderLen)
 )
 
 // writeNow is one non-blocking write, of up to rawMost bytes.

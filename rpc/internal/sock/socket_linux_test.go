@@ -55,8 +55,8 @@ func TestWritev(t *testing.T) {
 	}
 }
 
-// TestRawCallsAreShort: one system call that the scheduler is not told about moves one
-// frame at most.
+// TestRawCallsAreShort: one system call that the scheduler is not told about moves two
+// frames at most.
 func TestRawCallsAreShort(t *testing.T) {
 	for name, bufs := range map[string][][]byte{
 		"one":  {make([]byte, 3*rawMost)},

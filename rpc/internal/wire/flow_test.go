@@ -6,112 +6,133 @@ import (
 	"pgregory.net/rapid"
 )
 
-// flowModel drives a sender's and a receiver's window with each other and checks
-// what must hold at every step.
+// flow is a sender's and a receiver's window with what is on its way between them.
+// Its methods are what may happen; Check is what must hold after each.
+type flow struct {
+	recv       RecvWindow
+	send       SendWindow
+	frames     []int    // message bytes of frames on their way
+	credits    []uint32 // on their way back
+	unconsumed []int64  // costs of frames that were received
+}
+
+func (f *flow) Check(t *rapid.T) {
+	recv := &f.recv
+	if recv.Credit < 0 || recv.Held < 0 || recv.Freed < 0 || recv.Credit+recv.Held+recv.Freed != recv.Size {
+		t.Fatalf("credit %d + held %d + freed %d != size %d", recv.Credit, recv.Held, recv.Freed, recv.Size)
+	}
+	var way int64
+	for _, n := range f.frames {
+		way += Cost(n)
+	}
+	for _, n := range f.credits {
+		way += int64(n)
+	}
+	if recv.Freed >= LeastCredit && recv.Freed > (recv.Size-recv.Held)/2 {
+		t.Fatalf("%d of %d bytes are held back, while %d are held", recv.Freed, recv.Size, recv.Held)
+	}
+	if f.send.Avail < 0 || f.send.Avail+way != recv.Credit {
+		t.Fatalf("the sender may send %d, %d are on their way, the receiver allows %d", f.send.Avail, way, recv.Credit)
+	}
+}
+
+func (f *flow) Send(t *rapid.T) {
+	n := rapid.IntRange(0, MaxPayload).Draw(t, "n")
+	least := min(n, 16<<10)
+	k, ok := f.send.Fit(n, least)
+	if ok != (f.send.Avail >= Cost(least)) && !(ok && k == n) {
+		t.Fatalf("fit(%d) with %d: %d, %v", n, f.send.Avail, k, ok)
+	}
+	if ok {
+		if k > n || k < least {
+			t.Fatalf("fit(%d) = %d", n, k)
+		}
+		f.send.Take(k)
+		f.frames = append(f.frames, k)
+	}
+}
+
+func (f *flow) Arrive(t *rapid.T) {
+	if len(f.frames) == 0 {
+		return
+	}
+	n := f.frames[0]
+	f.frames = f.frames[1:]
+	if !f.recv.Receive(n) {
+		t.Fatalf("%d bytes within the credit were refused", n)
+	}
+	f.unconsumed = append(f.unconsumed, Cost(n))
+	f.giveBack(f.recv.Due())
+}
+
+func (f *flow) Oversend(t *rapid.T) {
+	before := f.recv
+	n := rapid.IntRange(0, 1<<30).Draw(t, "extra")
+	if f.recv.Receive(int(f.recv.Credit) - FrameCost + 1 + n) {
+		t.Fatal("more than the credit was accepted")
+	}
+	if f.recv != before {
+		t.Fatal("a refusal changed the window")
+	}
+}
+
+func (f *flow) Consume(t *rapid.T) {
+	if len(f.unconsumed) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(f.unconsumed)-1).Draw(t, "i")
+	n := f.unconsumed[i]
+	f.unconsumed = append(f.unconsumed[:i], f.unconsumed[i+1:]...)
+	f.giveBack(f.recv.Consume(n))
+}
+
+// Early gives credit back before it is due.
+func (f *flow) Early(t *rapid.T) {
+	n := f.recv.Early()
+	if n > 0 && n < LeastCredit {
+		t.Fatalf("a frame for %d bytes of credit", n)
+	}
+	f.giveBack(n)
+}
+
+func (f *flow) giveBack(n uint32) {
+	if n > 0 {
+		f.credits = append(f.credits, n)
+	}
+}
+
+func (f *flow) Credit(t *rapid.T) {
+	if len(f.credits) == 0 {
+		return
+	}
+	if !f.send.Add(f.credits[0]) {
+		t.Fatal("credit that was due was refused")
+	}
+	f.credits = f.credits[1:]
+}
+
+func (f *flow) Overflow(t *rapid.T) {
+	before := f.send
+	n := rapid.Uint32Min(uint32(MaxWindow-f.send.Avail+1)).Draw(t, "n")
+	if f.send.Add(n) || f.send != before {
+		t.Fatalf("%d more than %d passed the largest window", n, f.send.Avail)
+	}
+}
+
+// flowModel checks what must hold at every step, and in the end.
 func flowModel(t *rapid.T) {
 	size := rapid.IntRange(InitialStreamWindow, 1<<24).Draw(t, "size")
-	recv := NewRecvWindow(size)
-	send := SendWindow{Avail: int64(size)}
-	var wire []int         // message bytes of frames on their way
-	var credits []uint32   // on their way back
-	var unconsumed []int64 // costs of frames that were received
-	check := func() {
-		if recv.Credit < 0 || recv.Held < 0 || recv.Freed < 0 || recv.Credit+recv.Held+recv.Freed != recv.Size {
-			t.Fatalf("credit %d + held %d + freed %d != size %d", recv.Credit, recv.Held, recv.Freed, recv.Size)
-		}
-		var way int64
-		for _, n := range wire {
-			way += Cost(n)
-		}
-		for _, n := range credits {
-			way += int64(n)
-		}
-		if recv.Freed >= LeastCredit && recv.Freed > (recv.Size-recv.Held)/2 {
-			t.Fatalf("%d of %d bytes are held back, while %d are held", recv.Freed, recv.Size, recv.Held)
-		}
-		if send.Avail < 0 || send.Avail+way != recv.Credit {
-			t.Fatalf("the sender may send %d, %d are on their way, the receiver allows %d", send.Avail, way, recv.Credit)
-		}
-	}
-	t.Repeat(map[string]func(*rapid.T){
-		"send": func(t *rapid.T) {
-			n := rapid.IntRange(0, MaxPayload).Draw(t, "n")
-			k, ok := send.Fit(n, min(n, (16<<10)))
-			if ok != (send.Avail >= Cost(min(n, (16<<10)))) && !(ok && k == n) {
-				t.Fatalf("fit(%d) with %d: %d, %v", n, send.Avail, k, ok)
-			}
-			if ok {
-				if k > n || k < min(n, (16<<10)) {
-					t.Fatalf("fit(%d) = %d", n, k)
-				}
-				send.Take(k)
-				wire = append(wire, k)
-			}
-		},
-		"arrive": func(t *rapid.T) {
-			if len(wire) == 0 {
-				return
-			}
-			if !recv.Receive(wire[0]) {
-				t.Fatalf("%d bytes within the credit were refused", wire[0])
-			}
-			unconsumed = append(unconsumed, Cost(wire[0]))
-			wire = wire[1:]
-			if n := recv.Due(); n > 0 {
-				credits = append(credits, n)
-			}
-		},
-		"oversend": func(t *rapid.T) {
-			before := recv
-			n := rapid.IntRange(0, 1<<30).Draw(t, "extra")
-			if recv.Receive(int(recv.Credit) - FrameCost + 1 + n) {
-				t.Fatal("more than the credit was accepted")
-			}
-			if recv != before {
-				t.Fatal("a refusal changed the window")
-			}
-		},
-		"consume": func(t *rapid.T) {
-			if len(unconsumed) == 0 {
-				return
-			}
-			i := rapid.IntRange(0, len(unconsumed)-1).Draw(t, "i")
-			n := recv.Consume(unconsumed[i])
-			unconsumed = append(unconsumed[:i], unconsumed[i+1:]...)
-			if n > 0 {
-				credits = append(credits, n)
-			}
-		},
-		"credit": func(t *rapid.T) {
-			if len(credits) == 0 {
-				return
-			}
-			if !send.Add(credits[0]) {
-				t.Fatal("credit that was due was refused")
-			}
-			credits = credits[1:]
-		},
-		"overflow": func(t *rapid.T) {
-			before := send
-			n := rapid.Uint32Min(uint32(MaxWindow-send.Avail+1)).Draw(t, "n")
-			if send.Add(n) || send != before {
-				t.Fatalf("%d more than %d passed the largest window", n, send.Avail)
-			}
-		},
-		"": func(*rapid.T) { check() },
-	})
+	f := &flow{recv: NewRecvWindow(size), send: SendWindow{Avail: int64(size)}}
+	t.Repeat(rapid.StateMachineActions(f))
 	// Nothing is lost: once all is consumed, at most half the window is held back.
-	for _, n := range wire {
-		if !recv.Receive(n) {
-			t.Fatal("refused")
-		}
-		unconsumed = append(unconsumed, Cost(n))
+	for len(f.frames) > 0 {
+		f.Arrive(t)
 	}
-	for _, n := range unconsumed {
-		recv.Consume(n)
+	for _, n := range f.unconsumed {
+		f.recv.Consume(n)
 	}
-	if recv.Held != 0 || recv.Credit <= recv.Size/2 {
-		t.Fatalf("after consuming all: %+v", recv)
+	if f.recv.Held != 0 || f.recv.Credit <= f.recv.Size/2 {
+		t.Fatalf("after consuming all: %+v", f.recv)
 	}
 }
 
