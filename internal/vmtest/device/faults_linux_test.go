@@ -162,6 +162,34 @@ func qmpPause(t *testing.T, m *machine) {
 	t.Logf("answers %v after a reset", time.Since(start).Round(time.Millisecond))
 }
 
+// reboot has the guest boot again from inside. User-mode Linux connects anew for
+// that, QEMU goes on with the same connection.
+func reboot(t *testing.T, m *machine) {
+	m.helper(t)
+	c := m.dial(t, portEcho)
+	before, err := m.sdk.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
+	defer cancel()
+	_ = m.sdk.Command(ctx, "busybox", "reboot", "-f").Start() // the guest may be gone before it has answered
+	if _, err := io.ReadAll(c); !errors.Is(err, vsockdev.ErrReset) && !errors.Is(err, vsockdev.ErrNoGuest) {
+		t.Errorf("a connection at a reboot: %v", err)
+	}
+	m.sdk.Close()
+	if m.sdk, err = m.connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	after, err := m.sdk.Info(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.GetBootId() == before.GetBootId() {
+		t.Error("it is the same boot")
+	}
+}
+
 // sameCID has a second VM of the same kind and CID beside the first.
 func sameCID(t *testing.T, m *machine) {
 	other := newMachine(t, m.boot)

@@ -55,6 +55,7 @@ func TestGuest(t *testing.T) {
 				{"Pause", pause},
 				{"PausedCount", pausedCount},
 				{"QMP", qmpPause},
+				{"Reboot", reboot},
 				{"SameCID", sameCID},
 				{"Killed", killed},
 				{"PowerOff", powerOff},
