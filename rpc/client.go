@@ -137,7 +137,7 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// setState changes the state and wakes who waits for that. mu is held.
+// setState changes the state and wakes its waiters. mu is held.
 func (c *Client) setState(s connectivity.State) {
 	if c.state == s || c.state == connectivity.Shutdown {
 		return
@@ -146,7 +146,7 @@ func (c *Client) setState(s connectivity.State) {
 	c.notify()
 }
 
-// notify wakes who waits for anything to change. mu is held.
+// notify wakes all waiters for a change. mu is held.
 func (c *Client) notify() {
 	close(c.changed)
 	c.changed = make(chan struct{})

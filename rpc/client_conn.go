@@ -35,7 +35,7 @@ type clientConn struct {
 	peerInfo    peer.Peer
 	headerLimit atomic.Int32 // of the server's HELLO
 	spins       bool
-	soleReads   int // batches in a row with one call in flight; of who reads
+	soleReads   int // batches in a row with one call in flight; owned by the goroutine that reads
 	statsCtx    context.Context
 
 	// Guarded by mu.

@@ -29,7 +29,7 @@ type clientStream struct {
 	opts []grpc.CallOption
 	stop func() bool // ends watching ctx
 
-	released bool // the connection does not know it any more; of who calls
+	released bool // the connection no longer knows it; owned by the caller
 	first    [1]segment
 	headRoom [96]byte
 	cancelFn func() // cs.cancelled, made once

@@ -219,7 +219,7 @@ func (e *encoded) free() {
 	*e = encoded{}
 }
 
-// keep returns e for somebody who frees it later, and leaves nothing in e to free.
+// keep returns e for another owner, which frees it later, and leaves nothing in e to free.
 func (e *encoded) keep() *encoded {
 	k := *e
 	*e = encoded{}

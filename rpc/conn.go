@@ -28,7 +28,7 @@ type conn struct {
 
 	received   atomic.Uint64 // reads that brought something
 	inFlight   atomic.Int32  // calls
-	batchCalls int32         // calls in flight when the last batch came; of who reads
+	batchCalls int32         // calls in flight when the last batch came; owned by the goroutine that reads
 	streamWin  int           // window of each stream for what is received
 	share      share         // of a server's budget
 

@@ -158,7 +158,7 @@ func TestHandlersThatKeepTheirThread(t *testing.T) {
 		cc := clientFor(t, serveUnix(t, s), "native/unix")
 		proveQuick(t, s, cc)
 		for range 5 {
-			time.Sleep(2 * lockCheckShare) // as calls come that are not made in bulk
+			time.Sleep(2 * lockCheckTime) // as calls come that are not made in bulk
 			for _, in := range []string{"lock", "free"} {
 				if out, err := call(t, cc, in); err != nil || out != in {
 					t.Errorf("%q, %v, want %q", out, err, in)
@@ -181,6 +181,57 @@ func TestHandlersThatKeepTheirThread(t *testing.T) {
 			t.Error("the method runs inline")
 		}
 	})
+}
+
+// TestServeConnIsItsCallers: what handlers do to the goroutine that they run on does not
+// happen to that of ServeConn's caller, which returns when the connection has ended.
+func TestServeConnIsItsCallers(t *testing.T) {
+	for _, what := range []string{"lock", "exit"} {
+		t.Run(what, func(t *testing.T) {
+			s := newEchoServer(&echo{unary: func(_ context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error) {
+				switch string(in.Value) {
+				case "lock":
+					runtime.LockOSThread()
+				case "exit":
+					runtime.Goexit()
+				}
+				return in, nil
+			}}, nil)
+			defer s.Stop()
+			a, b := connected(t, "unix")
+			c := NewClient(func(context.Context) (net.Conn, error) { return a, nil }, nil)
+			defer c.Close()
+			locked, returned := make(chan bool, 1), make(chan struct{})
+			go func() {
+				defer close(returned)
+				s.ServeConn(b)
+				locked <- lockedToThread()
+			}()
+			proveQuick(t, s, c)
+			time.Sleep(2 * lockCheckTime) // the next check of locks is due
+			for range 2 {
+				_, _ = call(t, c, what)
+				if out, err := call(t, c, "x"); err != nil || out != "x" {
+					t.Fatalf("%q, %v", out, err)
+				}
+			}
+			select {
+			case <-returned:
+				t.Error("ServeConn has returned, or its goroutine has ended")
+			default:
+			}
+			c.Close()
+			<-returned
+			select {
+			case is := <-locked:
+				if is {
+					t.Error("the caller's goroutine is locked")
+				}
+			default:
+				t.Error("the caller's goroutine has ended")
+			}
+		})
+	}
 }
 
 func TestLockedToThread(t *testing.T) {

@@ -202,7 +202,14 @@ func (s *Server) ServeConn(nc net.Conn) {
 		_ = nc.Close()
 		return
 	}
-	s.handle(nc)
+	// Handlers run on the goroutine that reads. They may end it, or leave it locked to
+	// its thread, which must not happen to the caller's.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.handle(nc)
+	}()
+	<-done
 }
 
 // handle serves a connection.

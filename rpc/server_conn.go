@@ -102,12 +102,13 @@ func newServerConn(srv *Server, nc net.Conn, p *peer.Peer, a *arrival, name stri
 	return sc
 }
 
-// serve reads the connection until it ends. begun holds what was read of it.
+// serve reads the connection until it ends. begun holds what was read of it. A handler
+// may end this goroutine, but not before the connection has ended.
 func (sc *serverConn) serve(begun []byte) {
+	defer func() { <-sc.closed }()
 	sc.rd.Feed(begun)
 	sc.startTimers()
 	sc.readLoop()
-	<-sc.closed
 }
 
 func (sc *serverConn) hasRoom() {

@@ -58,7 +58,7 @@ func (sc *serverConn) readLoop() {
 	}
 }
 
-// stopReading gives back the memory of who has read. The connection ends with err,
+// stopReading gives back the memory of a read loop. The connection ends with err,
 // unless that says that another goroutine reads on.
 func (sc *serverConn) stopReading(rd *sock.Reader, err error) {
 	if !errors.Is(err, errReaderMoved) {

@@ -312,7 +312,7 @@ func (ss *serverStream) runUnary() (mine bool) {
 	}
 	reply, err = ss.m.unary.Handler(ss.m.impl, ss.Context(), d.fn, ss.sc.srv.cfg.UnaryInterceptor)
 	if ss.inline == 0 {
-		d := time.Since(start) // without the answer, whose write may wake who takes this CPU
+		d := time.Since(start) // without the answer, whose write may wake a process that takes this CPU
 		if d <= quick && ss.m.pace.proves() && lockedToThread() {
 			ss.sc.srv.runApart(ss.m)
 		}

@@ -393,7 +393,7 @@ func (s *stream) awaitRef() {
 	c.mu.Unlock()
 }
 
-// bulkWhen says who writes a small message of a stream: from the third in a row on
+// bulkWhen says when a small message of a stream is written: from the third in a row on
 // they are collected.
 func (s *stream) bulkWhen(n int) sock.When {
 	if s.c.w.ByReference(n) {
@@ -406,7 +406,7 @@ func (s *stream) bulkWhen(n int) sock.When {
 	return sock.Now
 }
 
-// stop ends s with err for whoever uses it. mu is held; outside is as of conn.wake.
+// stop ends s with err, for all its users. mu is held; outside is as of conn.wake.
 func (s *stream) stop(err error, outside bool) {
 	if s.err == nil {
 		s.err = err

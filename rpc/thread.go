@@ -13,8 +13,10 @@ import (
 
 const (
 	// lockCheckShare bounds what the check costs: one that took so long is followed
-	// by none for as many times that long.
+	// by none for as many times that long, and lockCheckTime at most. Calls that come
+	// less often are all checked.
 	lockCheckShare = 100
+	lockCheckTime  = time.Millisecond
 	// lockCheckMost is for how many changes of the method it is put off at most.
 	lockCheckMost = 64
 )
@@ -26,7 +28,9 @@ type lockCheck struct {
 }
 
 // due reports whether to check now.
-func (l *lockCheck) due() bool { return l.last.IsZero() || time.Since(l.last) >= lockCheckShare*l.took }
+func (l *lockCheck) due() bool {
+	return l.last.IsZero() || time.Since(l.last) >= min(lockCheckShare*l.took, lockCheckTime)
+}
 
 // run checks.
 func (l *lockCheck) run() bool {

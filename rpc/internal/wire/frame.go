@@ -24,7 +24,7 @@ const (
 	MaxHead = 62 << 10
 )
 
-// FrameType is the type of a frame. Types from 0x80 on may be ignored by who
+// FrameType is the type of a frame. Types from 0x80 on may be ignored by a side that
 // does not know them; below that an unknown type ends the connection.
 type FrameType uint8
 
