@@ -277,7 +277,7 @@ func pausedCount(t *testing.T, m *machine) {
 	c := startCounting(t, m)
 	c.expect(t, 0, 10)
 	m.signal(t, syscall.SIGSTOP)
-	time.Sleep(3 * time.Second) // the stopped time itself
+	time.Sleep(time.Duration(size(10, 1)) * time.Second) // the pause itself
 	m.signal(t, syscall.SIGCONT)
 	c.rest(t, 10)
 }
@@ -340,10 +340,7 @@ func killed(t *testing.T, m *machine) {
 func powerOff(t *testing.T, m *machine) {
 	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
 	defer cancel()
-	off := m.sdk.Command(ctx, "poweroff", "-f")
-	if err := off.Start(); err != nil {
-		t.Fatal(err)
-	}
+	_ = m.sdk.Command(ctx, "poweroff", "-f").Start() // the guest may be gone before it has answered
 	select {
 	case <-m.ended:
 	case <-time.After(callLimit):
