@@ -26,6 +26,14 @@ func (c *cli) completeGuest(_ *cobra.Command, args []string, _ string) ([]string
 	return guests, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeName completes NAME... of the configuration file.
+func (c *cli) completeName(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	if c.readFile() != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return c.file.Names(), cobra.ShellCompDirectiveNoFileComp
+}
+
 // completeSession completes GUEST SESSION.
 func (c *cli) completeSession(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 1 {

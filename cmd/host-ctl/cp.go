@@ -131,9 +131,8 @@ func (c *cli) copy(cmd *cobra.Command, args []string, user string, quiet bool, o
 		if ce, ok := errors.AsType[*guest.CopyError](err); ok && len(ce.Failures) > 1 {
 			hints := make(map[string]bool)
 			for _, failure := range ce.Failures {
-				if asJSON(cmd) {
-					ge, _ := errors.AsType[*guest.Error](failure)
-					c.reportJSON(failure, ge)
+				if c.asJSON(cmd) {
+					c.reportJSON(failure)
 					continue
 				}
 				fmt.Fprintf(c.stderr, "host-ctl: %s\n", visibleLine(failure.Error()))

@@ -41,7 +41,7 @@ func (c *cli) dfCommand() *cobra.Command {
 				paths = []string{"/"}
 			}
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
-				p := l.printer(c.stdout, "FILESYSTEM", "TYPE", "SIZE", "USED", "AVAIL", "USE%", "MOUNTED", "PATH")
+				p := l.printer(c.stdout, "FILESYSTEM", "TYPE", ">SIZE", ">USED", ">AVAIL", ">USE%", "MOUNTED", "PATH")
 				err := each(paths, func(path string) error {
 					m, err := g.Files().DiskFree(ctx, guestPath(path))
 					if err != nil {

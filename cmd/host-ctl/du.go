@@ -35,7 +35,7 @@ func (c *cli) duCommand() *cobra.Command {
 				return err
 			}
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
-				p := l.printer(c.stdout, "SIZE", "APPARENT", "FILES", "PATH")
+				p := l.printer(c.stdout, ">SIZE", ">APPARENT", ">FILES", "PATH")
 				err := each(paths, func(path string) error {
 					m, err := filesAs(g, user).DiskUsage(ctx, guestPath(path))
 					if err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -44,13 +43,14 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 	if err == nil {
 		return 0
 	}
-	if usage, ok := errors.AsType[usageError](err); ok {
+	usage, isUsage := errors.AsType[usageError](err)
+	if isUsage && !c.asJSON(cmd) {
 		fmt.Fprintf(c.stderr, "host-ctl: %s\nUsage: %s\nSee %s --help.\n", visible(usage.Error()), cmd.UseLine(), cmd.CommandPath())
 		return exitFailure
 	}
 	ge, _ := errors.AsType[*guest.Error](err)
-	if asJSON(cmd) {
-		c.reportJSON(err, ge)
+	if c.asJSON(cmd) {
+		c.reportJSON(err)
 	} else {
 		remedy := guest.Remedy(err)
 		text := err.Error()
@@ -111,27 +111,53 @@ type failure struct {
 	Message string `json:"message,omitempty"`
 }
 
-func (c *cli) reportJSON(err error, ge *guest.Error) {
-	f := failure{Error: err.Error()}
-	if ge != nil {
-		f.Guest, f.Op, f.Code, f.Reason, f.Remedy = ge.Guest, ge.Op, ge.Code.String(), ge.Reason, ge.Remedy
-		f.Path, f.Errno, f.Message = string(ge.Path), ge.Errno, ge.Message()
+// Words of host-ctl's own failures, beside those of package guest.
+const (
+	reasonUsage     = "usage"      // a wrong use of the command line
+	reasonBadConfig = "bad-config" // the configuration file cannot be read
+)
+
+func (c *cli) reportJSON(err error) {
+	f := failure{Error: err.Error(), Reason: reasonUsage}
+	if _, ok := errors.AsType[usageError](err); !ok {
+		e := guest.FromError(err)
+		f.Guest, f.Op, f.Code, f.Reason, f.Remedy = e.Guest, e.Op, e.Code.String(), e.Reason, e.Remedy
+		f.Path, f.Errno, f.Message = string(e.Path), e.Errno, e.Message()
 	}
-	clipAll(&f)
-	data, err := json.Marshal(f)
-	if err != nil {
-		data = []byte(`{"error":"unprintable"}`)
+	if _, ok := errors.AsType[configError](err); ok {
+		f.Reason = reasonBadConfig
 	}
-	fmt.Fprintf(c.stderr, "%s\n", visibleJSON(data))
+	if _, ok := errors.AsType[timeoutError](err); ok {
+		f.Reason = guest.ReasonTimeout
+	}
+	writeJSON(c.stderr, f)
 }
 
-// asJSON reports whether the verb was asked for JSON.
-func asJSON(cmd *cobra.Command) bool {
-	if cmd == nil {
+// configError is a configuration file that cannot be read.
+type configError struct{ error }
+
+func (e configError) Unwrap() error { return e.error }
+
+// asJSON reports whether the verb was asked for JSON. When its flags could not be
+// parsed, what stands on the command line counts.
+func (c *cli) asJSON(cmd *cobra.Command) bool {
+	if cmd == nil || cmd.Flags().Lookup("output") == nil {
 		return false
 	}
-	f := cmd.Flags().Lookup("output")
-	return f != nil && f.Value.String() == "json"
+	if cmd.Flags().Changed("output") {
+		return cmd.Flag("output").Value.String() == "json"
+	}
+	for i, arg := range c.args {
+		switch arg {
+		case "--":
+			return false
+		case "-ojson", "-o=json", "--output=json":
+			return true
+		case "-o", "--output":
+			return i+1 < len(c.args) && c.args[i+1] == "json"
+		}
+	}
+	return false
 }
 
 // interrupted is the cause of a context that a signal ended.

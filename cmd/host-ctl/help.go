@@ -80,6 +80,8 @@ func setHelp(root *cobra.Command) {
 	root.SetHelpCommand(&cobra.Command{
 		Use:   "help [VERB]",
 		Short: "Explain a verb",
+		Example: `  host-ctl help exec
+  host-ctl help | less`,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			var names []string
 			for _, v := range cmd.Root().Commands() {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,11 +19,11 @@ func (c *cli) listCommand() *cobra.Command {
 	var l listing
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:     "list [flags]",
-		Aliases: []string{"ls-guests"},
-		Short:   "List the guests of the configuration file, and whether each answers",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use:               "list [flags] [NAME...]",
+		Aliases:           []string{"ls-guests"},
+		Short:             "List the guests of the configuration file, and whether each answers",
+		ValidArgsFunction: c.completeName,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkFormat(l.format); err != nil {
 				return err
 			}
@@ -35,6 +37,14 @@ func (c *cli) listCommand() *cobra.Command {
 				return err
 			}
 			names := c.file.Names()
+			for _, name := range args {
+				if _, ok := c.file.Lookup(name); !ok {
+					return usageError{fmt.Errorf("no guest is called %q: the configuration file has %s", name, strings.Join(names, ", "))}
+				}
+			}
+			if len(args) > 0 {
+				names = args
+			}
 			guests := make([]listedGuest, len(names))
 			var asking errgroup.Group
 			asking.SetLimit(listAtOnce)
@@ -55,7 +65,8 @@ func (c *cli) listCommand() *cobra.Command {
 		},
 	}
 	l.flags(cmd, "print names only, and ask no guest")
-	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Second, "how long to wait for each guest")
+	ignored(cmd.Flags(), "all", "a")
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Second, "how long to wait for each guest; 0: no limit")
 	return cmd
 }
 
@@ -75,20 +86,20 @@ func (c *cli) ask(ctx context.Context, name string, trust *guest.Trust, timeout 
 	if quiet {
 		return l
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := withLimit(ctx, timeout)
 	defer cancel()
 	cfg := c.config()
 	cfg.Trust = trust
 	g, err := guest.Dial(ctx, name, cfg)
 	if err != nil {
-		l.State, l.Error = reasonOf(err), err.Error()
+		l.State, l.Error = guest.FromError(err).Reason, err.Error()
 		return l
 	}
 	defer g.Close()
 	l.State = "up"
 	info, err := g.Info(ctx)
 	if err != nil {
-		l.State, l.Error = reasonOf(err), err.Error()
+		l.State, l.Error = guest.FromError(err).Reason, err.Error()
 		return l
 	}
 	if !info.GetAccess().GetTrusted() {
@@ -96,15 +107,4 @@ func (c *cli) ask(ctx context.Context, name string, trust *guest.Trust, timeout 
 	}
 	l.Hostname, l.Agent = string(info.GetHostname()), info.GetVersion()
 	return l
-}
-
-// reasonOf returns the stable word of an error, or "error".
-func reasonOf(err error) string {
-	if e, ok := err.(*guest.Error); ok && e.Reason != "" {
-		return e.Reason
-	}
-	if e, ok := err.(*guest.Error); ok {
-		return e.Code.String()
-	}
-	return "error"
 }

@@ -81,7 +81,7 @@ func (c *cli) lsCommand() *cobra.Command {
 			}
 			l.quiet = l.format != "json" && !long
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
-				p := l.printer(c.stdout, "MODE", "LINKS", "USER", "GROUP", "SIZE", "MODIFIED", "NAME")
+				p := l.printer(c.stdout, "MODE", ">LINKS", "USER", "GROUP", ">SIZE", "MODIFIED", "NAME")
 				err := each(paths, func(path string) error {
 					return listFiles(ctx, filesAs(g, user), guestPath(path), all, opts, p)
 				})

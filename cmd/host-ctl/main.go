@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/vsockrpc/vsockrpc/guest"
 )
@@ -23,7 +24,7 @@ func main() {
 
 // run runs host-ctl with arguments and returns its exit code.
 func run(args []string) int {
-	c := &cli{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	c := &cli{args: args, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	root := c.rootCommand()
 	root.SetArgs(signalArgs(args))
 	root.SetOut(c.stdout)
@@ -34,10 +35,12 @@ func run(args []string) int {
 
 // cli is what the verbs share: the standard streams and the global flags.
 type cli struct {
+	args           []string // of the command line
 	stdin          *os.File
 	stdout, stderr io.Writer
 
 	verbose        bool
+	quiet          bool
 	wire           string
 	configPath     string
 	connectTimeout time.Duration
@@ -74,15 +77,21 @@ GUEST is one of
 			}
 			return nil
 		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			// Verbs with a -q of their own mean this by it too.
+			c.quiet = cmd.Flag("quiet").Value.String() == "true"
+			return checkDurations(cmd.Flags())
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{errors.New("no verb")}
 		},
 	}
 	flags := root.PersistentFlags()
 	flags.BoolVarP(&c.verbose, "verbose", "v", false, "say on stderr what is tried, and at which address")
+	flags.BoolP("quiet", "q", false, "do not say on stderr that a connection was lost, and that it is back")
 	flags.StringVar(&c.wire, "wire", string(guest.WireNative), "protocol to speak: native or grpc")
 	flags.StringVar(&c.configPath, "config", "", "configuration file (default host-ctl/config.toml below $XDG_CONFIG_HOME)")
-	flags.DurationVar(&c.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the guest's agent")
+	flags.DurationVar(&c.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the guest's agent; 0: no limit")
 	c.keyFlags.add(flags)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	addVerbs(root, groupRun, c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
@@ -94,6 +103,7 @@ GUEST is one of
 	addVerbs(root, groupTrust, c.keygenCommand(), c.enrollCommand(), c.canICommand())
 	root.AddCommand(c.versionCommand())
 	setHelp(root)
+	addExamples(root)
 	root.RegisterFlagCompletionFunc("wire", cobra.FixedCompletions([]string{string(guest.WireNative), string(guest.WireGRPC)}, cobra.ShellCompDirectiveNoFileComp))
 	return root
 }
@@ -126,7 +136,7 @@ func (c *cli) readFile() error {
 	}
 	file, err := guest.ReadFile(c.configPath)
 	if err != nil {
-		return err
+		return configError{err}
 	}
 	c.file = file
 	return nil
@@ -134,7 +144,7 @@ func (c *cli) readFile() error {
 
 // dial connects to a guest within --connect-timeout. The caller closes it.
 func (c *cli) dial(ctx context.Context, target string) (*guest.Guest, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.connectTimeout)
+	ctx, cancel := withLimit(ctx, c.connectTimeout)
 	defer cancel()
 	if c.configPath != "" {
 		if err := c.readFile(); err != nil {
@@ -160,7 +170,27 @@ func (c *cli) dial(ctx context.Context, target string) (*guest.Guest, error) {
 		}
 		cfg.Trust = trust
 	}
+	c.sayLosses(target, cfg)
 	return guest.Dial(ctx, target, cfg)
+}
+
+// withLimit returns a context that ends after a time, or has no such limit if that is 0.
+func withLimit(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, limit)
+}
+
+// checkDurations refuses times that are less than none. What 0 means is the same for
+// all flags: no limit of a wait, and of a time to try or to stay, none at all.
+func checkDurations(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		if d, parseErr := time.ParseDuration(f.Value.String()); f.Value.Type() == "duration" && parseErr == nil && d < 0 {
+			err = usageError{fmt.Errorf("--%s=%s: want 0 or more", f.Name, f.Value)}
+		}
+	})
+	return err
 }
 
 // close ends what dial started.

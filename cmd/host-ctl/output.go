@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
+	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // listing is how a verb that lists things prints them: as a table, one JSON
@@ -32,6 +36,12 @@ func outputFlag(cmd *cobra.Command, format *string) {
 	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// ignored adds a flag of other tools that asks for what is done anyway.
+func ignored(flags *pflag.FlagSet, name, shorthand string) {
+	flags.BoolP(name, shorthand, false, "accepted and ignored, as other tools have it")
+	flags.Lookup(name).Hidden = true
+}
+
 func checkFormat(format string) error {
 	if format != "table" && format != "json" {
 		return usageError{fmt.Errorf("output format %q: want table or json", format)}
@@ -47,9 +57,17 @@ type printer struct {
 	table table
 }
 
+// printer returns a printer of rows with so many cells. The column of a header that
+// begins with > has numbers, which are aligned at the right.
 func (l *listing) printer(w io.Writer, headers ...string) *printer {
 	p := &printer{listing: *l, out: bufio.NewWriter(w)}
 	p.table.out = p.out
+	headers = slices.Clone(headers)
+	for i, h := range headers {
+		var right bool
+		headers[i], right = strings.CutPrefix(h, ">")
+		p.table.right = append(p.table.right, right)
+	}
 	if l.format == "table" && !l.quiet && !l.noHeaders {
 		p.table.add(headers) // held: there is no error yet
 	}
@@ -83,7 +101,9 @@ func (p *printer) close() error {
 	return quietPipe(p.table.flush())
 }
 
-// writeJSON writes a value as one line. Its texts are cut to maxText in all.
+// writeJSON writes a struct as one line. Its texts are cut to maxText in all. Beside
+// each that is not UTF-8, which JSON cannot have, stands the same in base64, as
+// NAME_base64.
 func writeJSON(w io.Writer, value any) error {
 	v := reflect.New(reflect.TypeOf(value))
 	v.Elem().Set(reflect.ValueOf(value))
@@ -92,8 +112,47 @@ func writeJSON(w io.Writer, value any) error {
 	if err != nil {
 		return err
 	}
+	if more := rawTexts(v.Elem()); len(more) > 0 {
+		extra, err := json.Marshal(more)
+		if err != nil {
+			return err
+		}
+		data = append(append(data[:len(data)-1], ','), extra[1:]...)
+	}
 	_, err = fmt.Fprintf(w, "%s\n", visibleJSON(data))
 	return quietPipe(err)
+}
+
+// rawTexts returns the fields of a struct whose texts are not UTF-8, as bytes.
+func rawTexts(v reflect.Value) map[string]any {
+	for v.Kind() == reflect.Pointer && !v.IsNil() {
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	raw := make(map[string]any)
+	for f, field := range v.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" || name == "-" {
+			continue
+		}
+		switch text := field.Interface().(type) {
+		case string:
+			if !utf8.ValidString(text) {
+				raw[name+"_base64"] = []byte(text)
+			}
+		case []string:
+			if slices.ContainsFunc(text, func(s string) bool { return !utf8.ValidString(s) }) {
+				all := make([][]byte, len(text))
+				for i, s := range text {
+					all[i] = []byte(s)
+				}
+				raw[name+"_base64"] = all
+			}
+		}
+	}
+	return raw
 }
 
 // quietPipe ends host-ctl as SIGPIPE ends others when nobody reads its output.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +16,8 @@ import (
 
 func (c *cli) sessionsCommand() *cobra.Command {
 	var l listing
+	var running bool
+	var last int
 	cmd := &cobra.Command{
 		Use:               "sessions [flags] GUEST",
 		Short:             "List the sessions of a guest",
@@ -26,12 +30,22 @@ func (c *cli) sessionsCommand() *cobra.Command {
 			if err := checkFormat(l.format); err != nil {
 				return err
 			}
+			if last < 0 {
+				return usageError{fmt.Errorf("--last %d: want 0 or more", last)}
+			}
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
 				sessions, err := g.Sessions(ctx)
 				if err != nil {
 					return err
 				}
-				p := l.printer(c.stdout, "ID", "NAME", "PID", "STATE", "STARTED", "OUTPUT", "COMMAND")
+				if running {
+					sessions = slices.DeleteFunc(sessions, func(s *guestv1.SessionInfo) bool { return s.Exit != nil })
+				}
+				if last > 0 {
+					slices.SortStableFunc(sessions, func(a, b *guestv1.SessionInfo) int { return cmp.Compare(a.StartUnixNanos, b.StartUnixNanos) })
+					sessions = sessions[len(sessions)-min(last, len(sessions)):]
+				}
+				p := l.printer(c.stdout, "ID", "NAME", ">PID", "STATE", ">STARTED", ">OUTPUT", "COMMAND")
 				for _, s := range sessions {
 					j := sessionJSON(s)
 					output := size(s.StdoutEnd + s.StderrEnd)
@@ -44,6 +58,9 @@ func (c *cli) sessionsCommand() *cobra.Command {
 		},
 	}
 	l.flags(cmd, "print ids only")
+	cmd.Flags().BoolVar(&running, "running", false, "those that still run")
+	cmd.Flags().IntVarP(&last, "last", "n", 0, "the last N to be started; 0: all")
+	ignored(cmd.Flags(), "all", "a")
 	return cmd
 }
 
@@ -54,13 +71,15 @@ type session struct {
 	PID         uint32     `json:"pid"`
 	Args        []string   `json:"args"`
 	User        string     `json:"user,omitempty"`
-	State       string     `json:"state"` // "running", "exit N", "signal NAME"
+	State       string     `json:"state"`  // for people: "running", "exit N", "signal NAME"
+	Status      string     `json:"status"` // "running", "exited" or "signaled"
 	Terminal    bool       `json:"terminal"`
 	Stdin       bool       `json:"stdin"`
 	Started     time.Time  `json:"started"`
 	Ended       *time.Time `json:"ended,omitempty"`
 	ExitCode    *uint32    `json:"exit_code,omitempty"`
-	Signal      uint32     `json:"signal,omitempty"`
+	Signal      uint32     `json:"signal,omitempty"` // its number
+	SignalName  string     `json:"signal_name,omitempty"`
 	CoreDumped  bool       `json:"core_dumped,omitempty"`
 	TimedOut    bool       `json:"timed_out,omitempty"`
 	OOMKilled   bool       `json:"oom_killed,omitempty"`
@@ -78,7 +97,7 @@ type session struct {
 
 func sessionJSON(s *guestv1.SessionInfo) session {
 	j := session{
-		ID: idText(s.SessionId), Name: s.Name, PID: s.Pid, Args: texts(s.Args), User: string(s.User), State: "running",
+		ID: idText(s.SessionId), Name: s.Name, PID: s.Pid, Args: texts(s.Args), User: string(s.User), State: "running", Status: "running",
 		Terminal: s.Terminal, Stdin: s.Stdin, Started: unixTime(s.StartUnixNanos),
 		Owner: s.HasOwner, Observers: s.Observers, Keep: s.OwnerGone == guestv1.OwnerGone_OWNER_GONE_KEEP,
 		StdoutFirst: s.StdoutFirst, StdoutEnd: s.StdoutEnd, StderrFirst: s.StderrFirst, StderrEnd: s.StderrEnd,
@@ -92,9 +111,10 @@ func sessionJSON(s *guestv1.SessionInfo) session {
 			j.CPUSeconds, j.MaxRSS = &seconds, u.MaxResidentBytes
 		}
 		if e.Code != nil {
-			j.State = fmt.Sprintf("exit %d", *e.Code)
+			j.State, j.Status = fmt.Sprintf("exit %d", *e.Code), "exited"
 		} else {
-			j.State = "signal " + strings.TrimPrefix(guest.Signal(e.Signal).Name(), "SIG")
+			j.SignalName, j.Status = guest.Signal(e.Signal).Name(), "signaled"
+			j.State = "signal " + strings.TrimPrefix(j.SignalName, "SIG")
 		}
 	}
 	return j

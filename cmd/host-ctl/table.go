@@ -19,6 +19,7 @@ const (
 type table struct {
 	out    *bufio.Writer
 	rows   [][]string // nil: the widths are set
+	right  []bool     // columns of numbers
 	bytes  int
 	widths []int
 	set    bool
@@ -57,15 +58,19 @@ func (t *table) flush() error {
 
 func (t *table) print(cells []string) error {
 	for i, cell := range cells {
-		t.out.WriteString(cell)
-		if i == len(cells)-1 {
-			break
-		}
 		width := 0
 		if i < len(t.widths) {
 			width = t.widths[i]
 		}
-		t.out.WriteString(strings.Repeat(" ", max(width-utf8.RuneCountInString(cell), 0)+2))
+		space := strings.Repeat(" ", max(width-utf8.RuneCountInString(cell), 0))
+		if i < len(t.right) && t.right[i] {
+			cell, space = space+cell, ""
+		}
+		t.out.WriteString(cell)
+		if i == len(cells)-1 {
+			break
+		}
+		t.out.WriteString(space + "  ")
 	}
 	return t.out.WriteByte('\n')
 }

@@ -45,17 +45,16 @@ within --timeout. A guest whose agent answers and does not trust the caller coun
 			return err
 		},
 	}
-	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait; 0: for ever")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait; 0: no limit")
 	return cmd
 }
 
 func (c *cli) wait(ctx context.Context, target string, timeout time.Duration) error {
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
+	ctx, cancel := withLimit(ctx, timeout)
+	defer cancel()
+	if c.connectTimeout == 0 || c.connectTimeout > waitFirstTry {
+		c.connectTimeout = waitFirstTry
 	}
-	c.connectTimeout = min(c.connectTimeout, waitFirstTry)
 	var last error
 	for gap := waitFirstGap; ; gap = min(2*gap, waitLastGap) {
 		start := time.Now()
