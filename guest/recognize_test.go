@@ -141,10 +141,15 @@ func TestCopyStaysWithItsBoot(t *testing.T) {
 			return nil
 		}}, {download: func(st guestv1.FileService_DownloadServer) error {
 			asked = true
+			if _, err := st.Recv(); err != nil { // that it is ready: a call that has ended takes nothing
+				return err
+			}
 			return st.Send(&guestv1.DownloadResponse{Message: &guestv1.DownloadResponse_Open{}}) // ends it
 		}}}
 		a = newTwoGuests(t, &guestv1.InfoResponse{BootId: "a", MachineId: "m"}, &guestv1.InfoResponse{BootId: boot, MachineId: "m"}, files)
-		_, err := a.dial(t).Files().CopyFrom(t.Context(), []string{"/f"}, filepath.Join(t.TempDir(), "f"), nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := a.dial(t).Files().CopyFrom(ctx, []string{"/f"}, filepath.Join(t.TempDir(), "f"), nil)
 		want := ReasonProtocol
 		if boot == "b" {
 			want = ReasonOtherGuest

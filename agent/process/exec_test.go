@@ -385,9 +385,9 @@ func TestAwkwardProcesses(t *testing.T) {
 			if !tt.child {
 				return
 			}
-			pid, err := strconv.Atoi(s.firstLine(t))
-			if err != nil {
-				t.Fatal(err)
+			var pid int
+			if _, err := fmt.Sscan(strings.ReplaceAll(string(s.out[stdout]), "ready", ""), &pid); err != nil {
+				t.Fatalf("no pid: %q, %v", s.out[stdout], err)
 			}
 			if tt.survives {
 				if p, ok := readStat(pid); !ok || p.state == "Z" {
