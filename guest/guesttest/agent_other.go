@@ -1,0 +1,5 @@
+//go:build !linux
+
+package guesttest
+
+func newAgent() (agent, error) { return newStandIn(), nil }
