@@ -14,6 +14,6 @@
 //     frames at most, 130 KiB, which takes less than 20 µs.
 //  4. Memory that the kernel reads or fills is kept alive, and is not changed or read
 //     by others, until the call returns. No pointer is kept as a uintptr.
-//  5. Looking for data before sleeping yields to every other goroutine between two
+//  5. Looking for data before sleeping yields to every other goroutine after some
 //     looks, and is done only where it has paid off on this connection.
 package sock

@@ -83,11 +83,14 @@ func (r *Socket) fill(rd *Reader, first []byte, spin time.Duration) (int, error)
 	return r.read.n, err
 }
 
+// yieldLooks is after how many looks for data, some microseconds, other goroutines run.
+const yieldLooks = 8
+
 func (r *Socket) onRead(fd uintptr) bool {
 	st := &r.read
 	st.rd.acquire()
 	var start time.Time
-	for {
+	for looks := 1; ; looks++ {
 		n, errno := r.readNow(fd)
 		switch {
 		case errno == 0 && n == 0:
@@ -118,7 +121,9 @@ func (r *Socket) onRead(fd uintptr) bool {
 			r.spinner.done(false)
 			break
 		}
-		runtime.Gosched() // whatever else there is to do comes first
+		if looks%yieldLooks == 0 {
+			runtime.Gosched() // whatever else there is to do comes first
+		}
 	}
 	st.parked = true
 	st.rd.release()
