@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/vsockrpc/vsockrpc/internal/wait"
+	"github.com/vsockrpc/vsockrpc/rpc/internal/sock"
 	"github.com/vsockrpc/vsockrpc/rpc/internal/wire"
 )
 
@@ -318,4 +319,62 @@ func TestMemoryComesBack(t *testing.T) {
 	if now.StackInuse > before.StackInuse/2+1<<20 {
 		t.Errorf("%d bytes of stacks are left of %d", now.StackInuse, before.StackInuse)
 	}
+}
+
+// TestNamesCountForTheBudget: a connection remembers the names of methods that the
+// server does not have, and is charged for them; what is named again is not charged
+// again.
+func TestNamesCountForTheBudget(t *testing.T) {
+	const budget = 1 << 20
+	inBubble(t, &echo{}, &ServerConfig{Budget: budget, MaxRecvMsgSize: 64 << 10}, func(t *testing.T, s *Server) {
+		name := func(p *wirePeer, id uint32, number uint16, method string) {
+			f := sock.Frame{Header: wire.Header{Type: wire.FrameOpen, Flags: wire.FlagHead | wire.FlagMsg | wire.FlagClose, Method: number, Stream: id}, Head: wire.AppendItem(nil, wire.TagMethod, method)}
+			_, _ = p.nc.Write(f.AppendTo(nil)) // the server may have closed
+		}
+		var peers []*wirePeer
+		for range 4 {
+			p := wireServer(t, s)
+			peers = append(peers, p)
+			closed := make(chan struct{})
+			go func() {
+				defer close(closed)
+				io.Copy(io.Discard, p.nc)
+			}()
+			for i := range uint32(1000) {
+				name(p, 2*i+1, uint16(i+1), fmt.Sprintf("/%01000d/x", i))
+				select {
+				case <-closed:
+				default:
+					continue
+				}
+				break
+			}
+		}
+		synctest.Wait()
+		if held := s.budget.held.Load(); held < budget/2 || held > budget*9/10 {
+			t.Errorf("the names hold %d of %d bytes", held, budget)
+		}
+		c := NewClient(servePipe(t, s), nil)
+		defer c.Close()
+		if err := c.Invoke(t.Context(), "/test.Echo/Echo", value("x"), new(wrapperspb.BytesValue)); err != nil {
+			t.Errorf("an honest call: %v", err)
+		}
+		for _, p := range peers {
+			_ = p.nc.Close()
+		}
+		synctest.Wait()
+		if held := s.budget.held.Load(); held != 0 {
+			t.Errorf("%d bytes are held for nobody", held)
+		}
+		p := wireServer(t, s)
+		go io.Copy(io.Discard, p.nc)
+		for i := range uint32(100) {
+			name(p, 2*i+1, 1, fmt.Sprintf("/%01000d/x", i))
+		}
+		name(p, 1001, 2, "/test.Echo/Echo")
+		synctest.Wait()
+		if held := s.budget.held.Load(); held < 1000 || held > 2000 {
+			t.Errorf("%d bytes are held for one name", held)
+		}
+	})
 }

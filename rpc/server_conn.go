@@ -64,6 +64,7 @@ type serverConn struct {
 
 	// Guarded by mu.
 	methods []*method       // by number
+	named   int64           // bytes of them that the client is charged for
 	active  int             // calls given to handlers
 	calls   uint64          // calls ever opened
 	pending []*serverStream // calls that wait for others to end
@@ -162,6 +163,8 @@ func (sc *serverConn) failed(err error) {
 	sc.hasRoom()
 	sc.disarm()
 	sc.pending = nil
+	sc.share.free(sc.named)
+	sc.named = 0
 	for _, t := range sc.timers {
 		t.Stop()
 	}

@@ -171,10 +171,7 @@ func (sc *serverConn) method(h wire.Header, o *wire.Open) (*method, error) {
 	if o.Method != "" {
 		m := sc.srv.find(o.Method)
 		if i > 0 {
-			for len(sc.methods) <= i {
-				sc.methods = append(sc.methods, nil)
-			}
-			sc.methods[i] = m
+			return m, sc.number(i, m)
 		}
 		return m, nil
 	}
@@ -182,6 +179,22 @@ func (sc *serverConn) method(h wire.Header, o *wire.Open) (*method, error) {
 		return nil, wire.Errorf(wire.CodeProtocol, "OPEN with method number %d, which has no name yet", i)
 	}
 	return sc.methods[i], nil
+}
+
+// number remembers the number of a method. The client is charged for the names of those
+// that the server does not have. mu is held.
+func (sc *serverConn) number(i int, m *method) error {
+	for len(sc.methods) <= i {
+		sc.methods = append(sc.methods, nil)
+	}
+	more := sc.srv.nameCost(m) - sc.srv.nameCost(sc.methods[i])
+	if more > 0 && (sc.err != nil || !sc.share.hold(more, 1)) {
+		return wire.Errorf(wire.CodeResource, "the names of methods take too much of the server")
+	}
+	sc.share.free(max(-more, 0))
+	sc.methods[i] = m
+	sc.named += more
+	return nil
 }
 
 // skip gives the credit for a message back that nobody gets. mu is held.

@@ -68,9 +68,10 @@ func runUser() {
 				_ = unix.Kill(tid, sig)
 			}
 		}
-	case "stop": // everything of the user's, again and again
+	case "stop": // everything of the user's, again and again, as long as the test lives
+		parent := os.Getppid()
 		fmt.Println("ready")
-		for {
+		for os.Getppid() == parent {
 			_ = unix.Kill(-1, unix.SIGSTOP)
 		}
 	}
