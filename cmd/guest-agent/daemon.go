@@ -53,6 +53,24 @@ func newDaemon(s *settings) *daemon {
 	return d
 }
 
+// endTime is how long the agent has to end after its grace time. Less than what a unit
+// gives it (TimeoutStopSec), so that the log can say why.
+const endTime = 8 * time.Second
+
+// mustEnd has SIGTERM end the process, whatever it waits for: a log that nobody reads, a
+// disk that does not answer. What is left of it then is for the kernel to end.
+func (d *daemon) mustEnd() {
+	ends := make(chan os.Signal, 1)
+	signal.Notify(ends, unix.SIGTERM, unix.SIGINT)
+	go func() {
+		<-ends
+		time.Sleep(d.settings.grace + endTime)
+		go d.log.Error("guest-agent has not ended by itself") // it may be the log
+		time.Sleep(100 * time.Millisecond)
+		os.Exit(exitFailure)
+	}()
+}
+
 // run serves until a signal comes, which it returns, or, unless it keeps
 // trying, a listener fails.
 func (d *daemon) run() (os.Signal, error) {

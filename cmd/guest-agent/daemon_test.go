@@ -224,6 +224,35 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
+// TestMustEnd: SIGTERM ends an agent that waits for something without end, here for
+// somebody to read its log.
+func TestMustEnd(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	cmd := agentCommand(t, "--listen=unix:%s", "--grace=10ms")
+	cmd.Stderr = w
+	p := start(t, cmd)
+	// Now the log is full.
+	fd := int(w.Fd())
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = unix.Write(fd, make([]byte, 1))
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(t, syscall.SIGTERM)
+	if code := p.wait(t); code != exitFailure {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 // TestHangup: what ends other programs has no effect.
 func TestHangup(t *testing.T) {
 	p := start(t, agentCommand(t, "--listen=unix:%s"))

@@ -54,6 +54,7 @@ func run() int {
 		return exitOK
 	}
 	d := newDaemon(s)
+	d.mustEnd()
 	if _, err := d.run(); err != nil {
 		d.log.Error("guest-agent ends", "err", err)
 		return exitFailure
