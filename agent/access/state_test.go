@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vsockrpc/vsockrpc/internal/keys"
 )
@@ -132,6 +134,35 @@ func TestStateReplaced(t *testing.T) {
 	put(t, path, "nonsense")
 	if look(h); status(h, 4) != KeyKnown || status(h, 1) != KeyRevoked || h.Err() == nil {
 		t.Errorf("broken: %v, %v, %v", status(h, 4), status(h, 1), h.Err())
+	}
+}
+
+// TestStateChangedInPart: whatever changes of one key in the file is in force after a
+// look, although it is the same key.
+func TestStateChangedInPart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hosts")
+	key := hostKey(1).String()
+	put(t, path, "role=info "+key+" one\n")
+	h, err := NewHosts(&HostsConfig{StateFile: path, Interval: time.Hour, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		line, name string
+		roles      []string
+		status     KeyStatus
+	}{
+		{"role=ops " + key + " one", "one", []string{"ops"}, KeyKnown},
+		{"role=ops " + key + " two", "two", []string{"ops"}, KeyKnown},
+		{key + " two", "two", nil, KeyKnown},
+		{"revoked " + key + " two", "two", nil, KeyRevoked},
+	} {
+		put(t, path, tt.line+"\n")
+		h.Look()
+		got, status := h.Lookup(hostKey(1))
+		if status != tt.status || status == KeyKnown && (got.Name != tt.name || !slices.Equal(got.Roles, tt.roles)) {
+			t.Errorf("%q: %+v, %v", tt.line, got, status)
+		}
 	}
 }
 

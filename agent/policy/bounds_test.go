@@ -25,7 +25,7 @@ func TestCheck(t *testing.T) {
 	long := strings.Repeat("x", maxText+1)
 	for name, c := range map[string]Call{
 		"a path":              {Reads: []string{strings.Repeat("/", MaxPath+1)}},
-		"paths":               {Writes: make([]string, maxPaths+1)},
+		"paths":               {Writes: make([]string, 65_538)}, // a directory, and all that a message may name in it
 		"bytes of paths":      {Reads: make([]string, 10), Writes: strings.Split(strings.Repeat(strings.Repeat("p", MaxPath)+"\n", 2049), "\n")},
 		"a destination":       upload(4<<20, 1000, 1),
 		"names in one":        upload(4000, 60_000, 1),
@@ -39,13 +39,14 @@ func TestCheck(t *testing.T) {
 		"a session":           {SessionID: long},
 		"a name of a session": {SessionName: long},
 	} {
-		if err := c.Check(); err == nil || err.Reason() != "request-too-long" || len(err.Error()) > 500 {
+		if err := c.Check(); err == nil || err.Reason() != "request-too-long" || proto.Size(err.GRPCStatus().Proto()) > 1000 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, c := range map[string]Call{
 		"nothing":     {},
 		"a long path": {Reads: []string{strings.Repeat("/", MaxPath)}},
+		"paths":       {Reads: make([]string, 65_537)},
 		"arguments":   {Args: make([]string, maxArgs)},
 		"an upload":   upload(40, 1<<16, 20),
 	} {

@@ -149,6 +149,43 @@ func TestOwnerComesBackInTime(t *testing.T) {
 	}
 }
 
+// TestOldLeash: the end of a grace time that began before the owner was back does
+// nothing to a session whose owner has gone again.
+func TestOldLeash(t *testing.T) {
+	c := newCarrier(t, nil)
+	id := newID()
+	spec := helper(t, "forever")
+	spec.OwnerGraceMillis = new(uint64(60_000))
+	open := &guestv1.Open{SessionId: id, Spec: spec}
+	var leashes []*countdown
+	var ses *session
+	for range 2 {
+		s, err := c.exec(testContext(t), open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.stop()
+		wait.For(t, "the owner is gone", func() bool { return !c.describe(t, id).HasOwner })
+		if ses, err = c.srv.find(t.Context(), id, ""); err != nil {
+			t.Fatal(err)
+		}
+		ses.mu.Lock()
+		leashes = append(leashes, ses.leash)
+		ses.mu.Unlock()
+	}
+	ending := func() bool {
+		ses.mu.Lock()
+		defer ses.mu.Unlock()
+		return ses.ending
+	}
+	if leashes[0].f(); ending() {
+		t.Error("the first grace time ends the session in its second")
+	}
+	if leashes[1].f(); !ending() {
+		t.Error("the second grace time does not end the session")
+	}
+}
+
 func TestStartRepeated(t *testing.T) {
 	c := newCarrier(t, nil)
 	id := newID()
