@@ -83,7 +83,7 @@ func fill(m protoreflect.Message, f protoreflect.FieldDescriptor) {
 			return protoreflect.ValueOfUint32(7)
 		case protoreflect.Uint64Kind:
 			return protoreflect.ValueOfUint64(7)
-		case protoreflect.Int64Kind:
+		case protoreflect.Int64Kind, protoreflect.Sint64Kind:
 			return protoreflect.ValueOfInt64(7)
 		case protoreflect.Sint32Kind:
 			return protoreflect.ValueOfInt32(7)

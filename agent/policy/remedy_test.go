@@ -68,7 +68,8 @@ func TestLook(t *testing.T) {
 	f := Open(path, slog.New(slog.DiscardHandler))
 	call := Call{Method: guestv1.ProcessService_ListProcesses_FullMethodName}
 	for _, want := range []bool{true, false, true} {
-		put(fmt.Sprintf("[roles.a]\npeers = ['host-root']\nprofile = '%s'\n# %t", map[bool]string{true: "info", false: "none"}[want], want))
+		method := map[bool]string{true: "ListProcesses", false: "Wait"}[want]
+		put(fmt.Sprintf("[roles.a]\npeers = ['host-root']\n[[roles.a.allow]]\nmethods = ['ProcessService/%s']\n", method))
 		f.Look()
 		p, err := f.Get()
 		if d := p.Decide(admin, call, world); err != nil || d.Allowed != want {
