@@ -315,9 +315,15 @@ func newServer(cfg *Config, g *guard, version string, tc *tls.Config) *rpc.Serve
 		Peer:           peerName,
 		Admit:          newAdmission(g).admit,
 		Hello:          rpc.HelloInfo{Software: "guest-agent/" + version},
+		Keepalive:      rpc.Keepalive{Timeout: stoppedTime},
 		Logger:         g.log,
 	})
 }
+
+// stoppedTime is how long a client may give no sign of life: Ctrl-Z in a shell stops
+// host-ctl, and is no reason to end its command. A client that ends has its
+// connection closed by its kernel at once.
+const stoppedTime = 15 * time.Minute
 
 // Alive reports whether the agent still gets through its own locks: it returns
 // nil if the health and process services answered before ctx was done. It is

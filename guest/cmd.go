@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -113,6 +115,14 @@ type Cmd struct {
 type Terminal struct {
 	Rows, Columns int    // the size at the start; see Process.Resize
 	Term          string // the value of TERM; empty for the agent's default
+}
+
+// term returns the value of TERM, "" of a nil t.
+func (t *Terminal) term() string {
+	if t == nil {
+		return ""
+	}
+	return t.Term
 }
 
 // AttachOptions say how Guest.Attach attaches. The zero value, or a nil pointer,
@@ -243,6 +253,12 @@ func (c *Cmd) Start() error {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
+	if name := c.attach.GetName(); !utf8.ValidString(name) {
+		return c.g.wrap("attach", "", notUTF8("the session's name", name))
+	}
+	if c.attach.GetRole() == guestv1.Role_ROLE_OBSERVER && (c.Stdin != nil || c.io != nil && c.io.in != nil) {
+		return c.g.wrap("attach", "", observerError())
+	}
 	method, op, open := guestv1.ProcessService_Attach_FullMethodName, "attach", c.attach
 	if open == nil {
 		spec, err := c.spec()
@@ -287,7 +303,7 @@ func (c *Cmd) startDetached(spec *guestv1.SessionSpec) error {
 	if err != nil {
 		return err
 	}
-	c.Process = &Process{Pid: int(info.GetPid()), ID: c.ID, g: c.g}
+	c.Process = &Process{Pid: int(info.GetPid()), ID: c.ID, g: c.g, started: info}
 	return nil
 }
 
@@ -320,6 +336,11 @@ func (c *Cmd) spec() (*guestv1.SessionSpec, error) {
 			}
 		}
 	}
+	for _, text := range []struct{ what, value string }{{"the session's name", c.Name}, {"TERM", c.Terminal.term()}} {
+		if !utf8.ValidString(text.value) {
+			return nil, c.g.wrap("exec", "", notUTF8(text.what, text.value))
+		}
+	}
 	if c.Terminal != nil {
 		spec.Terminal = &guestv1.Terminal{Size: windowSize(c.Terminal.Rows, c.Terminal.Columns), Term: c.Terminal.Term}
 	}
@@ -340,6 +361,11 @@ func (c *Cmd) spec() (*guestv1.SessionSpec, error) {
 		spec.RingFull = guestv1.RingFull_RING_FULL_DROP_OLDEST
 	}
 	return spec, nil
+}
+
+func notUTF8(what, value string) error {
+	return &Error{Code: codes.InvalidArgument, Reason: "bad-spec", Errno: linuxEINVAL,
+		message: fmt.Sprintf("%s is not UTF-8: %q", what, value)}
 }
 
 // defaultRetention is how long an agent keeps results.

@@ -22,6 +22,8 @@ type Process struct {
 	g *Guest
 	s *session // nil if nobody is attached
 
+	started *guestv1.SessionInfo // without being attached
+
 	killed atomic.Bool // by killGroup
 }
 
@@ -70,12 +72,26 @@ func (p *Process) killGroup() error {
 }
 
 // Resize tells the session's terminal its new size. It has no effect without
-// one.
+// one. An observer may not do this.
 func (p *Process) Resize(rows, columns int) error {
+	return p.resize(windowSize(rows, columns))
+}
+
+// Redraw is Resize, and has a full-screen program draw all of the screen again, even
+// if the terminal has this size already.
+func (p *Process) Redraw(rows, columns int) error {
+	size := windowSize(rows, columns)
+	size.Redraw = true
+	return p.resize(size)
+}
+
+func (p *Process) resize(size *guestv1.WindowSize) error {
 	if p.s == nil || p.s.ended() {
 		return os.ErrProcessDone
 	}
-	size := windowSize(rows, columns)
+	if p.s.observes() {
+		return p.g.wrap("resize", "", observerError())
+	}
 	p.s.update(func() { p.s.size, p.s.sized = size, false })
 	return nil
 }
@@ -108,11 +124,11 @@ func (p *Process) leave(keep bool) error {
 	return nil
 }
 
-// SessionInfo returns what the agent said of the session when it was attached;
-// nil if it was not.
+// SessionInfo returns what the agent said of the session when it was started or
+// attached.
 func (p *Process) SessionInfo() *guestv1.SessionInfo {
 	if p.s == nil {
-		return nil
+		return p.started
 	}
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()

@@ -108,6 +108,13 @@ func (s *session) log() *slog.Logger {
 	return s.g.log.With("session", s.name())
 }
 
+// observes reports whether this is an observer's attachment, which may only read.
+func (s *session) observes() bool { return s.first.Role == guestv1.Role_ROLE_OBSERVER }
+
+func observerError() error {
+	return &Error{Code: codes.FailedPrecondition, Reason: "not-owner", Remedy: "attach as the owner", message: "an observer may only read"}
+}
+
 // poke tells the sender to look.
 func (s *session) poke() {
 	select {
@@ -292,6 +299,7 @@ func (s *session) accept(m *guestv1.Opened) error {
 	choose := !s.isOpen && (s.first.FromOldest || s.first.TailBytes != nil)
 	for i, offset := range []uint64{m.StdoutOffset, m.StderrOffset} {
 		o := s.outs[i]
+		o.mayLose = o.mayLose || m.Session.GetRingFull() == guestv1.RingFull_RING_FULL_DROP_OLDEST
 		if err := o.opened(offset, choose); err != nil {
 			return err
 		}

@@ -73,7 +73,9 @@ func (p *ProcessState) SystemTime() time.Duration {
 	return micros(p.exit.GetUsage().GetSystemMicros())
 }
 
-// MaxRSS returns the largest resident set of the process, in bytes.
+// MaxRSS returns the largest resident set of the process, or of one of the children
+// that it has waited for, in bytes; 0 if that was less than the agent's own, which
+// hides it.
 func (p *ProcessState) MaxRSS() uint64 { return p.exit.GetUsage().GetMaxResidentBytes() }
 
 // Lost returns how many bytes of stdout (1) or stderr (2) this reader did not

@@ -3,6 +3,8 @@
 package process
 
 import (
+	"time"
+
 	"google.golang.org/grpc/mem"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
@@ -162,9 +164,23 @@ func (s *session) resize(r *reader, size *guestv1.WindowSize) error {
 		return noTerminal()
 	}
 	// A terminal that has gone has no size.
-	_ = s.io.resize(size)
+	s.size = size
+	if !size.GetRedraw() {
+		_ = s.io.resize(size)
+		return nil
+	}
+	_ = s.io.resize(&guestv1.WindowSize{Rows: size.Rows + 1, Columns: size.Columns})
+	time.AfterFunc(redrawPause, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_ = s.io.resize(s.size)
+	})
 	return nil
 }
+
+// redrawPause is how long a terminal has another size before a program that draws all
+// of it is told of the right one: it has to see both.
+const redrawPause = 50 * time.Millisecond
 
 // notOwner is called under mu, for a request of a reader that does not own the
 // session, or not any more.

@@ -4,6 +4,10 @@ package process
 
 import (
 	"bytes"
+	"strings"
+	"unicode"
+
+	"google.golang.org/grpc/codes"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -24,6 +28,29 @@ const (
 	maxKeptArgs    = 4 << 10 // bytes of its arguments
 	maxListedArgs  = 2 << 20 // of all sessions, in the answer of ListSessions
 )
+
+// checkName refuses names that people or programs could take for something else.
+func checkName(name string) error {
+	bad := func(format string, args ...any) error {
+		return newFault(codes.InvalidArgument, reasonBadSpec, format, args...)
+	}
+	_, isID := parseSessionID(name)
+	switch {
+	case name == "":
+		return nil
+	case len(name) > maxSessionName:
+		return bad("a session's name has %d bytes at most, not %d", maxSessionName, len(name))
+	case strings.TrimSpace(name) != name:
+		return bad("a session's name neither begins nor ends with a blank: %q", name)
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return bad("a session's name has no control characters: %q", name)
+	case strings.Trim(name, "0123456789@") == "":
+		return bad("a session's name is no number, which would be a pid: %q", name)
+	case isID:
+		return bad("a session's name is not like an id: %q", name)
+	}
+	return nil
+}
 
 // slim returns what is kept of a spec once its process runs.
 func slim(spec *guestv1.SessionSpec) *guestv1.SessionSpec {

@@ -25,7 +25,7 @@ type command struct {
 	argv     []string
 	env      []string
 	dir      string
-	home     bool // dir is the user's home, and / will do if that is not there
+	home     bool // dir is the user's home, and / will do if that cannot be entered
 	account  account.Account
 	switches bool // the process gets the ids and groups of account
 	limits   processLimits
@@ -207,13 +207,17 @@ func candidates(name, path string) (paths []string, searched string) {
 }
 
 // lookUp chooses the program and the directory for a program that has no launcher.
-func (c *command) lookUp() (path, dir string, err error) {
+func (c *command) lookUp() (path, dir string, homeless syscall.Errno, err error) {
 	dir = c.dir
-	if info, err := os.Stat(dir); c.home && (err != nil || !info.IsDir()) {
-		dir = "/"
+	if c.home {
+		// Beyond a name that ends so, the directory has to be searched.
+		if _, err := os.Stat(dir + "/."); err != nil {
+			homeless, _ = errors.AsType[syscall.Errno](err)
+			dir = "/"
+		}
 	}
 	if c.name == "" {
-		return c.paths[0], dir, nil
+		return c.paths[0], dir, homeless, nil
 	}
 	refused := ""
 	for _, path = range c.paths {
@@ -225,12 +229,12 @@ func (c *command) lookUp() (path, dir string, err error) {
 		switch {
 		case err != nil:
 		case info.Mode().IsRegular() && info.Mode()&0o111 != 0:
-			return path, dir, nil
+			return path, dir, homeless, nil
 		default:
 			refused = path
 		}
 	}
-	return "", "", lookupFault(c.name, c.search, refused)
+	return "", "", 0, lookupFault(c.name, c.search, refused)
 }
 
 // lookupFault is for a name that was looked up in vain; refused is what was found

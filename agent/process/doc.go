@@ -37,7 +37,7 @@
 // The base environment is PATH, HOME, USER, LOGNAME and SHELL of the target
 // user, VSOCKRPC_SESSION with the session's id, TERM with a terminal, and nothing of
 // the agent's own. The working
-// directory is the user's home, or / where that is missing. The umask is 022.
+// directory is the user's home, or / where that is missing or may not be entered. The umask is 022.
 //
 // # Restart
 //

@@ -3,11 +3,13 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -92,6 +94,7 @@ func (s *Server) launch(c *command, attr *syscall.SysProcAttr, fds [3]int) (chil
 		return child{}, explainStart("launch", err)
 	}
 	answer, err := s.readReport(reports)
+	ch.homeless, answer = cutHomeNote(answer)
 	if err == nil && len(answer) == 0 {
 		return ch, nil
 	}
@@ -131,6 +134,17 @@ func (s *Server) readReport(reports *os.File) ([]byte, error) {
 	stop := context.AfterFunc(s.starting, func() { _ = reports.SetReadDeadline(pastDeadline) })
 	defer stop()
 	return io.ReadAll(io.LimitReader(reports, maxReport))
+}
+
+// cutHomeNote cuts off the report what it says of the home.
+func cutHomeNote(report []byte) (homeless syscall.Errno, rest []byte) {
+	line, rest, _ := bytes.Cut(report, []byte("\n"))
+	number, ok := bytes.CutPrefix(line, []byte(launch.HomeNote))
+	if !ok {
+		return 0, report
+	}
+	n, _ := strconv.Atoi(string(number))
+	return syscall.Errno(n), rest
 }
 
 // giveUp ends a launcher that has not become its program, and waits for it, but

@@ -173,6 +173,25 @@ func (s *session) feed() {
 		file.Close() // the end that the process sees
 	case !gone:
 		s.io.typeEOF(midLine)
+		s.keepEOF()
+	}
+}
+
+// keepEOF types the end of file again for each read of the terminal after the first
+// that got it: a file too has its end for whoever reads.
+func (s *session) keepEOF() {
+	const look = 50 * time.Millisecond
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-time.After(look):
+		}
+		if idle, err := s.io.idle(); err != nil {
+			return
+		} else if idle {
+			s.io.typeEOF(false)
+		}
 	}
 }
 

@@ -232,8 +232,9 @@ func (s *Server) admit(account charge.Account, id sessionID, spec *guestv1.Sessi
 		return nil, goneFault(id)
 	case spec == nil:
 		return nil, noSession(id.String())
-	case len(spec.Name) > maxSessionName:
-		return nil, newFault(codes.InvalidArgument, reasonBadSpec, "a session's name has %d bytes at most, not %d", maxSessionName, len(spec.Name))
+	}
+	if err := checkName(spec.Name); err != nil {
+		return nil, err
 	}
 	if other := s.names[sessionName{account.ID, spec.Name}]; spec.Name != "" && other != nil && !other.isOver() {
 		return nil, newFault(codes.AlreadyExists, reasonNameTaken, "a session called %q runs", spec.Name)

@@ -4,6 +4,7 @@ package process
 
 import (
 	"container/list"
+	"fmt"
 	"os"
 	"sync"
 	"syscall"
@@ -51,6 +52,8 @@ type session struct {
 	group    *cgroup // nil: none of its own
 	family   family  // under mu
 	started  time.Time
+	warning  string // what people should know of the start
+	floor    int64  // what ru_maxrss of the process has from the agent, at most
 
 	oomEvents *os.File               // nil: not watched
 	room      [outputs]chan struct{} // wakes a pump; each has a buffer of one
@@ -60,7 +63,8 @@ type session struct {
 
 	mu        sync.Mutex
 	st        *state
-	exited    bool // the process has ended, and may not be reaped yet
+	size      *guestv1.WindowSize // the last that was set
+	exited    bool                // the process has ended, and may not be reaped yet
 	reaped    bool
 	waits     [outputs]bool // its pump, for room
 	swept     [outputs]bool
@@ -101,6 +105,15 @@ func (s *session) start() error {
 		return err
 	}
 	s.started = time.Now()
+	if s.child.homeless != 0 {
+		s.warning = fmt.Sprintf("cannot work in the home %q: %v; works in /", cmd.dir, s.child.homeless)
+		s.srv.cfg.Logger.Warn("no home", "session", s.id, "dir", cmd.dir, "err", s.child.homeless)
+	}
+	// A process has its parent's from between fork and exec.
+	var own unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
+		s.floor = own.Maxrss
+	}
 	s.family = family{pid: s.child.pid, mark: s.id.String(), group: s.group}
 	s.st.in.connected = s.io.stdin != nil
 	for i := range s.io.out {
@@ -228,10 +241,12 @@ func (s *session) makeExit(status unix.WaitStatus, usage unix.Rusage, err error)
 		StdoutBytes:    s.st.out[stdout].end,
 		StderrBytes:    s.st.out[stderr].end,
 		Usage: &guestv1.ResourceUsage{
-			UserMicros:       uint64(usage.Utime.Nano() / 1e3),
-			SystemMicros:     uint64(usage.Stime.Nano() / 1e3),
-			MaxResidentBytes: uint64(usage.Maxrss) << 10,
+			UserMicros:   uint64(usage.Utime.Nano() / 1e3),
+			SystemMicros: uint64(usage.Stime.Nano() / 1e3),
 		},
+	}
+	if usage.Maxrss > s.floor {
+		exit.Usage.MaxResidentBytes = uint64(usage.Maxrss) << 10
 	}
 	switch {
 	case err != nil:
@@ -277,9 +292,14 @@ func (s *session) describe() *guestv1.SessionInfo {
 		StderrEnd:      out[stderr].end,
 		StdinOffset:    s.st.in.end,
 		OwnerGone:      s.policy,
+		Warning:        s.warning,
+		RingFull:       guestv1.RingFull_RING_FULL_BLOCK,
 
 		StdoutAcknowledged: out[stdout].acked,
 		StderrAcknowledged: out[stderr].acked,
+	}
+	if out[stdout].drop {
+		info.RingFull = guestv1.RingFull_RING_FULL_DROP_OLDEST
 	}
 	info.Observers = uint32(len(s.st.readers))
 	if info.HasOwner {

@@ -14,15 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/vsockrpc/vsockrpc/agent/internal/launch"
 	"github.com/vsockrpc/vsockrpc/agent/internal/subject"
 	"github.com/vsockrpc/vsockrpc/internal/reap"
 )
 
 // child is a process that was started and is not waited for.
 type child struct {
-	pid    int
-	handle *os.File // its pidfd, for the poller; nil: the kernel has none
-	waited func()   // to be called after the wait
+	pid      int
+	handle   *os.File      // its pidfd, for the poller; nil: the kernel has none
+	waited   func()        // to be called after the wait
+	homeless syscall.Errno // why it does not run in its home; 0: it does
 }
 
 // close gives up the handle.
@@ -43,16 +45,16 @@ func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child
 	if cgroup >= 0 {
 		attr.UseCgroupFD, attr.CgroupFD = true, cgroup
 	}
-	if s.needsLauncher(c) {
+	if s.needsLauncher(c) || launcherReady.Load() && !launch.CleanSignals() {
 		return s.launch(c, attr, fds)
 	}
-	path, dir, ok := onGround(c)
+	path, dir, homeless, ok := onGround(c)
 	if !ok && launcherReady.Load() {
 		return s.launch(c, attr, fds)
 	}
 	if !ok {
 		var err error
-		if path, dir, err = c.lookUp(); err != nil {
+		if path, dir, homeless, err = c.lookUp(); err != nil {
 			return child{}, err
 		}
 	}
@@ -61,6 +63,7 @@ func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child
 	}
 	ch, err := s.fork(path, c.argv, &syscall.ProcAttr{Dir: dir, Env: c.env, Sys: attr, Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])}})
 	if err == nil {
+		ch.homeless = homeless
 		return ch, nil
 	}
 	if errno, _ := errors.AsType[syscall.Errno](err); resourceFault(errno) == nil && launcherReady.Load() {
@@ -74,23 +77,23 @@ func (s *Server) spawn(c *command, fds [3]int, terminal bool, cgroup int) (child
 // onGround returns what of c to execute and where, if users of the guest can reach
 // into neither. It has other answers than the launcher where that one would find
 // nothing either.
-func onGround(c *command) (path, dir string, ok bool) {
+func onGround(c *command) (path, dir string, homeless syscall.Errno, ok bool) {
 	dir = c.dir
 	switch err := subject.Ground(dir); {
 	case errors.Is(err, fs.ErrNotExist) && c.home:
-		dir = "/"
+		dir, homeless = "/", syscall.ENOENT
 	case err != nil:
-		return "", "", false
+		return "", "", 0, false
 	}
 	for _, path := range c.paths {
 		switch err := subject.Ground(path); {
 		case err == nil:
-			return path, dir, interpretersOnGround(path)
+			return path, dir, homeless, interpretersOnGround(path)
 		case !errors.Is(err, fs.ErrNotExist):
-			return "", "", false
+			return "", "", 0, false
 		}
 	}
-	return "", "", false
+	return "", "", 0, false
 }
 
 // interpretersOnGround reports whether users of the guest can reach into none of

@@ -156,6 +156,23 @@ func (io *stdio) typeEOF(midLine bool) {
 	_, _ = io.terminal.Write(eof)
 }
 
+// idle reports whether the program has read all that was typed. It fails where the
+// kernel does not tell, before Linux 4.13.
+func (io *stdio) idle() (idle bool, err error) {
+	err = onFD(io.terminal, func(fd int) error {
+		const flags = unix.O_RDONLY | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC
+		peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, flags)
+		if errno != 0 {
+			return errno
+		}
+		defer unix.Close(int(peer))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(peer), Events: unix.POLLIN}}, 0)
+		idle = n == 0
+		return err
+	})
+	return idle, err
+}
+
 // closeChild closes the process's ends.
 func (io *stdio) closeChild() {
 	for i, fd := range io.fds {

@@ -177,3 +177,21 @@ func TestLoginShell(t *testing.T) {
 		t.Errorf("the login shell says %q, want %q", got, want)
 	}
 }
+
+// TestRedraw: a size that the terminal has already is seen as a change.
+func TestRedraw(t *testing.T) {
+	c := newCarrier(t, nil)
+	s, err := c.exec(testContext(t), &guestv1.Open{SessionId: newID(), Spec: terminal(helper(t, "winsize"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	s.untilOutput(t, "24 80")
+	if err := s.send(&guestv1.ExecRequest{Message: &guestv1.ExecRequest_WindowSize{WindowSize: &guestv1.WindowSize{Rows: 24, Columns: 80, Redraw: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	// A program that is slow sees the last of the changes only.
+	if err := s.until(func() bool { return strings.Count(string(s.out[stdout]), "24 80") == 2 }); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -12,6 +12,8 @@
 // executed as root. What can hang comes after that, and nobody waits for it
 // without a deadline.
 //
+// Signals that the agent was started with, ignored or blocked, are reset.
+//
 // The ids change last, so that nobody can get at the launcher before all else is
 // set. From then on its user can stop and end it, which hurts that start alone,
 // and can read nothing of it: a change of ids makes a process undumpable.

@@ -122,3 +122,29 @@ func TestRunAsUser(t *testing.T) {
 		}
 	}
 }
+
+// TestSignals: what a launcher was started ignoring and blocking is not its program's.
+func TestSignals(t *testing.T) {
+	orders, err := os.CreateTemp(t.TempDir(), "order")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer orders.Close()
+	o := Order{Paths: []string{"/bin/grep"}, Argv: []string{"grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"}, Dir: "/"}
+	if _, err := orders.Write(o.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "env", "--ignore-signal=TSTP,HUP,PIPE", "--block-signal=USR1", "bash", "-c", `exec -a "$0" "$1"`, Name, exe)
+	cmd.ExtraFiles = []*os.File{orders, orders}
+	out, err := cmd.CombinedOutput()
+	if err != nil && !strings.Contains(string(out), "Sig") {
+		t.Skipf("no env that ignores signals, or no bash: %v, %s", err, out)
+	}
+	if got, want := string(out), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"; got != want {
+		t.Errorf("the program's signals are %q, want %q", got, want)
+	}
+}

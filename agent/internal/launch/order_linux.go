@@ -15,7 +15,7 @@ type Order struct {
 	Name, Search string
 	Argv         []string
 	Env          []string
-	// Dir is the working directory. If Home is set and it is not there, / is.
+	// Dir is the working directory. If Home is set and it cannot be entered, / is.
 	Dir  string
 	Home bool
 	// Switch has it take the ids and groups.

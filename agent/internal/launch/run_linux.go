@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,10 @@ const (
 	OrderFD  = 3 // a file with the order
 	ReportFD = 4 // a pipe for what failed, closed by a successful exec
 )
+
+// HomeNote begins a line of the report that is no failure: the home cannot be entered,
+// for the reason whose number follows, and / is the working directory.
+const HomeNote = "home "
 
 // Failure says what a launcher could not do.
 type Failure struct {
@@ -49,6 +54,7 @@ func init() {
 func run() *Failure {
 	f := &Failure{Stage: "launch"}
 	CloseOnExec(OrderFD)
+	resetSignals()
 	text, err := readAll(OrderFD)
 	if err != nil {
 		f.Errno = errnoOf(err)
@@ -63,6 +69,45 @@ func run() *Failure {
 	f.Errno = errnoOf(err)
 	return f
 }
+
+// lastSignal is the highest signal number of Linux, on all architectures but MIPS.
+const lastSignal = 64
+
+// resetSignals gives every signal its default action, and blocks none: what was
+// ignored or blocked would be so in the program too.
+func resetSignals() {
+	var action [8]uint64 // more than a struct sigaction
+	for sig := uintptr(1); sig <= lastSignal; sig++ {
+		if sig == realTimeSignals || sig == realTimeSignals+1 {
+			continue // threads are told with them to change their ids
+		}
+		// It fails for KILL and STOP.
+		_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, lastSignal/8, 0, 0)
+	}
+	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil)
+}
+
+// CleanSignals reports whether what this thread executes has the default action for
+// every signal, and blocks none.
+func CleanSignals() bool {
+	var blocked unix.Sigset_t
+	if unix.PthreadSigmask(unix.SIG_SETMASK, nil, &blocked) != nil || blocked != (unix.Sigset_t{}) {
+		return false
+	}
+	for sig := uintptr(1); sig < realTimeSignals; sig++ {
+		var action [8]uintptr // the first is the handler
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&action)), lastSignal/8, 0, 0)
+		if errno == 0 && action[0] == ignored {
+			return false
+		}
+	}
+	return true
+}
+
+const (
+	ignored         = 1  // SIG_IGN
+	realTimeSignals = 32 // the first; Go has handlers for all of them
+)
 
 func errnoOf(err error) syscall.Errno {
 	if errno, ok := err.(syscall.Errno); ok {
@@ -101,7 +146,9 @@ func (o *Order) obey() (stage, path string, err error) {
 	}
 	// From here on the user may be at work.
 	err = syscall.Chdir(o.Dir)
-	if o.Home && (err == syscall.ENOENT || err == syscall.ENOTDIR) {
+	if o.Home && (err == syscall.ENOENT || err == syscall.ENOTDIR || err == syscall.EACCES) {
+		note := append(strconv.AppendInt([]byte(HomeNote), int64(err.(syscall.Errno)), 10), '\n')
+		_, _ = unix.Write(ReportFD, note)
 		err = syscall.Chdir("/")
 	}
 	if err != nil {

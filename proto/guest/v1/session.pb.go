@@ -242,7 +242,8 @@ type SessionSpec struct {
 	Env [][]byte `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty"`
 	// Start from an empty environment instead of the base one.
 	ClearEnv bool `protobuf:"varint,3,opt,name=clear_env,json=clearEnv,proto3" json:"clear_env,omitempty"`
-	// The working directory; empty: the user's home, or / where it is missing.
+	// The working directory; empty: the user's home, or / where it is missing or the
+	// user may not enter it.
 	Dir []byte `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`
 	// Name or number of the user to run as; empty: the agent's own.
 	User []byte `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
@@ -254,7 +255,8 @@ type SessionSpec struct {
 	Stdin bool `protobuf:"varint,8,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	// The guest ends the session after so long; 0: never.
 	TimeoutMillis uint64 `protobuf:"varint,9,opt,name=timeout_millis,json=timeoutMillis,proto3" json:"timeout_millis,omitempty"`
-	// A name for people, beside the id; unique among the sessions that run.
+	// A name for people, beside the id; unique among the sessions that run. It has a
+	// character other than blanks and digits, no control characters, and is no id.
 	Name string `protobuf:"bytes,10,opt,name=name,proto3" json:"name,omitempty"`
 	// What happens when the last owner is gone.
 	OwnerGone OwnerGone `protobuf:"varint,11,opt,name=owner_gone,json=ownerGone,proto3,enum=guest.v1.OwnerGone" json:"owner_gone,omitempty"`
@@ -507,9 +509,12 @@ func (x *Terminal) GetTerm() string {
 }
 
 type WindowSize struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
-	Columns       uint32                 `protobuf:"varint,2,opt,name=columns,proto3" json:"columns,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Rows    uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	Columns uint32                 `protobuf:"varint,2,opt,name=columns,proto3" json:"columns,omitempty"`
+	// Change the size for a moment before, so that a full-screen program draws all
+	// again, even if the terminal has this size already.
+	Redraw        bool `protobuf:"varint,3,opt,name=redraw,proto3" json:"redraw,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -556,6 +561,13 @@ func (x *WindowSize) GetColumns() uint32 {
 		return x.Columns
 	}
 	return 0
+}
+
+func (x *WindowSize) GetRedraw() bool {
+	if x != nil {
+		return x.Redraw
+	}
+	return false
 }
 
 // ResourceLimits bound what a session may use. Unset fields do not limit.
@@ -1519,10 +1531,12 @@ func (x *Exit) GetReason() string {
 // ResourceUsage is what getrusage(2) says of the process and its children that
 // it has waited for.
 type ResourceUsage struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	UserMicros       uint64                 `protobuf:"varint,1,opt,name=user_micros,json=userMicros,proto3" json:"user_micros,omitempty"`
-	SystemMicros     uint64                 `protobuf:"varint,2,opt,name=system_micros,json=systemMicros,proto3" json:"system_micros,omitempty"`
-	MaxResidentBytes uint64                 `protobuf:"varint,3,opt,name=max_resident_bytes,json=maxResidentBytes,proto3" json:"max_resident_bytes,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	UserMicros   uint64                 `protobuf:"varint,1,opt,name=user_micros,json=userMicros,proto3" json:"user_micros,omitempty"`
+	SystemMicros uint64                 `protobuf:"varint,2,opt,name=system_micros,json=systemMicros,proto3" json:"system_micros,omitempty"`
+	// Of the process or the largest of its children; 0 if that is not known, since it
+	// was less than the agent itself has.
+	MaxResidentBytes uint64 `protobuf:"varint,3,opt,name=max_resident_bytes,json=maxResidentBytes,proto3" json:"max_resident_bytes,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1606,8 +1620,14 @@ type SessionInfo struct {
 	// long as there is room in the ring.
 	StdoutAcknowledged uint64 `protobuf:"varint,18,opt,name=stdout_acknowledged,json=stdoutAcknowledged,proto3" json:"stdout_acknowledged,omitempty"`
 	StderrAcknowledged uint64 `protobuf:"varint,19,opt,name=stderr_acknowledged,json=stderrAcknowledged,proto3" json:"stderr_acknowledged,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What people should know of the start, such as that the home cannot be entered;
+	// mostly empty.
+	Warning string `protobuf:"bytes,20,opt,name=warning,proto3" json:"warning,omitempty"`
+	// What happens when a ring is full. An agent that does not say this leaves it
+	// unspecified.
+	RingFull      RingFull `protobuf:"varint,21,opt,name=ring_full,json=ringFull,proto3,enum=guest.v1.RingFull" json:"ring_full,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionInfo) Reset() {
@@ -1773,6 +1793,20 @@ func (x *SessionInfo) GetStderrAcknowledged() uint64 {
 	return 0
 }
 
+func (x *SessionInfo) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetRingFull() RingFull {
+	if x != nil {
+		return x.RingFull
+	}
+	return RingFull_RING_FULL_UNSPECIFIED
+}
+
 var File_guest_v1_session_proto protoreflect.FileDescriptor
 
 const file_guest_v1_session_proto_rawDesc = "" +
@@ -1808,11 +1842,12 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\x05_arg0\"X\n" +
 	"\bTerminal\x120\n" +
 	"\x04size\x18\x01 \x01(\v2\x14.guest.v1.WindowSizeB\x06\xa2\xbb\x18\x02\b#R\x04size\x12\x1a\n" +
-	"\x04term\x18\x02 \x01(\tB\x06\xa2\xbb\x18\x02\b\x14R\x04term\":\n" +
+	"\x04term\x18\x02 \x01(\tB\x06\xa2\xbb\x18\x02\b\x14R\x04term\"R\n" +
 	"\n" +
 	"WindowSize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
-	"\acolumns\x18\x02 \x01(\rR\acolumns\"\xb9\x03\n" +
+	"\acolumns\x18\x02 \x01(\rR\acolumns\x12\x16\n" +
+	"\x06redraw\x18\x03 \x01(\bR\x06redraw\"\xb9\x03\n" +
 	"\x0eResourceLimits\x12.\n" +
 	"\fmemory_bytes\x18\x01 \x01(\x04B\x06\xa2\xbb\x18\x02\b\x17H\x00R\vmemoryBytes\x88\x01\x01\x12)\n" +
 	"\tprocesses\x18\x02 \x01(\x04B\x06\xa2\xbb\x18\x02\b\x17H\x01R\tprocesses\x88\x01\x01\x12*\n" +
@@ -1908,7 +1943,7 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\vuser_micros\x18\x01 \x01(\x04R\n" +
 	"userMicros\x12#\n" +
 	"\rsystem_micros\x18\x02 \x01(\x04R\fsystemMicros\x12,\n" +
-	"\x12max_resident_bytes\x18\x03 \x01(\x04R\x10maxResidentBytes\"\xf2\x04\n" +
+	"\x12max_resident_bytes\x18\x03 \x01(\x04R\x10maxResidentBytes\"\xbd\x05\n" +
 	"\vSessionInfo\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x12\n" +
@@ -1933,7 +1968,9 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"owner_gone\x18\x11 \x01(\x0e2\x13.guest.v1.OwnerGoneR\townerGone\x12/\n" +
 	"\x13stdout_acknowledged\x18\x12 \x01(\x04R\x12stdoutAcknowledged\x12/\n" +
-	"\x13stderr_acknowledged\x18\x13 \x01(\x04R\x12stderrAcknowledged*Q\n" +
+	"\x13stderr_acknowledged\x18\x13 \x01(\x04R\x12stderrAcknowledged\x12\x18\n" +
+	"\awarning\x18\x14 \x01(\tR\awarning\x12/\n" +
+	"\tring_full\x18\x15 \x01(\x0e2\x12.guest.v1.RingFullR\bringFull*Q\n" +
 	"\tOwnerGone\x12\x1a\n" +
 	"\x16OWNER_GONE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOWNER_GONE_KILL\x10\x01\x12\x13\n" +
@@ -2005,11 +2042,12 @@ var file_guest_v1_session_proto_depIdxs = []int32{
 	18, // 12: guest.v1.Exit.usage:type_name -> guest.v1.ResourceUsage
 	17, // 13: guest.v1.SessionInfo.exit:type_name -> guest.v1.Exit
 	0,  // 14: guest.v1.SessionInfo.owner_gone:type_name -> guest.v1.OwnerGone
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	1,  // 15: guest.v1.SessionInfo.ring_full:type_name -> guest.v1.RingFull
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_guest_v1_session_proto_init() }
