@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,17 +24,21 @@ const timeoutSlack = 5 * time.Second
 // attendance is a command in the guest with this process's streams, terminal
 // and signals connected to it.
 type attendance struct {
-	cli   *cli
-	ctx   context.Context // ends with a signal that comes before there is a command
-	guest *guest.Guest
-	cmd   *guest.Cmd
-	stdin io.WriteCloser // nil: not wanted
-	tty   *terminal      // nil: the command has none, or this process
-	keep  bool           // breaking off leaves the session running
-	aside bool           // signals are not for the command: the first breaks off
+	cli    *cli
+	ctx    context.Context // ends with a signal that comes before there is a command
+	target string
+	guest  *guest.Guest
+	cmd    *guest.Cmd
+	stdin  io.WriteCloser // nil: not wanted
+	tty    *terminal      // nil: the command has none, or this process
+	keep   bool           // breaking off leaves the session running
+	aside  bool           // signals are not for the command: the first breaks off
 
 	breakOnce sync.Once
-	broken    exitCode // 0: not broken off
+	broken    exitCode              // 0: not broken off
+	failed    atomic.Pointer[error] // of a write of the command's output
+	escaped   atomic.Bool           // broken off by "~."
+	col       atomic.Bool           // the last line on stdout has not ended
 	// ours is closed when signals are the command's. Until then none of its output is
 	// shown: who sees it may send one.
 	ours chan struct{}
@@ -42,16 +47,19 @@ type attendance struct {
 // attended runs the command that build makes, and returns its exit code as an
 // error.
 func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duration, build func(*attendance) (*guest.Cmd, error)) (err error) {
-	// EPIPE is seen where it happens, so that the guest's command ends too.
-	signal.Ignore(syscall.SIGPIPE)
+	// EPIPE is seen where it happens, so that the guest's command ends too. The signal
+	// is not ignored: what "local" starts would ignore it too.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 
 	ctx, cancel := context.WithCancelCause(cmd.Context())
 	defer cancel(nil)
 	early := watchEarly(signals, func(sig os.Signal) { cancel(interrupted{signalNumber(sig)}) })
-	a := &attendance{cli: c, ctx: ctx, ours: make(chan struct{})}
+	a := &attendance{cli: c, ctx: ctx, target: target, ours: make(chan struct{})}
 	fail := func(err error) error {
 		sig := early.end()
 		close(a.ours)
@@ -77,11 +85,17 @@ func (c *cli) attended(cmd *cobra.Command, target string, reconnect time.Duratio
 			return err
 		}
 		defer a.tty.restore()
+		if a.tty != nil && isTerminal(c.stderr) {
+			c.stderr = &freshLines{w: c.stderr, tty: a.tty, col: &a.col}
+		}
 	}
 	if err := a.cmd.Start(); err != nil {
 		return fail(err)
 	}
 	first := early.end()
+	if w := a.cmd.Process.SessionInfo().GetWarning(); w != "" && !a.keep {
+		fmt.Fprintf(c.stderr, "host-ctl: %s\n", visibleLine(w))
+	}
 	if a.cmd.Detach {
 		fmt.Fprintln(c.stdout, a.cmd.ID)
 		return nil
@@ -137,7 +151,15 @@ func (e *earlySignal) end() os.Signal {
 func (a *attendance) outcome(err error) error {
 	// A break-off that is under way has set its code before.
 	a.breakOnce.Do(func() {})
+	a.tty.restore()
+	if failed := a.failed.Load(); failed != nil {
+		if errors.Is(*failed, syscall.EPIPE) {
+			return exitCode(exitSignal + 13)
+		}
+		return fmt.Errorf("the output cannot be written: %w", *failed)
+	}
 	if a.broken != 0 {
+		a.farewell()
 		return a.broken
 	}
 	exit, ok := errors.AsType[*guest.ExitError](err)
@@ -157,10 +179,30 @@ func (a *attendance) outcome(err error) error {
 	return exitCode(exitSignal + int(exit.Signal()))
 }
 
+// farewell says how to come back, after the user has typed "~.".
+func (a *attendance) farewell() {
+	switch {
+	case !a.escaped.Load():
+	case a.keep:
+		fmt.Fprintf(a.cli.stderr, "host-ctl: left session %s, which goes on: host-ctl attach %s %s\n", a.cmd.ID, a.target, a.cmd.ID)
+	default:
+		fmt.Fprintf(a.cli.stderr, "host-ctl: broke off: the guest ends the command\n")
+	}
+}
+
 // connect connects this process's streams to a command.
 func (a *attendance) connect(k *guest.Cmd, stdin bool) error {
-	k.Stdout = &pipeWatcher{w: a.cli.stdout, ours: a.ours, broken: func() { a.breakOff(exitSignal + 13) }}
-	k.Stderr = &pipeWatcher{w: a.cli.stderr, ours: a.ours, broken: func() {}}
+	fail := func(err error) {
+		if a.failed.CompareAndSwap(nil, &err) {
+			go a.breakOff(exitFailure) // outcome has the code
+		}
+	}
+	k.Stdout = &pipeWatcher{w: a.cli.stdout, ours: a.ours, broken: fail, col: &a.col}
+	k.Stderr = &pipeWatcher{w: a.cli.stderr, ours: a.ours, broken: func(err error) {
+		if !errors.Is(err, syscall.EPIPE) {
+			fail(err)
+		}
+	}}
 	if stdin {
 		var err error
 		if a.stdin, err = k.StdinPipe(); err != nil {
@@ -173,16 +215,36 @@ func (a *attendance) connect(k *guest.Cmd, stdin bool) error {
 // feed passes stdin on. It may stay in a read for ever: nobody waits for it.
 func (a *attendance) feed() {
 	var in io.Reader = a.cli.stdin
-	if a.tty != nil {
-		in = &escapeReader{r: a.cli.stdin, breakOff: func() {
-			a.tty.restore()
-			a.breakOff(exitSignal + 1)
-		}}
+	if isTerminal(a.cli.stdin) {
+		in = &escapeReader{r: a.cli.stdin, raw: a.tty != nil, escapes: a.escapes()}
 	}
 	if _, err := io.Copy(a.stdin, in); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) {
 		fmt.Fprintf(a.cli.stderr, "host-ctl: stdin: %v\n", err)
 	}
 	a.stdin.Close()
+}
+
+// escapes are what may be typed after "~" at the start of a line.
+func (a *attendance) escapes() escapes {
+	return escapes{
+		breakOff: func() {
+			a.tty.restore()
+			a.escaped.Store(true)
+			a.breakOff(exitSignal + 1)
+		},
+		suspend: func() {
+			a.tty.suspend()
+			a.resize() // it may have changed meanwhile
+		},
+		help: func() {
+			left := "ends the command"
+			if a.keep {
+				left = "leaves the session running"
+			}
+			a.col.Store(true)
+			fmt.Fprintf(a.cli.stderr, "Escapes, after a newline:\n  ~.   break off, which %s\n  ~^Z  suspend host-ctl (on a terminal of the command's)\n  ~?   this list\n  ~~   a single ~\n", left)
+		},
+	}
 }
 
 // forward passes signals on to the command's process group, and the terminal's
@@ -192,7 +254,9 @@ func (a *attendance) forward(signals <-chan os.Signal, stop <-chan struct{}) {
 	resized, done := notifyResize(a.tty)
 	defer done()
 	if a.keep {
-		a.resize() // the session has the size of who had it before
+		a.redraw() // the screen is another's
+	} else if rows, columns, _ := a.cli.windowSize(); a.tty != nil && (rows != a.cmd.Terminal.Rows || columns != a.cmd.Terminal.Columns) {
+		a.resize() // it has changed while the command was started
 	}
 	for n := 0; ; {
 		select {
@@ -212,11 +276,21 @@ func (a *attendance) forward(signals <-chan os.Signal, stop <-chan struct{}) {
 
 // resize tells the command the size of this process's terminal, if it has one.
 func (a *attendance) resize() {
-	if a.tty == nil {
+	if a.tty == nil || a.aside {
 		return
 	}
 	if rows, columns, ok := a.cli.windowSize(); ok {
 		a.cmd.Process.Resize(rows, columns)
+	}
+}
+
+// redraw has a full-screen program draw all of this process's terminal.
+func (a *attendance) redraw() {
+	if a.tty == nil || a.aside {
+		return
+	}
+	if rows, columns, ok := a.cli.windowSize(); ok {
+		a.cmd.Process.Redraw(rows, columns)
 	}
 }
 
@@ -255,21 +329,39 @@ func (a *attendance) terminal() *guest.Terminal {
 	return t
 }
 
-// pipeWatcher is a writer that tells when nobody reads any more. It writes nothing
-// before ours is closed.
+// pipeWatcher is a writer that tells when a write fails. It writes nothing before ours
+// is closed.
 type pipeWatcher struct {
 	w      io.Writer
 	ours   <-chan struct{}
-	broken func()
+	broken func(error)
+	col    *atomic.Bool // whether the last line has not ended; nil: of no interest
 }
 
 func (p *pipeWatcher) Write(b []byte) (int, error) {
 	<-p.ours
 	n, err := p.w.Write(b)
-	if errors.Is(err, syscall.EPIPE) {
-		go p.broken()
+	if p.col != nil && n > 0 {
+		p.col.Store(b[n-1] != '\n')
+	}
+	if err != nil {
+		p.broken(err)
 	}
 	return n, err
+}
+
+// notify is signal.Notify but for signals that this process was started ignoring, by
+// nohup or by a shell that put it in the background: those stay ignored. Go does not
+// say whether QUIT was; shells have it ignored together with INT.
+func notify(c chan<- os.Signal, signals ...os.Signal) {
+	if signal.Ignored(os.Interrupt) {
+		signal.Ignore(syscall.SIGQUIT)
+	}
+	for _, sig := range signals {
+		if !signal.Ignored(sig) {
+			signal.Notify(c, sig)
+		}
+	}
 }
 
 // signalNumber returns the number of a signal of this process; those that are
@@ -285,7 +377,7 @@ func signalNumber(sig os.Signal) int {
 func interruptible(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		select {
 		case sig := <-signals:

@@ -2,11 +2,20 @@ package main
 
 import "io"
 
-// escapeReader passes what is typed on, and watches for "~." at the start of a
-// line, which breaks off, as in ssh. "~~" there is one "~".
-type escapeReader struct {
-	r        io.Reader
+// escapes is what an escapeReader does.
+type escapes struct {
 	breakOff func() // called once; the reader then ends
+	suspend  func()
+	help     func()
+}
+
+// escapeReader passes what is typed on, and watches for escapes at the start of a
+// line, as in ssh: "~." breaks off, "~^Z" suspends this process, "~?" lists them, and
+// "~~" is one "~".
+type escapeReader struct {
+	r       io.Reader
+	raw     bool // the terminal sends a byte for ^Z
+	escapes escapes
 
 	state escapeState
 	held  []byte // to be returned before more is read
@@ -20,6 +29,8 @@ const (
 	afterTilde                    // a "~" at the start of a line is held back
 	inLine
 )
+
+const ctrlZ = 'Z' & 0x1f
 
 // Read implements io.Reader.
 func (e *escapeReader) Read(p []byte) (int, error) {
@@ -42,12 +53,20 @@ func (e *escapeReader) filter(typed []byte) []byte {
 	for _, b := range typed {
 		if e.state == afterTilde {
 			e.state = inLine
-			switch b {
-			case '.':
+			switch {
+			case b == '.':
 				e.err = io.EOF
-				e.breakOff()
+				e.escapes.breakOff()
 				return out
-			case '~':
+			case b == '?':
+				e.state = lineStart
+				e.escapes.help()
+				continue
+			case b == ctrlZ && e.raw:
+				e.state = lineStart
+				e.escapes.suspend()
+				continue
+			case b == '~':
 				out = append(out, '~')
 				continue
 			}

@@ -7,3 +7,6 @@ import "os"
 func notifyResize(*terminal) (resized <-chan os.Signal, done func()) {
 	return nil, func() {}
 }
+
+// stopSelf does nothing: there is no job control.
+func stopSelf() {}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // runHostCtl runs host-ctl to its end and returns what it wrote and its exit code.
@@ -189,5 +191,60 @@ func TestObserverInterrupted(t *testing.T) {
 	state, err := g.WaitSession(t.Context(), cmd.ID)
 	if err != nil || state.Signal() != 15 {
 		t.Errorf("the command ended with %v, %v, want signal 15", state, err)
+	}
+}
+
+// TestAttachAfterDrop: the owner of a session that has dropped output goes on.
+func TestAttachAfterDrop(t *testing.T) {
+	g := dialTest(t, tempAgent(t))
+	k := g.Command(t.Context(), "sh", "-c", "seq 100000; read x; echo end")
+	k.Detach, k.DropOldest, k.RingBytes, k.OpenStdin = true, true, 4096, true
+	if err := k.Start(); err != nil {
+		t.Fatal(err)
+	}
+	wait.For(t, "output is dropped", func() bool {
+		sessions, err := g.Sessions(t.Context())
+		return err == nil && sessions[0].StdoutFirst > 0 && sessions[0].StdoutEnd > 588_000
+	})
+	var lost uint64
+	a := g.Attach(t.Context(), k.ID.String(), nil)
+	a.OnGap = func(_ int, _, n uint64) { lost += n }
+	a.Stdin = strings.NewReader("go\n")
+	out, err := a.Output()
+	if err != nil || !strings.HasSuffix(string(out), "100000\nend\n") || lost == 0 || int(lost)+len(out) != 588_895+4 {
+		t.Errorf("%v, %d bytes that end with %q, %d lost", err, len(out), out[max(len(out)-20, 0):], lost)
+	}
+}
+
+// TestObserverOnlyReads: what an observer may not do is refused at once, and ends
+// nothing.
+func TestObserverOnlyReads(t *testing.T) {
+	g := dialTest(t, tempAgent(t))
+	k := g.Command(t.Context(), "sh", "-c", "echo up; read x; echo end")
+	k.Detach, k.OpenStdin, k.Terminal = true, true, &guest.Terminal{Rows: 24, Columns: 80}
+	if err := k.Start(); err != nil {
+		t.Fatal(err)
+	}
+	typing := g.Attach(t.Context(), k.ID.String(), &guest.AttachOptions{Observer: true})
+	typing.Stdin = strings.NewReader("x\n")
+	if err := typing.Start(); err == nil || !strings.Contains(err.Error(), "observer") {
+		t.Errorf("an observer with a stdin: %v", err)
+	}
+	watch := g.Attach(t.Context(), k.ID.String(), &guest.AttachOptions{Observer: true, FromOldest: true})
+	var out bytes.Buffer
+	watch.Stdout = &out
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := watch.Process.Resize(40, 100); err == nil || !strings.Contains(err.Error(), "observer") {
+		t.Errorf("an observer's resize: %v", err)
+	}
+	owner := g.Attach(t.Context(), k.ID.String(), nil)
+	owner.Stdin = strings.NewReader("x\n")
+	if err := owner.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := watch.Wait(); err != nil || !strings.Contains(out.String(), "end") {
+		t.Errorf("the observer has %q, %v", out.String(), err)
 	}
 }

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/term"
 )
@@ -12,7 +15,9 @@ import (
 type terminal struct {
 	fd    int
 	state *term.State
-	once  sync.Once
+
+	mu  sync.Mutex
+	raw bool
 }
 
 // makeRaw sets the terminal f raw, until restore. It returns nil if f is none.
@@ -25,15 +30,67 @@ func makeRaw(f *os.File) (*terminal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("terminal: %w", err)
 	}
-	return &terminal{fd: fd, state: state}, nil
+	return &terminal{fd: fd, state: state, raw: true}, nil
 }
 
 // restore sets the terminal as it was. It may be called more than once, and of
 // nil.
 func (t *terminal) restore() {
-	if t != nil {
-		t.once.Do(func() { term.Restore(t.fd, t.state) })
+	if t == nil {
+		return
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.raw {
+		t.raw = false
+		term.Restore(t.fd, t.state)
+	}
+}
+
+// suspend stops this process, with the terminal as it was, until it is continued.
+func (t *terminal) suspend() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.raw {
+		return
+	}
+	term.Restore(t.fd, t.state)
+	stopSelf()
+	if _, err := term.MakeRaw(t.fd); err != nil {
+		t.raw = false
+	}
+}
+
+// isRaw reports whether lines need a carriage return.
+func (t *terminal) isRaw() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.raw
+}
+
+// freshLines writes messages to a terminal that may be raw: each begins at the start
+// of a line, whatever the command has printed before.
+type freshLines struct {
+	w   io.Writer
+	tty *terminal
+	col *atomic.Bool // the last line of the command has not ended
+}
+
+func (f *freshLines) Write(b []byte) (int, error) {
+	text := b
+	if f.col.Swap(false) {
+		text = append([]byte("\n"), text...)
+	}
+	if f.tty.isRaw() {
+		text = bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))
+	}
+	if _, err := f.w.Write(text); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // windowSize returns the size of this process's terminal, if it has one.

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // screen is a terminal with host-ctl on it, and what host-ctl has printed.
@@ -41,6 +42,12 @@ type screen struct {
 // onTerminal starts host-ctl on a terminal.
 func onTerminal(t *testing.T, args ...string) *screen {
 	t.Helper()
+	return commandOnTerminal(t, exec.Command(os.Args[0], args...))
+}
+
+// commandOnTerminal starts a command on a terminal.
+func commandOnTerminal(t *testing.T, cmd *exec.Cmd) *screen {
+	t.Helper()
 	master, slave, err := pty.Open()
 	if err != nil {
 		t.Skipf("no pseudoterminal: %v", err)
@@ -50,9 +57,12 @@ func onTerminal(t *testing.T, args ...string) *screen {
 	}
 	s := &screen{t: t, master: master, slave: slave, more: make(chan struct{}, 1), done: make(chan struct{})}
 	s.before = s.mode()
-	s.cmd = exec.Command(os.Args[0], args...)
+	s.cmd = cmd
 	s.cmd.Env = append(os.Environ(), asHostCtl+"=1", "TERM=dumb")
-	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = slave, slave, slave
+	s.cmd.Stdin, s.cmd.Stderr = slave, slave
+	if s.cmd.Stdout == nil {
+		s.cmd.Stdout = slave
+	}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -240,8 +250,52 @@ func TestTerminal(t *testing.T) {
 		s.wait("line: a~.b")
 		s.typed("~~x\r")
 		s.wait("line: ~x")
+		s.typed("~?")
+		s.wait("suspend host-ctl")
 		s.typed("~.")
+		s.wait("\r\nhost-ctl: broke off")
 		s.exit(129)
+	})
+	t.Run("~^Z suspends", func(t *testing.T) {
+		s := commandOnTerminal(t, exec.Command("sh", append([]string{"-c", `set -m; "$@"; echo "is stopped"; stty -g >/dev/null; fg >/dev/null`, "sh", os.Args[0]}, program...)...))
+		s.wait("ready")
+		s.typed("one\r")
+		s.wait("line: one")
+		s.typed("~\x1a")
+		s.wait("is stopped")
+		wait.For(t, "the terminal is raw again", s.raw)
+		s.typed("quit\r")
+		s.exit(5)
+	})
+	t.Run("~. without a terminal of the command's", func(t *testing.T) {
+		s := onTerminal(t, "exec", "-i", addr, "sh", "-c", "echo ready; cat; sleep 1000")
+		s.wait("ready")
+		s.typed("~.\n")
+		s.exit(129)
+	})
+	t.Run("messages begin a line", func(t *testing.T) {
+		s := onTerminal(t, "exec", "-it", "--timeout", "200ms", addr, "sh", "-c", "printf ready; exec sleep 1000")
+		s.wait("ready\r\nhost-ctl: ")
+		s.exit(124)
+	})
+	t.Run("a disk that is full", func(t *testing.T) {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			t.Skip(err)
+		}
+		defer full.Close()
+		cmd := exec.Command(os.Args[0], "exec", "-it", addr, "sh", "-c", "while :; do echo output; done")
+		cmd.Stdout = full
+		s := commandOnTerminal(t, cmd)
+		s.wait("no space left on device")
+		s.exit(125)
+	})
+	t.Run("the end of stdin comes again", func(t *testing.T) {
+		cmd := exec.Command(os.Args[0], "exec", "-it", addr, "sh", "-c", "cat; echo first; cat; exit 7")
+		cmd.Env = append(os.Environ(), asHostCtl+"=1")
+		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 7 {
+			t.Errorf("%v, %s", err, out)
+		}
 	})
 	t.Run("a signal to host-ctl goes to the guest", func(t *testing.T) {
 		s := onTerminal(t, program...)
@@ -295,9 +349,11 @@ func TestTerminal(t *testing.T) {
 		s := onTerminal(t, "attach", addr, "attached-to")
 		s.wait("size 31 97") // as this terminal, not as the session was started
 		s.typed("\r~.")
+		s.wait("host-ctl attach " + addr + " s")
 		s.exit(129)
-		// It still runs, and has what was typed.
+		// It still runs, has what was typed, and draws the screen again.
 		s = onTerminal(t, "attach", addr, "attached-to")
+		s.wait("size 31 97")
 		s.typed("quit\r")
 		s.wait("line: quit")
 		s.exit(5)

@@ -74,18 +74,23 @@ func TestEscapeReader(t *testing.T) {
 	tests := []struct {
 		in, want string
 		broken   bool
+		did      string
 	}{
-		{"hello\r", "hello\r", false},
-		{"~.", "", true},
-		{"ls\r~.more", "ls\r", true},
-		{"ls\n~.", "ls\n", true},
-		{"a~.b", "a~.b", false},
-		{"~~.", "~.", false},
-		{"~x", "~x", false},
-		{"~\r~.", "~\r", true},
-		{"\r~", "\r~", false},
-		{"~", "~", false},
-		{"", "", false},
+		{"hello\r", "hello\r", false, ""},
+		{"~.", "", true, ""},
+		{"ls\r~.more", "ls\r", true, ""},
+		{"ls\n~.", "ls\n", true, ""},
+		{"a~.b", "a~.b", false, ""},
+		{"~~.", "~.", false, ""},
+		{"~x", "~x", false, ""},
+		{"~\r~.", "~\r", true, ""},
+		{"\r~", "\r~", false, ""},
+		{"~", "~", false, ""},
+		{"", "", false, ""},
+		{"~?x", "x", false, "?"},
+		{"a\r~?~\x1a~.", "a\r", true, "?z"},
+		{"a~?", "a~?", false, ""},
+		{"cooked\n~\x1a\n", "cooked\n~\x1a\n", false, ""},
 	}
 	for _, tt := range tests {
 		for name, in := range map[string]io.Reader{
@@ -93,10 +98,14 @@ func TestEscapeReader(t *testing.T) {
 			"bytewise":   iotest.OneByteReader(strings.NewReader(tt.in)),
 			"data + EOF": iotest.DataErrReader(strings.NewReader(tt.in)),
 		} {
-			broken := false
-			got, err := io.ReadAll(&escapeReader{r: in, breakOff: func() { broken = true }})
-			if string(got) != tt.want || err != nil || broken != tt.broken {
-				t.Errorf("%q %s: got %q, %v, broken off %v; want %q, %v", tt.in, name, got, err, broken, tt.want, tt.broken)
+			broken, did := false, ""
+			got, err := io.ReadAll(&escapeReader{r: in, raw: !strings.HasPrefix(tt.in, "cooked"), escapes: escapes{
+				breakOff: func() { broken = true },
+				suspend:  func() { did += "z" },
+				help:     func() { did += "?" },
+			}})
+			if string(got) != tt.want || err != nil || broken != tt.broken || did != tt.did {
+				t.Errorf("%q %s: got %q, %v, broken off %v, did %q; want %q, %v, %q", tt.in, name, got, err, broken, did, tt.want, tt.broken, tt.did)
 			}
 		}
 	}
