@@ -174,6 +174,7 @@ func New(cfg *Config) (*Agent, error) {
 	a.AddCapability(&guestv1.Capability{Name: "files", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "forward", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "close-output", Enabled: true})
+	a.AddCapability(&guestv1.Capability{Name: "socket-owner", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "keys", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "policy", Enabled: true})
 	guestv1.RegisterAgentServiceServer(a, &infoService{agent: a})

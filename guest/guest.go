@@ -206,8 +206,11 @@ func (g *Guest) cachedInfo() *guestv1.InfoResponse {
 	return g.info
 }
 
-// capabilityCloseOutput is the agent's word for guestv1.CloseOutput.
-const capabilityCloseOutput = "close-output"
+// The agent's words for guestv1.CloseOutput, and for the mode and owner of sockets.
+const (
+	capabilityCloseOutput = "close-output"
+	capabilitySocketOwner = "socket-owner"
+)
 
 // can reports whether the agent has a capability, as far as it has said so.
 func (g *Guest) can(capability string) bool {

@@ -3,11 +3,13 @@ package guest
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
@@ -32,7 +34,31 @@ const relistenTimeout = 10 * time.Second
 //
 // ctx bounds the call of Listen alone. The caller must close the listener.
 func (g *Guest) Listen(ctx context.Context, network, addr string) (net.Listener, error) {
+	return g.ListenWith(ctx, network, addr, nil)
+}
+
+// ListenOptions say what the file of a Unix socket that is made in the guest has.
+type ListenOptions struct {
+	// Mode is its permissions, if not nil, of at most 0777: whoever may write may
+	// connect. nil means 0755 less the agent's umask, with which only the owner may.
+	Mode *fs.FileMode
+	// User and Group own it, as names or numbers of the guest; empty: the agent's.
+	User, Group string
+}
+
+// ListenWith is [Guest.Listen] with options, nil for none. The file has them from the
+// start on: it is never more open than asked. An agent that is too old for them makes
+// nothing.
+func (g *Guest) ListenWith(ctx context.Context, network, addr string, opts *ListenOptions) (net.Listener, error) {
 	l := &listener{guest: g, network: network}
+	if opts != nil {
+		l.options = *opts
+	}
+	if l.options != (ListenOptions{}) && !g.can(capabilitySocketOwner) {
+		e := g.newError(opListen, codes.Unimplemented, ReasonAgentTooOld, "agent too old for the mode and owner of sockets")
+		e.Remedy = "update guest-agent in the guest"
+		return nil, e
+	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	stream, at, err := l.listen(ctx, addr)
 	if err != nil {
@@ -48,6 +74,7 @@ type listener struct {
 	guest   *Guest
 	network string
 	addr    tunnelAddr
+	options ListenOptions
 	ctx     context.Context // done when the listener is closed
 	cancel  context.CancelFunc
 
@@ -59,7 +86,7 @@ type listener struct {
 func (l *listener) listen(ctx context.Context, addr string) (grpc.ServerStreamingClient[guestv1.ListenResponse], string, error) {
 	callCtx, cancel := context.WithCancel(l.ctx)
 	stop := context.AfterFunc(ctx, cancel)
-	stream, err := guestv1.NewForwardServiceClient(l.guest.conn).Listen(callCtx, &guestv1.ListenRequest{Network: l.network, Address: []byte(addr)})
+	stream, err := guestv1.NewForwardServiceClient(l.guest.conn).Listen(callCtx, l.request(addr))
 	var first *guestv1.ListenResponse
 	if err == nil {
 		first, err = stream.Recv()
@@ -75,6 +102,15 @@ func (l *listener) listen(ctx context.Context, addr string) (grpc.ServerStreamin
 		return nil, "", err
 	}
 	return stream, string(first.GetAddress()), nil
+}
+
+// request returns the request to listen on addr.
+func (l *listener) request(addr string) *guestv1.ListenRequest {
+	r := &guestv1.ListenRequest{Network: l.network, Address: []byte(addr), User: []byte(l.options.User), Group: []byte(l.options.Group)}
+	if l.options.Mode != nil {
+		r.Mode = proto.Uint32(uint32(*l.options.Mode))
+	}
+	return r
 }
 
 // Accept waits for the next connection. It may not be called concurrently with

@@ -36,7 +36,7 @@ func TestSocketThatHangs(t *testing.T) {
 			errs <- err
 		}()
 		go func() {
-			_, err := listen(ctx, "unix", dir+"/x")
+			_, err := listen(ctx, "unix", dir+"/x", socketFile{})
 			errs <- err
 		}()
 		<-fs.Asked()
@@ -47,7 +47,7 @@ func TestSocketThatHangs(t *testing.T) {
 			}
 		}
 	}
-	if l, err := listen(t.Context(), "unix", t.TempDir()+"/s"); err != nil {
+	if l, err := listen(t.Context(), "unix", t.TempDir()+"/s", socketFile{}); err != nil {
 		t.Errorf("another socket: %v", err)
 	} else if err := l.Close(); err != nil {
 		t.Error(err)

@@ -57,7 +57,7 @@ type heldListener struct {
 }
 
 // listenHeld listens at a path without links.
-func listenHeld(ctx context.Context, address string) (net.Listener, error) {
+func listenHeld(ctx context.Context, address string, file socketFile) (net.Listener, error) {
 	clean := path.Clean(address)
 	dir, err := pinned.Open(nil, path.Dir(clean), false)
 	if err != nil {
@@ -65,8 +65,7 @@ func listenHeld(ctx context.Context, address string) (net.Listener, error) {
 	}
 	place := pinned.Proc(dir) + "/" + path.Base(clean)
 	removeStale(place)
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", place)
+	l, err := file.listen(ctx, place)
 	if err != nil {
 		dir.Close()
 		return nil, err

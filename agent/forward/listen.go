@@ -43,6 +43,10 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 	default:
 		return unknownNetwork(network)
 	}
+	file, err := socketFileOf(req)
+	if err != nil {
+		return err
+	}
 	account := charge.From(stream.Context())
 	if err := s.take(account); err != nil {
 		return err
@@ -51,7 +55,7 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 	if endsEarly(network, address) {
 		return listenFault(network, address, syscall.EINVAL)
 	}
-	l, err := listen(stream.Context(), network, address)
+	l, err := listen(stream.Context(), network, address, file)
 	if err != nil {
 		return listenFault(network, address, err)
 	}
@@ -99,21 +103,21 @@ func (s *Server) Listen(req *guestv1.ListenRequest, stream guestv1.ForwardServic
 	}
 }
 
-func listen(ctx context.Context, network, address string) (net.Listener, error) {
+func listen(ctx context.Context, network, address string, file socketFile) (net.Listener, error) {
 	if !strings.HasPrefix(network, "unix") {
 		return localhost.Listen(ctx, new(net.ListenConfig), network, address)
 	}
-	return subject.Open(ctx, address, func() (net.Listener, error) { return listenUnix(ctx, network, address) })
+	return subject.Open(ctx, address, func() (net.Listener, error) { return listenUnix(ctx, network, address, file) })
 }
 
-func listenUnix(ctx context.Context, network, address string) (net.Listener, error) {
+func listenUnix(ctx context.Context, network, address string, file socketFile) (net.Listener, error) {
 	if isHeld(ctx, network, address) {
-		return listenHeld(ctx, address)
+		return listenHeld(ctx, address, file)
 	}
 	if network == "unix" {
 		removeStale(address)
 	}
-	return localhost.Listen(ctx, new(net.ListenConfig), network, address)
+	return file.listen(ctx, address)
 }
 
 // accept accepts the next connection; it waits while the process has no

@@ -77,6 +77,9 @@ the guest can be reached again.`,
 			if f.limit < 1 {
 				return usageError{fmt.Errorf("--max-connections %d: want 1 or more", f.limit)}
 			}
+			if err := f.socket.parse(); err != nil {
+				return err
+			}
 			specs, err := f.parse(rest)
 			if err != nil {
 				return err
@@ -96,6 +99,8 @@ the guest can be reached again.`,
 	flags.StringArrayVarP(&f.dynamic, "dynamic", "D", nil, "a SOCKS 5 proxy on [ADDR:]PORT here that connects from the guest")
 	flags.StringSliceVar(&f.addresses, "address", []string{"127.0.0.1"}, "addresses to listen on; * for all")
 	flags.BoolVar(&f.reverse, "reverse", false, "listen in the guest, and connect to REMOTE from here")
+	flags.StringVar(&f.socket.mode, "socket-mode", "", "permissions of Unix sockets that are made, here or in the guest, such as 0660 (default here 0600, in the guest 0755, with which its owner alone may connect)")
+	flags.StringVar(&f.socket.owner, "socket-owner", "", "USER[:GROUP] of Unix sockets that are made in the guest (default the agent's)")
 	flags.IntVar(&f.limit, "max-connections", maxForwarded, "how many connections to carry at most")
 	return cmd
 }
@@ -111,6 +116,7 @@ type forwarder struct {
 	addresses []string
 
 	local, remote, dynamic []string // -L, -R, -D
+	socket                 socketFlags
 
 	slots   chan struct{} // one held for each connection
 	running sync.WaitGroup
@@ -223,7 +229,7 @@ func (e socketError) Unwrap() error { return e.error }
 func (f *forwarder) open(ctx context.Context, s forwardSpec) (io.Closer, func() error, error) {
 	n := &notices{w: f.cli.stderr, about: s.listen.String()}
 	if s.reverse {
-		l, err := f.guest.Listen(ctx, s.listen.network, s.listen.addr)
+		l, err := f.guest.ListenWith(ctx, s.listen.network, s.listen.addr, f.socket.inGuest(s.listen.network))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -245,7 +251,7 @@ func (f *forwarder) open(ctx context.Context, s forwardSpec) (io.Closer, func() 
 	var err error
 	if s.listen.network == "unix" {
 		// A stale socket is replaced; the file goes with the listener.
-		l, err = transport.Listen(ctx, transport.UnixAddr(s.listen.addr), &transport.ListenConfig{Mode: 0o600})
+		l, err = transport.Listen(ctx, transport.UnixAddr(s.listen.addr), &transport.ListenConfig{Mode: f.socket.here()})
 	} else {
 		l, err = new(net.ListenConfig).Listen(ctx, s.listen.network, s.listen.addr)
 	}

@@ -48,7 +48,7 @@ func Do(ctx context.Context, a account.Account, f func() error) error {
 		return do(ctx, f, nil)
 	}
 	done := make(chan result, 1)
-	go onThread(func() {
+	go OnThread(func() {
 		if err := become(a); err != nil {
 			done <- result{err: err}
 			return
@@ -101,10 +101,10 @@ func (e *LeftError) Error() string { return "no answer before the call was ended
 // Unwrap returns the context's error.
 func (e *LeftError) Unwrap() error { return e.Err }
 
-// onThread calls f on a thread that is used for nothing after it. That cannot be
+// OnThread calls f on a thread that is used for nothing after it. That cannot be
 // the first thread of the process, which stands for all of it, and does not end
 // before it.
-func onThread(f func()) {
+func OnThread(f func()) {
 	runtime.LockOSThread()
 	if unix.Gettid() != os.Getpid() {
 		f()

@@ -575,7 +575,14 @@ type ListenRequest struct {
 	Address []byte `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// How many connections may wait to be accepted before further ones are left
 	// in the kernel's queue; 0: 128.
-	Backlog       uint32 `protobuf:"varint,3,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	Backlog uint32 `protobuf:"varint,3,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	// Of the file of a Unix socket, which has them from the start on: its
+	// permissions (whoever may write may connect; absent: 0755 less the agent's
+	// umask), owner and group, as names or numbers (empty: the agent's). An agent
+	// heeds them if it has the capability "socket-owner".
+	Mode          *uint32 `protobuf:"varint,4,opt,name=mode,proto3,oneof" json:"mode,omitempty"`
+	User          []byte  `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	Group         []byte  `protobuf:"bytes,6,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -629,6 +636,27 @@ func (x *ListenRequest) GetBacklog() uint32 {
 		return x.Backlog
 	}
 	return 0
+}
+
+func (x *ListenRequest) GetMode() uint32 {
+	if x != nil && x.Mode != nil {
+		return *x.Mode
+	}
+	return 0
+}
+
+func (x *ListenRequest) GetUser() []byte {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *ListenRequest) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
 }
 
 type ListenResponse struct {
@@ -728,11 +756,15 @@ const file_guest_v1_forward_proto_rawDesc = "" +
 	"\x0eremote_address\x18\x02 \x01(\fR\rremoteAddress\"/\n" +
 	"\aSegment\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\bR\x03end\"u\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end\"\xd9\x01\n" +
 	"\rListenRequest\x12 \n" +
 	"\anetwork\x18\x01 \x01(\tB\x06\xa2\xbb\x18\x02\b\x1cR\anetwork\x12 \n" +
 	"\aaddress\x18\x02 \x01(\fB\x06\xa2\xbb\x18\x02\b\x1eR\aaddress\x12 \n" +
-	"\abacklog\x18\x03 \x01(\rB\x06\xa2\xbb\x18\x02\b!R\abacklog\"v\n" +
+	"\abacklog\x18\x03 \x01(\rB\x06\xa2\xbb\x18\x02\b!R\abacklog\x12\x1f\n" +
+	"\x04mode\x18\x04 \x01(\rB\x06\xa2\xbb\x18\x02\b#H\x00R\x04mode\x88\x01\x01\x12\x1a\n" +
+	"\x04user\x18\x05 \x01(\fB\x06\xa2\xbb\x18\x02\b#R\x04user\x12\x1c\n" +
+	"\x05group\x18\x06 \x01(\fB\x06\xa2\xbb\x18\x02\b#R\x05groupB\a\n" +
+	"\x05_mode\"v\n" +
 	"\x0eListenResponse\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12#\n" +
 	"\rconnection_id\x18\x02 \x01(\fR\fconnectionId\x12%\n" +
@@ -811,6 +843,7 @@ func file_guest_v1_forward_proto_init() {
 		(*AcceptResponse_Opened)(nil),
 		(*AcceptResponse_Segment)(nil),
 	}
+	file_guest_v1_forward_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
