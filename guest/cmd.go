@@ -148,7 +148,7 @@ func (g *Guest) Command(ctx context.Context, name string, arg ...string) *Cmd {
 	c := &Cmd{Path: name, Args: append([]string{name}, arg...), User: g.user, g: g, ctx: ctx}
 	c.Cancel = func() error {
 		if c.Detach {
-			return c.Process.Release()
+			return c.Process.Detach()
 		}
 		return c.Process.killGroup()
 	}

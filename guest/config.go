@@ -49,8 +49,8 @@ const (
 // guests that lie, are told apart by keys alone.
 type Config struct {
 	// File holds the guests that a target can name. If it is nil, the user's
-	// own file (DefaultFile) is read when the target is a name.
-	File *File
+	// own file (DefaultConfigFile) is read when the target is a name.
+	File *ConfigFile
 
 	// Dialer, if not nil, makes the connections, each call a new one; the
 	// target is then only a label.

@@ -268,8 +268,17 @@ func (f *Files) Chmod(ctx context.Context, name string, mode fs.FileMode) error 
 }
 
 // Chown sets the owner and the group, each a name or a number; empty: unchanged.
-// Of a symbolic link it sets that of the link if follow is false.
-func (f *Files) Chown(ctx context.Context, name, user, group string, follow bool) error {
+// Of a symbolic link it sets that of what it leads to.
+func (f *Files) Chown(ctx context.Context, name, user, group string) error {
+	return f.chown(ctx, name, user, group, true)
+}
+
+// Lchown is Chown, but of a symbolic link it sets that of the link.
+func (f *Files) Lchown(ctx context.Context, name, user, group string) error {
+	return f.chown(ctx, name, user, group, false)
+}
+
+func (f *Files) chown(ctx context.Context, name, user, group string, follow bool) error {
 	r := &guestv1.SetAttributesRequest{Path: []byte(name), Follow: follow}
 	if user != "" {
 		r.User = []byte(user)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/vsockrpc/vsockrpc/guest"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -43,7 +44,7 @@ func TestWatch(t *testing.T) {
 		{func() { check(os.Remove(filepath.Join(dir, "moved/deep/h"))) }, removed, "moved/deep/h", ""},
 	}
 	next := -1
-	for e, err := range g.Files().Watch(ctx, dir, true) {
+	for e, err := range g.Files().Watch(ctx, dir, &guest.WatchOptions{Recursive: true}) {
 		if err != nil {
 			if next == len(steps) && errors.Is(err, context.Canceled) {
 				break
@@ -62,7 +63,7 @@ func TestWatch(t *testing.T) {
 	if next != len(steps) {
 		t.Errorf("ended at step %d", next)
 	}
-	for _, err := range g.Files().Watch(t.Context(), filepath.Join(dir, "none"), false) {
+	for _, err := range g.Files().Watch(t.Context(), filepath.Join(dir, "none"), nil) {
 		if !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("of nothing: %v", err)
 		}

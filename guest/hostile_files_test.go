@@ -349,7 +349,7 @@ func TestHostileWatch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var last error
 			n := 0
-			for _, err := range hostileFiles(t, &fakeFiles{watch: tt.watch}).Watch(t.Context(), "/d", true) {
+			for _, err := range hostileFiles(t, &fakeFiles{watch: tt.watch}).Watch(t.Context(), "/d", nil) {
 				if last = err; err == nil {
 					n++
 				}
@@ -367,7 +367,7 @@ func TestHostileWatch(t *testing.T) {
 			return nil
 		}})
 		n := 0
-		for range f.Watch(t.Context(), "/d", true) {
+		for range f.Watch(t.Context(), "/d", nil) {
 			if n++; n == 10_000 { // as long as the caller wants
 				break
 			}

@@ -245,7 +245,7 @@ func TestSkew(t *testing.T) {
 		for what, err := range map[string]error{
 			"exec":             g.Command(t.Context(), "x").Run(),
 			"listing sessions": listErr,
-			"signals":          g.SignalProcess(t.Context(), 1, 15, false, 0),
+			"signals":          g.SignalProcess(t.Context(), 1, 15, nil),
 		} {
 			want := "agent too old for " + what + " (agent version v0.0.1, protocol 0; needs protocol 1)"
 			e, ok := errors.AsType[*Error](err)

@@ -50,7 +50,7 @@ func (p *Process) signal(sig os.Signal, group bool) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
 	defer cancel()
-	err = p.g.SignalSession(ctx, p.ID, n, group)
+	err = p.g.SignalSession(ctx, p.ID, n, &SignalOptions{Group: group})
 	if e, ok := errors.AsType[*Error](err); ok && e.Reason == reasonNoProcess {
 		return os.ErrProcessDone
 	}
@@ -96,10 +96,10 @@ func (p *Process) resize(size *guestv1.WindowSize) error {
 	return nil
 }
 
-// Release leaves the process running in the guest without an owner: its output
+// Detach leaves the process running in the guest without an owner: its output
 // is kept as far as the session's ring holds it, and [Guest.Attach] has it
 // back. [Cmd.Wait] returns an error with ReasonLeft.
-func (p *Process) Release() error { return p.leave(true) }
+func (p *Process) Detach() error { return p.leave(true) }
 
 // HangUp leaves on purpose: the guest ends the session at once, with SIGHUP,
 // SIGTERM and, 2 s later, SIGKILL to everything that it has started. [Cmd.Wait] does not

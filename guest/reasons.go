@@ -33,7 +33,7 @@ const (
 	ReasonSessionLost   = "session-lost"    // the agent was restarted, or has forgotten the session
 	ReasonOutputLost    = "output-lost"     // output is gone that was not to be dropped
 	ReasonProtocol      = "protocol"        // the guest broke the protocol
-	ReasonLeft          = "left"            // Process.Release or Process.HangUp was called
+	ReasonLeft          = "left"            // Process.Detach or Process.HangUp was called
 	ReasonClosed        = "closed"          // Guest.Close was called
 
 	// Who may call.

@@ -19,7 +19,7 @@ func SplitUser(target string) (user, rest string) {
 // Resolve returns the address that a target of Dial stands for, and the user that
 // the target or the configuration file gives for it. A nil file means the user's
 // own, which is read only if the target is a name.
-func Resolve(target string, file *File) (transport.Addr, string, error) {
+func Resolve(target string, file *ConfigFile) (transport.Addr, string, error) {
 	user, target := SplitUser(target)
 	if checkName(target) != nil {
 		addr, err := parseTarget(target, 0)
@@ -27,7 +27,7 @@ func Resolve(target string, file *File) (transport.Addr, string, error) {
 	}
 	if file == nil {
 		var err error
-		if file, err = ReadFile(""); err != nil {
+		if file, err = ReadConfigFile(""); err != nil {
 			return transport.Addr{}, "", err
 		}
 	}

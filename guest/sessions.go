@@ -61,23 +61,32 @@ func (g *Guest) Processes(ctx context.Context) iter.Seq2[*guestv1.ProcessInfo, e
 	}
 }
 
-// SignalSession sends a signal to a session's process, or to its process group.
-// SIGKILL to the group is for everything that the session has started.
-func (g *Guest) SignalSession(ctx context.Context, id SessionID, sig Signal, group bool) error {
-	return g.sendSignal(ctx, &guestv1.SignalRequest{
-		Target: &guestv1.SignalRequest_SessionId{SessionId: id[:]}, Signal: uint32(sig), Group: group})
+// SignalOptions say what a signal hits. The zero value, or a nil pointer, is the process
+// alone.
+type SignalOptions struct {
+	// Group sends the signal to the process group. Of a session, SIGKILL to the group is
+	// for everything that it has started.
+	Group bool
+	// StartTicks, if not 0, must be the process's guestv1.ProcessInfo.StartTicks: then
+	// another process that has got the same pid is not hit. Of SignalProcess only.
+	StartTicks uint64
 }
 
-// SignalProcess sends a signal to a process of the guest, or to its process
-// group. If startTicks is not 0, it must be the process's
-// guestv1.ProcessInfo.StartTicks: then another process that has got the same
-// pid is not hit.
-func (g *Guest) SignalProcess(ctx context.Context, pid uint32, sig Signal, group bool, startTicks uint64) error {
-	return g.sendSignal(ctx, &guestv1.SignalRequest{
-		Target: &guestv1.SignalRequest_Pid{Pid: pid}, Signal: uint32(sig), Group: group, StartTicks: startTicks})
+// SignalSession sends a signal to a session's process.
+func (g *Guest) SignalSession(ctx context.Context, id SessionID, sig Signal, opts *SignalOptions) error {
+	return g.sendSignal(ctx, &guestv1.SignalRequest{Target: &guestv1.SignalRequest_SessionId{SessionId: id[:]}}, sig, opts)
 }
 
-func (g *Guest) sendSignal(ctx context.Context, req *guestv1.SignalRequest) error {
+// SignalProcess sends a signal to a process of the guest.
+func (g *Guest) SignalProcess(ctx context.Context, pid uint32, sig Signal, opts *SignalOptions) error {
+	return g.sendSignal(ctx, &guestv1.SignalRequest{Target: &guestv1.SignalRequest_Pid{Pid: pid}}, sig, opts)
+}
+
+func (g *Guest) sendSignal(ctx context.Context, req *guestv1.SignalRequest, sig Signal, opts *SignalOptions) error {
+	if opts == nil {
+		opts = &SignalOptions{}
+	}
+	req.Signal, req.Group, req.StartTicks = uint32(sig), opts.Group, opts.StartTicks
 	_, err := g.process.Signal(ctx, req)
 	return g.wrap("signal", guestv1.ProcessService_Signal_FullMethodName, err)
 }
@@ -100,10 +109,20 @@ func (g *Guest) WaitSession(ctx context.Context, id SessionID) (*ProcessState, e
 	return &ProcessState{exit: exit}, nil
 }
 
-// RemoveSession has the agent forget a session. One that runs is ended if force
-// is set, and left alone otherwise, with an error.
-func (g *Guest) RemoveSession(ctx context.Context, id SessionID, force bool) error {
-	_, err := g.process.Remove(ctx, &guestv1.RemoveRequest{SessionId: id[:], Force: force})
+// RemoveOptions say how RemoveSession removes. The zero value, or a nil pointer, leaves
+// a session alone that runs.
+type RemoveOptions struct {
+	// Force ends a session that runs.
+	Force bool
+}
+
+// RemoveSession has the agent forget a session. One that runs is an error, unless
+// opts say to end it.
+func (g *Guest) RemoveSession(ctx context.Context, id SessionID, opts *RemoveOptions) error {
+	if opts == nil {
+		opts = &RemoveOptions{}
+	}
+	_, err := g.process.Remove(ctx, &guestv1.RemoveRequest{SessionId: id[:], Force: opts.Force})
 	return g.wrap("remove session", guestv1.ProcessService_Remove_FullMethodName, err)
 }
 

@@ -45,7 +45,7 @@ const (
 func DefaultIdentity() (string, error) { return besideFile(identityFile) }
 
 func besideFile(name string) (string, error) {
-	path, err := DefaultFile()
+	path, err := DefaultConfigFile()
 	if err != nil {
 		return "", err
 	}

@@ -68,7 +68,7 @@ func TestParseSignal(t *testing.T) {
 }
 
 func TestResolve(t *testing.T) {
-	file, err := ParseFile(`
+	file, err := ParseConfigFile(`
 user = "deploy"
 port = 2000
 [guests.web]
@@ -140,7 +140,7 @@ func isReason(err error, reason string) bool {
 	return ok && e.Reason == reason
 }
 
-func TestParseFileErrors(t *testing.T) {
+func TestParseConfigFileErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"colour = 1": "line 1: unknown key colour",
 		"[guests.a]\ntarget = \"3\"\nusr = \"x\"":    "line 3: unknown key guests.a.usr",
@@ -155,19 +155,19 @@ func TestParseFileErrors(t *testing.T) {
 		"[guests.a]\ntarget = -3":                    "guest a",
 		"user = \"a\"\nuser = \"b\"":                 "line 2: ",
 	} {
-		if _, err := ParseFile(text); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("ParseFile(%q): %v, want %q", text, err, want)
+		if _, err := ParseConfigFile(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("ParseConfigFile(%q): %v, want %q", text, err, want)
 		}
 	}
 }
 
-func TestReadFile(t *testing.T) {
+func TestReadConfigFile(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", dir)
-	if f, err := ReadFile(""); err != nil || len(f.Guests) != 0 {
+	if f, err := ReadConfigFile(""); err != nil || len(f.Guests) != 0 {
 		t.Errorf("without a file: %v, %v", f, err)
 	}
-	path, err := DefaultFile()
+	path, err := DefaultConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,10 +177,10 @@ func TestReadFile(t *testing.T) {
 		t.Errorf("Resolve: %v, %v", addr, err)
 	}
 	os.WriteFile(path, []byte("x = 1\n"), 0o644)
-	if _, err := ReadFile(""); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("ReadFile: %v, want one that names %s", err, path)
+	if _, err := ReadConfigFile(""); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("ReadConfigFile: %v, want one that names %s", err, path)
 	}
-	if _, err := ReadFile(filepath.Join(dir, "missing")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := ReadConfigFile(filepath.Join(dir, "missing")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file that was asked for is missing: %v", err)
 	}
 }

@@ -125,7 +125,7 @@ func findSession(ctx context.Context, g *guest.Guest, arg string) (*guestv1.Sess
 	}
 	if id, err := guest.ParseSessionID(arg); err == nil {
 		// The agent may still know that there was one.
-		err := g.SignalSession(ctx, id, 0, false)
+		err := g.SignalSession(ctx, id, 0, nil)
 		if e, ok := errors.AsType[*guest.Error](err); ok && e.Reason == "session-gone" {
 			e.Op = ""
 			return nil, e

@@ -314,7 +314,7 @@ func (a *attendance) breakOff(code exitCode) {
 	a.breakOnce.Do(func() {
 		a.broken = code
 		if a.keep {
-			a.cmd.Process.Release()
+			a.cmd.Process.Detach()
 		} else {
 			a.cmd.Process.HangUp()
 		}

@@ -123,13 +123,13 @@ func kill(ctx context.Context, g *guest.Guest, arg string, sig guest.Signal, gro
 		if p.start == 0 {
 			p.start = starts[p.pid]
 		}
-		return g.SignalProcess(ctx, p.pid, sig, group, p.start)
+		return g.SignalProcess(ctx, p.pid, sig, &guest.SignalOptions{Group: group, StartTicks: p.start})
 	}
 	id, err := sessionID(ctx, g, arg)
 	if err != nil {
 		return err
 	}
-	return g.SignalSession(ctx, id, sig, group)
+	return g.SignalSession(ctx, id, sig, &guest.SignalOptions{Group: group})
 }
 
 // sessionID returns the id of the session that a user means. A whole id is

@@ -87,10 +87,10 @@ func (c *cli) logs(ctx context.Context, g *guest.Guest, info *guestv1.SessionInf
 	select {
 	case err = <-ended:
 	case <-leave:
-		k.Process.Release()
+		k.Process.Detach()
 		err = <-ended
 	case <-ctx.Done():
-		k.Process.Release()
+		k.Process.Detach()
 		<-ended
 		return ctx.Err()
 	}

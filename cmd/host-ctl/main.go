@@ -49,8 +49,8 @@ type cli struct {
 	reconnect time.Duration // as in guest.Config
 	buffered  int           // as MaxBuffered in guest.Config
 
-	file  *guest.File // the configuration file, once read
-	local *localAgent // the embedded agent, once started
+	file  *guest.ConfigFile // the configuration file, once read
+	local *localAgent       // the embedded agent, once started
 }
 
 func (c *cli) rootCommand() *cobra.Command {
@@ -134,7 +134,7 @@ func (c *cli) readFile() error {
 	if c.file != nil {
 		return nil
 	}
-	file, err := guest.ReadFile(c.configPath)
+	file, err := guest.ReadConfigFile(c.configPath)
 	if err != nil {
 		return configError{err}
 	}

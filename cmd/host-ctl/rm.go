@@ -47,7 +47,7 @@ With --force, sessions that run are ended first, and it is no error if there is 
 func removeSession(ctx context.Context, g *guest.Guest, arg string, force bool) error {
 	id, err := sessionID(ctx, g, arg)
 	if err == nil {
-		err = g.RemoveSession(ctx, id, force)
+		err = g.RemoveSession(ctx, id, &guest.RemoveOptions{Force: force})
 	}
 	_, unknown := errors.AsType[noSessionError](err)
 	e, ok := errors.AsType[*guest.Error](err)

@@ -122,11 +122,11 @@ func TestLogsAfterOwner(t *testing.T) {
 	}
 	logs()
 	logs("--tail", "2")
-	if err := owner.Process.Release(); err != nil {
+	if err := owner.Process.Detach(); err != nil {
 		t.Fatal(err)
 	}
 	logs()
-	if err := g.SignalSession(t.Context(), cmd.ID, guest.Signal(15), true); err != nil {
+	if err := g.SignalSession(t.Context(), cmd.ID, guest.Signal(15), &guest.SignalOptions{Group: true}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := g.WaitSession(t.Context(), cmd.ID); err != nil {

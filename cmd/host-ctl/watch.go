@@ -39,7 +39,7 @@ events were lost.`,
 			}
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
 				out := bufio.NewWriter(c.stdout)
-				for e, err := range filesAs(g, user).Watch(ctx, guestPath(paths[0]), recursive) {
+				for e, err := range filesAs(g, user).Watch(ctx, guestPath(paths[0]), &guest.WatchOptions{Recursive: recursive}) {
 					if err != nil {
 						return err
 					}

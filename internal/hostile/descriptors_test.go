@@ -84,7 +84,7 @@ func holdEverything(t *testing.T, g *guest.Guest, dir string) {
 	watched := make(chan struct{})
 	go func() {
 		first := true
-		for range g.Files().Watch(ctx, dir, true) {
+		for range g.Files().Watch(ctx, dir, &guest.WatchOptions{Recursive: true}) {
 			if first {
 				close(watched)
 			}

@@ -60,11 +60,15 @@ func operations(dir string) map[string]func(context.Context, *guest.Guest) error
 			_, err := g.WaitSession(ctx, guest.SessionID{})
 			return err
 		},
-		"remove": func(ctx context.Context, g *guest.Guest) error { return g.RemoveSession(ctx, guest.SessionID{}, true) },
-		"signal": func(ctx context.Context, g *guest.Guest) error {
-			return g.SignalSession(ctx, guest.SessionID{}, 15, true)
+		"remove": func(ctx context.Context, g *guest.Guest) error {
+			return g.RemoveSession(ctx, guest.SessionID{}, &guest.RemoveOptions{Force: true})
 		},
-		"signal a process": func(ctx context.Context, g *guest.Guest) error { return g.SignalProcess(ctx, 1, 15, false, 1) },
+		"signal": func(ctx context.Context, g *guest.Guest) error {
+			return g.SignalSession(ctx, guest.SessionID{}, 15, &guest.SignalOptions{Group: true})
+		},
+		"signal a process": func(ctx context.Context, g *guest.Guest) error {
+			return g.SignalProcess(ctx, 1, 15, &guest.SignalOptions{StartTicks: 1})
+		},
 		"host keys": func(ctx context.Context, g *guest.Guest) error {
 			_, err := g.HostKeys(ctx)
 			return err
@@ -178,7 +182,7 @@ func fileOperations(dir string) map[string]func(context.Context, *guest.Files) e
 			return err
 		},
 		"watch": func(ctx context.Context, f *guest.Files) error {
-			for _, err := range f.Watch(ctx, "/", true) {
+			for _, err := range f.Watch(ctx, "/", &guest.WatchOptions{Recursive: true}) {
 				if err != nil {
 					return err
 				}

@@ -243,7 +243,7 @@ func TestWatchedDirectories(t *testing.T) {
 	}
 	g := embedded(t, &agent.Config{}, guest.WireNative)
 	var last error
-	for _, err := range g.Files().Watch(t.Context(), dir, true) {
+	for _, err := range g.Files().Watch(t.Context(), dir, &guest.WatchOptions{Recursive: true}) {
 		if last = err; err != nil {
 			break
 		}

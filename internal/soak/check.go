@@ -219,7 +219,7 @@ func (m *machine) noSessions(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := m.probe.RemoveSession(ctx, id, false); err != nil {
+		if err := m.probe.RemoveSession(ctx, id, nil); err != nil {
 			return err
 		}
 	}

@@ -105,7 +105,7 @@ func (c *client) detached(ctx context.Context, op *operation) error {
 		attached := c.guest.Attach(ctx, cmd.ID.String(), nil)
 		attached.Stdout = &out
 		err = attached.Run()
-		_ = cmd.Process.Release()
+		_ = cmd.Process.Detach()
 		_ = cmd.Wait() // has been released
 	}
 	err = ranWell(err, out.Bytes(), slowOutput(op.id, lines), code)

@@ -16,7 +16,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
-// File is a configuration file: names for guests. It is TOML:
+// ConfigFile is a configuration file: names for guests. It is TOML:
 //
 //	user = "deploy"              # run commands as; default: the agent's user
 //	port = 1000                  # of vsock targets that name no port
@@ -29,18 +29,18 @@ import (
 //	user = "root"
 //
 // It is not changed after it was read, and may be used concurrently.
-type File struct {
+type ConfigFile struct {
 	// User is the user to run commands as, for guests that have none.
 	User string
 	// Port is the port of vsock targets without one, for guests that have
 	// none; 0 means the agent's port.
 	Port uint32
 	// Guests are the guests by name.
-	Guests map[string]Entry
+	Guests map[string]GuestEntry
 }
 
-// Entry is a guest of a File.
-type Entry struct {
+// GuestEntry is a guest of a ConfigFile.
+type GuestEntry struct {
 	// Target is a target for Dial; not a name. The file may have a CID as a number.
 	Target string
 	// User is the user to run commands as; empty means the agent's own.
@@ -49,7 +49,7 @@ type Entry struct {
 	Port uint32
 }
 
-// fileText is a File as it is written.
+// fileText is a ConfigFile as it is written.
 type fileText struct {
 	User   string `toml:"user"`
 	Port   uint32 `toml:"port"`
@@ -76,10 +76,10 @@ func (t *targetText) UnmarshalTOML(v any) error {
 	return nil
 }
 
-// DefaultFile returns the path of the user's configuration file:
+// DefaultConfigFile returns the path of the user's configuration file:
 // host-ctl/config.toml below $XDG_CONFIG_HOME or what stands for it on this
 // system.
-func DefaultFile() (string, error) {
+func DefaultConfigFile() (string, error) {
 	// os.UserConfigDir looks at XDG_CONFIG_HOME on Unix only.
 	if dir := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "host-ctl", "config.toml"), nil
@@ -91,34 +91,34 @@ func DefaultFile() (string, error) {
 	return filepath.Join(dir, "host-ctl", "config.toml"), nil
 }
 
-// ReadFile reads a configuration file. An empty path means DefaultFile, and
+// ReadConfigFile reads a configuration file. An empty path means DefaultConfigFile, and
 // then a file that is missing is as good as an empty one. A key that is not
 // known is an error, as is a guest whose name or target is malformed.
-func ReadFile(path string) (*File, error) {
+func ReadConfigFile(path string) (*ConfigFile, error) {
 	given := path != ""
 	if !given {
 		var err error
-		if path, err = DefaultFile(); err != nil {
+		if path, err = DefaultConfigFile(); err != nil {
 			// Without a home directory there is no file to be had.
-			return &File{}, nil
+			return &ConfigFile{}, nil
 		}
 	}
 	data, err := os.ReadFile(path)
 	if !given && errors.Is(err, fs.ErrNotExist) {
-		return &File{}, nil
+		return &ConfigFile{}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}
-	f, err := ParseFile(string(data))
+	f, err := ParseConfigFile(string(data))
 	if err != nil {
 		return nil, fmt.Errorf("configuration file %s: %w", path, err)
 	}
 	return f, nil
 }
 
-// ParseFile parses the text of a configuration file. Errors name the line.
-func ParseFile(text string) (*File, error) {
+// ParseConfigFile parses the text of a configuration file. Errors name the line.
+func ParseConfigFile(text string) (*ConfigFile, error) {
 	var written fileText
 	meta, err := toml.Decode(text, &written)
 	if err != nil {
@@ -131,9 +131,9 @@ func ParseFile(text string) (*File, error) {
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return nil, fmt.Errorf("line %d: unknown key %s", lineOf(text, unknown[0]), unknown[0])
 	}
-	f := &File{User: written.User, Port: written.Port, Guests: make(map[string]Entry)}
+	f := &ConfigFile{User: written.User, Port: written.Port, Guests: make(map[string]GuestEntry)}
 	for name, e := range written.Guests {
-		f.Guests[name] = Entry{string(e.Target), e.User, e.Port}
+		f.Guests[name] = GuestEntry{string(e.Target), e.User, e.Port}
 	}
 	for _, name := range f.Names() {
 		line := lineOf(text, toml.Key{"guests", name})
@@ -152,10 +152,10 @@ func ParseFile(text string) (*File, error) {
 }
 
 // Names returns the names of the guests, sorted.
-func (f *File) Names() []string { return slices.Sorted(maps.Keys(f.Guests)) }
+func (f *ConfigFile) Names() []string { return slices.Sorted(maps.Keys(f.Guests)) }
 
 // Lookup returns the guest with a name, with the file's defaults filled in.
-func (f *File) Lookup(name string) (Entry, bool) {
+func (f *ConfigFile) Lookup(name string) (GuestEntry, bool) {
 	e, ok := f.Guests[name]
 	if e.User == "" {
 		e.User = f.User
