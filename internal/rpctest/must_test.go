@@ -266,7 +266,7 @@ func clientOfAnotherVersion(t *testing.T) {
 	p.accept()
 	p.try([]byte("VSOCKRPC/2\r\n\r\n\x00\xff"))
 	p.wantEOF()
-	p.wantStatus(codes.Unavailable)
+	p.wantStatus(codes.FailedPrecondition)
 }
 
 func answerWithTooMuch(t *testing.T) {
