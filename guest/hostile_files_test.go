@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/vsockrpc/vsockrpc/internal/archive"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -92,7 +93,7 @@ func hostileFiles(t *testing.T, f *fakeFiles) *Files {
 	})
 	cfg := agent.config()
 	cfg.Reconnect = time.Second
-	g, err := Dial(t.Context(), "fake", cfg)
+	g, err := Dial(wait.Context(t), "fake", cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +164,7 @@ func TestHostileList(t *testing.T) {
 			files := hostileFiles(t, &fakeFiles{list: tt.list})
 			var last error
 			n := 0
-			for _, err := range files.List(t.Context(), "/d", nil) {
+			for _, err := range files.List(wait.Context(t), "/d", nil) {
 				last = err
 				n++
 			}
@@ -171,7 +172,7 @@ func TestHostileList(t *testing.T) {
 			if n > 2*maxListed {
 				t.Errorf("%d entries", n)
 			}
-			if _, err := fs.ReadDir(files.FS(t.Context(), "/d"), "."); err == nil {
+			if _, err := fs.ReadDir(files.FS(wait.Context(t), "/d"), "."); err == nil {
 				t.Error("ReadDir has no error")
 			}
 		})
@@ -179,12 +180,12 @@ func TestHostileList(t *testing.T) {
 	t.Run("sizes, modes and names that lie", func(t *testing.T) {
 		m := &guestv1.FileInfo{Path: []byte(evilName), Size: math.MaxUint64, Mode: math.MaxUint32, ModifiedUnixNanos: math.MinInt64, LinkTarget: []byte(evilName)}
 		files := hostileFiles(t, &fakeFiles{list: once(&guestv1.ListResponse{Files: []*guestv1.FileInfo{m}})})
-		for info, err := range files.List(t.Context(), "/d", nil) {
+		for info, err := range files.List(wait.Context(t), "/d", nil) {
 			if err != nil || info.Name() != evilName || info.Size() < 0 || info.IsDir() {
 				t.Errorf("%v, %v", info, err)
 			}
 		}
-		entries, err := fs.ReadDir(files.FS(t.Context(), "/d"), ".")
+		entries, err := fs.ReadDir(files.FS(wait.Context(t), "/d"), ".")
 		if err != nil || len(entries) != 0 { // the name is not UTF-8
 			t.Errorf("%v, %v", entries, err)
 		}
@@ -228,7 +229,7 @@ func TestHostileRead(t *testing.T) {
 		}, ReasonProtocol},
 	} {
 		t.Run(name, func(t *testing.T) {
-			data, err := hostileFiles(t, &fakeFiles{read: tt.read}).ReadFile(t.Context(), "/f", 1<<20)
+			data, err := hostileFiles(t, &fakeFiles{read: tt.read}).ReadFile(wait.Context(t), "/f", 1<<20)
 			wantReason(t, err, tt.reason)
 			if len(data) > 0 {
 				t.Errorf("%d bytes", len(data))
@@ -238,7 +239,7 @@ func TestHostileRead(t *testing.T) {
 	t.Run("more than the range", func(t *testing.T) {
 		var got bytes.Buffer
 		f := hostileFiles(t, &fakeFiles{read: func(st stream) error { return errors.Join(info(st), piece(st, 10, make([]byte, 11))) }})
-		wantReason(t, f.CopyRange(t.Context(), &got, "/f", 10, 10), ReasonProtocol)
+		wantReason(t, f.CopyRange(wait.Context(t), &got, "/f", 10, 10), ReasonProtocol)
 		if got.Len() > 10 {
 			t.Errorf("%d bytes", got.Len())
 		}
@@ -297,7 +298,7 @@ func TestHostileOpen(t *testing.T) {
 		}), write, evilText},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, err := hostileFiles(t, &fakeFiles{open: tt.open}).OpenFile(t.Context(), "/f", os.O_RDWR, 0)
+			f, err := hostileFiles(t, &fakeFiles{open: tt.open}).OpenFile(wait.Context(t), "/f", os.O_RDWR, 0)
 			if err == nil && tt.use != nil {
 				err = tt.use(f)
 				f.cancel()
@@ -309,7 +310,7 @@ func TestHostileOpen(t *testing.T) {
 
 // TestHostileFacts has an agent answer the small calls with nonsense.
 func TestHostileFacts(t *testing.T) {
-	ctx := t.Context()
+	ctx := wait.Context(t)
 	f := &fakeFiles{stat: &guestv1.StatResponse{}, link: &guestv1.ReadLinkResponse{Target: []byte(evilName)}, hash: &guestv1.HashResponse{Sha256: []byte("short"), Length: math.MaxUint64}}
 	files := hostileFiles(t, f)
 	if info, err := files.Stat(ctx, "/a/name"); err != nil || info.Name() != "name" || info.IsDir() {
@@ -349,7 +350,7 @@ func TestHostileWatch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var last error
 			n := 0
-			for _, err := range hostileFiles(t, &fakeFiles{watch: tt.watch}).Watch(t.Context(), "/d", nil) {
+			for _, err := range hostileFiles(t, &fakeFiles{watch: tt.watch}).Watch(wait.Context(t), "/d", nil) {
 				if last = err; err == nil {
 					n++
 				}
@@ -367,7 +368,7 @@ func TestHostileWatch(t *testing.T) {
 			return nil
 		}})
 		n := 0
-		for range f.Watch(t.Context(), "/d", nil) {
+		for range f.Watch(wait.Context(t), "/d", nil) {
 			if n++; n == 10_000 { // as long as the caller wants
 				break
 			}
@@ -447,7 +448,7 @@ func TestHostileDownload(t *testing.T) {
 				t.Fatal(err)
 			}
 			files := hostileFiles(t, &fakeFiles{download: tt.download})
-			_, err := files.CopyFrom(t.Context(), []string{"/src/."}, dst, &CopyOptions{MaxEntries: 2000, MaxBytes: 1 << 20, Sync: SyncNone})
+			_, err := files.CopyFrom(wait.Context(t), []string{"/src/."}, dst, &CopyOptions{MaxEntries: 2000, MaxBytes: 1 << 20, Sync: SyncNone})
 			failures, some := errors.AsType[*CopyError](err)
 			switch {
 			case err == nil:
@@ -517,7 +518,7 @@ func TestHostileUpload(t *testing.T) {
 			if err := os.WriteFile(src, make([]byte, 300<<10), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := hostileFiles(t, &fakeFiles{upload: upload}).CopyTo(t.Context(), []string{src}, "/dst", nil)
+			_, err := hostileFiles(t, &fakeFiles{upload: upload}).CopyTo(wait.Context(t), []string{src}, "/dst", nil)
 			wantReason(t, err, ReasonProtocol)
 		})
 	}
@@ -529,7 +530,7 @@ func TestHostileUpload(t *testing.T) {
 		f := hostileFiles(t, &fakeFiles{upload: func(st stream) error {
 			return st.Send(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Finished{Finished: &guestv1.Finished{Files: 1}}})
 		}})
-		_, err := f.CopyTo(t.Context(), []string{src}, "/dst", nil)
+		_, err := f.CopyTo(wait.Context(t), []string{src}, "/dst", nil)
 		wantReason(t, err, ReasonProtocol)
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -147,9 +148,7 @@ func TestCopyStaysWithItsBoot(t *testing.T) {
 			return st.Send(&guestv1.DownloadResponse{Message: &guestv1.DownloadResponse_Open{}}) // ends it
 		}}}
 		a = newTwoGuests(t, &guestv1.InfoResponse{BootId: "a", MachineId: "m"}, &guestv1.InfoResponse{BootId: boot, MachineId: "m"}, files)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		_, err := a.dial(t).Files().CopyFrom(ctx, []string{"/f"}, filepath.Join(t.TempDir(), "f"), nil)
+		_, err := a.dial(t).Files().CopyFrom(wait.Context(t), []string{"/f"}, filepath.Join(t.TempDir(), "f"), nil)
 		want := ReasonProtocol
 		if boot == "b" {
 			want = ReasonOtherGuest

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/vsockrpc/vsockrpc/internal/wait"
 )
 
 // freedBlob spoils its data when it is freed, and says so.
@@ -43,6 +45,7 @@ func TestReplyIsFreedOnce(t *testing.T) {
 			s := NewServer(quiet(serverConfigFor(which)))
 			s.RegisterService(&desc, nil)
 			c := clientFor(t, serveFor(t, s, which), which).(*Client)
+			ctx := wait.Context(t)
 			sizes := []int{0, 7, 100, 20_000, 64 << 10, 300_000, 2 << 20, 5 << 20}
 			var wg sync.WaitGroup
 			for i, size := range sizes {
@@ -51,7 +54,7 @@ func TestReplyIsFreedOnce(t *testing.T) {
 					var out blob
 					defer out.release()
 					for range calls {
-						err := c.Invoke(t.Context(), "/test.Free/Echo", &blob{data: data}, &out)
+						err := c.Invoke(ctx, "/test.Free/Echo", &blob{data: data}, &out)
 						switch {
 						case size == 7 && status.Code(err) == codes.Aborted:
 						case size > DefaultMaxRecvMsgSize && status.Code(err) == codes.ResourceExhausted:
@@ -64,8 +67,12 @@ func TestReplyIsFreedOnce(t *testing.T) {
 			}
 			wg.Wait()
 			s.GracefulStop()
-			for range calls * len(sizes) {
-				<-freed
+			for i := range calls * len(sizes) {
+				select {
+				case <-freed:
+				case <-ctx.Done():
+					t.Fatalf("%d replies of %d were freed", i, calls*len(sizes))
+				}
 			}
 			if len(freed) > 0 {
 				t.Errorf("%d replies were freed twice", len(freed))

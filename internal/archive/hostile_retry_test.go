@@ -269,6 +269,10 @@ func TestSetgidIsNotPlanted(t *testing.T) {
 		must(t, tr.h.entry(&guestv1.Entry{Path: []byte("d"), Mode: modeDir | modeSetgid | 0o755}),
 			tr.h.entry(&guestv1.Entry{Path: []byte("f"), Mode: modeRegular | modeSetuid | modeSetgid | 0o755, Sha256: sum[:]}), tr.h.finish())
 		must(t, tr.wait(t))
+		finished := tr.answer(t, func(m *guestv1.UploadResponse) bool { return m.GetFinished() != nil }).GetFinished()
+		if dropped := map[bool]uint64{false: 2}[keep]; finished.SetuidDropped != dropped {
+			t.Errorf("KeepSetuid %v: %d files without their bits, want %d", keep, finished.SetuidDropped, dropped)
+		}
 		for name, bits := range map[string]os.FileMode{"d": os.ModeSetgid, "f": os.ModeSetuid | os.ModeSetgid} {
 			info, err := os.Stat(filepath.Join(dst, name))
 			must(t, err)

@@ -2,11 +2,12 @@
 package wait
 
 import (
+	"context"
 	"testing"
 	"time"
 )
 
-// Limit is how long For waits: long enough for a machine that does much else.
+// Limit is how long For and Context wait: long enough for a machine that does much else.
 const Limit = time.Minute
 
 // For waits until ok returns true, and fails the test with what it waited for if
@@ -20,4 +21,13 @@ func For(tb testing.TB, what string, ok func() bool) {
 		}
 		time.Sleep(pause)
 	}
+}
+
+// Context returns the test's context, which also ends after Limit: a call that hangs
+// fails where it is made, and not the whole package after minutes.
+func Context(tb testing.TB) context.Context {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), Limit)
+	tb.Cleanup(cancel)
+	return ctx
 }

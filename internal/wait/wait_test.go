@@ -1,6 +1,7 @@
 package wait
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -38,4 +39,19 @@ func TestFor(t *testing.T) {
 		}()
 		For(r, "sunrise", func() bool { return false })
 	})
+}
+
+func TestContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		<-Context(t).Done()
+		if d := time.Since(start); d != Limit {
+			t.Errorf("it ended after %v", d)
+		}
+	})
+	var ctx context.Context
+	t.Run("ends with its test", func(t *testing.T) { ctx = Context(t) })
+	if ctx.Err() == nil {
+		t.Error("it outlives its test")
+	}
 }
