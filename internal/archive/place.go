@@ -209,7 +209,7 @@ func (r *receiver) makeSymlink(t *target, name string, e *guestv1.Entry) error {
 	}
 	if err == nil && r.cfg.Options.GetArchive() && r.cfg.Owner != nil {
 		uid, gid := r.cfg.Owner(e)
-		err = t.root.Lchown(name, uid, gid)
+		err = chownLink(t.root, name, uid, gid)
 	}
 	if err == nil {
 		err = setLinkTimes(t.root, name, modified(e))

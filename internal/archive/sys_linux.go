@@ -46,6 +46,27 @@ func fileUser() uint32 {
 	return uint32(uid)
 }
 
+// chownLink gives a symbolic link an owner, and fails if there is no link: who may write
+// the directory may have put another file there, which is not to be given away.
+func chownLink(root *os.Root, name string, uid, gid int) error {
+	f, err := root.OpenFile(name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && info.Mode().Type() != fs.ModeSymlink {
+		err = syscall.EINVAL
+	}
+	if err == nil {
+		err = unix.Fchownat(int(f.Fd()), "", uid, gid, unix.AT_EMPTY_PATH)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "lchown", Path: name, Err: err}
+	}
+	return nil
+}
+
 // realPath returns where an open file is, without links. It is not said of one
 // that has no name any more.
 func realPath(f *os.File) (string, error) {

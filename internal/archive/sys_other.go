@@ -35,6 +35,8 @@ func listXattrs(*os.File) (names []string, values [][]byte, err error) { return 
 
 func setXattr(*os.File, string, []byte) error { return nil }
 
+func chownLink(root *os.Root, name string, uid, gid int) error { return root.Lchown(name, uid, gid) }
+
 func lock(*os.File) error { return nil }
 
 func syncTree(f *os.File) error { return f.Sync() }
