@@ -54,6 +54,14 @@ type CopyOptions struct {
 	// these patterns of path.Match: by their name or, of a pattern with a slash, by
 	// their path below the source. At most 1000 patterns.
 	Exclude []string
+	// Delete removes, when all was copied and nothing failed, what is in directories
+	// of the destination and not in those of the sources, but for what Exclude matches.
+	Delete bool
+	// Bandwidth bounds the contents that are sent, in bytes a second; 0: no bound.
+	Bandwidth uint64
+	// Each, if not nil, is called for each file, link and directory when it is sent, or
+	// received, with its path below its source. It must return soon.
+	Each func(path string)
 
 	// Follow copies what symbolic links lead to.
 	Follow bool
@@ -96,6 +104,7 @@ type CopyResult struct {
 	Bytes   uint64 // in them; of a copy that failed, that the receiver took
 	Skipped uint64 // were there already
 	Failed  uint64
+	Deleted uint64
 	// SetuidDropped are files and directories without the set-user-id or set-group-id
 	// bits that the source or the file that was replaced has: see KeepSetuid.
 	SetuidDropped uint64
@@ -255,6 +264,9 @@ func (c *copying) done(d archive.Done) {
 	if d.Path != "" {
 		c.progress.Path = d.Path
 	}
+	if d.Files > 0 && c.opts.Each != nil {
+		c.opts.Each(d.Path)
+	}
 	c.progress.Total = max(c.progress.Total, c.progress.Bytes)
 	if c.opts.Progress != nil {
 		c.opts.Progress(c.progress)
@@ -308,6 +320,9 @@ func (c *copying) run(ctx context.Context, method string, try func(ctx context.C
 		delay = min(2*delay, lastRetry)
 	}
 }
+
+// pace returns what bounds the speed of one connection.
+func (c *copying) pace() *pace { return &pace{rate: c.opts.Bandwidth} }
 
 // tries returns which connection of the copy it is, from 1 on.
 func (c *copying) tries() uint32 {
@@ -453,7 +468,8 @@ func (f *Files) CopyTo(ctx context.Context, sources []string, destination string
 	id := transferID(words...)
 	open.TransferId = id[:]
 	method := guestv1.FileService_Upload_FullMethodName
-	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
+	mirrored := c.mirror(ctx, thisMachine{}, f, list, names, destination)
+	result, err := c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
 		dst, names, err := c.destination(destination, names, path.Split, statIn(ctx, f))
 		if err != nil {
 			return nil, err
@@ -465,8 +481,12 @@ func (f *Files) CopyTo(ctx context.Context, sources []string, destination string
 		open.Destination, open.Names, open.Resume, open.Replace, open.Attempt = []byte(dst), toBytes(names), resume, !opts.Resume, c.tries()
 		// What a failed SendMsg means, Send says.
 		_ = st.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: open}})
-		return archive.Send(st, &archive.SendConfig{Sources: list, Options: open.Options, Names: hostNames(opts), Resume: resume, After: after, Memory: &c.memory, OnDone: c.done})
+		return archive.Send(pacedSend{st, c.pace()}, &archive.SendConfig{Sources: list, Options: open.Options, Names: hostNames(opts), Resume: resume, After: after, Memory: &c.memory, OnDone: c.done})
 	})
+	if err == nil {
+		err = c.deleteOthers(ctx, thisMachine{}, f, mirrored, result)
+	}
+	return result, err
 }
 
 // hostNames looks up this machine's users and groups.

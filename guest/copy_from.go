@@ -98,7 +98,12 @@ func (f *Files) CopyFrom(ctx context.Context, sources []string, destination stri
 	id := transferID(append(words, sources...)...)
 	open.TransferId = id[:]
 	method := guestv1.FileService_Download_FullMethodName
-	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
+	list := make([]archive.Source, len(open.Sources))
+	for i, s := range open.Sources {
+		list[i] = archive.Source{Path: string(s.Path), Contents: s.Contents}
+	}
+	mirrored := c.mirror(ctx, f, thisMachine{}, list, names, full)
+	result, err := c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
 		dst, names, err := c.destination(full, names, filepath.Split, func(name string) error {
 			_, err := os.Stat(name)
 			return err
@@ -112,13 +117,17 @@ func (f *Files) CopyFrom(ctx context.Context, sources []string, destination stri
 		}
 		open.Resume, open.After = resume, after
 		_ = st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: open}})
-		return archive.Receive(st, &archive.ReceiveConfig{
+		return archive.Receive(pacedReceive{st, c.pace()}, &archive.ReceiveConfig{
 			Transfer: id, Destination: dst, Names: names, Options: open.Options, Resume: resume, Skip: opts.Resume, Memory: &c.memory, Attempt: c.tries(),
 			OutsideLinks: opts.OutsideLinks, Owner: hostOwner(opts), Xattr: userXattr,
 			FoldNames:  runtime.GOOS == "darwin" || runtime.GOOS == "windows",
 			MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes, OnDone: c.done,
 		})
 	})
+	if err == nil {
+		err = c.deleteOthers(ctx, f, thisMachine{}, mirrored, result)
+	}
+	return result, err
 }
 
 // maxAccountName bounds the names of users and groups that are looked up, as Linux's

@@ -45,7 +45,12 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 	downID, upID := transferID(append(words, "down")...), transferID(append(words, "up")...)
 	down.TransferId, up.TransferId = downID[:], upID[:]
 	method := guestv1.FileService_Download_FullMethodName
-	return c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
+	list := make([]archive.Source, len(down.Sources))
+	for i, s := range down.Sources {
+		list[i] = archive.Source{Path: string(s.Path), Contents: s.Contents}
+	}
+	mirrored := c.mirror(ctx, f, to, list, names, destination)
+	result, err := c.run(ctx, method, func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		dst, names, err := c.destination(destination, names, path.Split, statIn(ctx, to))
@@ -65,11 +70,15 @@ func (f *Files) CopyToGuest(ctx context.Context, sources []string, to *Files, de
 		// What a failed SendMsg means, Relay says.
 		_ = receiver.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: up}})
 		_ = sender.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: down}})
-		return archive.Relay(sender, receiver, cancel, &archive.RelayConfig{
+		return archive.Relay(pacedReceive{sender, c.pace()}, receiver, cancel, &archive.RelayConfig{
 			Names: names, OutsideLinks: opts.OutsideLinks, Archive: opts.Archive, Xattr: userXattr, Memory: &c.memory,
 			MaxEntries: opts.MaxEntries, MaxBytes: opts.MaxBytes, OnDone: c.done,
 		})
 	})
+	if err == nil {
+		err = c.deleteOthers(ctx, f, to, mirrored, result)
+	}
+	return result, err
 }
 
 // userXattr reports whether an extended attribute is one that a guest may have

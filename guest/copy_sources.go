@@ -24,6 +24,8 @@ func (o *CopyOptions) checked() (*CopyOptions, error) {
 	switch {
 	case o.InPlace && o.Archive:
 		return nil, fmt.Errorf("copy: InPlace does not go with Archive, which is to give files another owner and mode")
+	case o.Delete && o.Follow:
+		return nil, fmt.Errorf("copy: Delete does not go with Follow")
 	case len(o.Exclude) > maxExclude:
 		return nil, fmt.Errorf("copy: %d patterns to exclude, which may be %d", len(o.Exclude), maxExclude)
 	}

@@ -48,7 +48,7 @@ func (f *Files) UnpackTar(ctx context.Context, r io.Reader, destination string, 
 			return nil, err
 		}
 		_ = st.SendMsg(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Open{Open: open}})
-		finished, err := archive.SendTar(st, read, &archive.TarSendConfig{
+		finished, err := archive.SendTar(pacedSend{st, c.pace()}, read, &archive.TarSendConfig{
 			Options: open.Options, Resume: opts.Resume, OutsideLinks: opts.OutsideLinks, Xattr: userXattr, OnDone: c.done,
 		})
 		if errors.Is(err, archive.ErrCut) {
@@ -126,7 +126,7 @@ func (f *Files) PackTar(ctx context.Context, sources []string, w io.Writer, opts
 		}
 		open.Resume, open.After = resume, after
 		_ = st.SendMsg(&guestv1.UploadResponse{Message: &guestv1.UploadResponse_Open{Open: open}})
-		return packer.Receive(st)
+		return packer.Receive(pacedReceive{st, c.pace()})
 	})
 	_, partly := errors.AsType[*CopyError](err)
 	if err != nil && (!partly || !packer.Began()) {

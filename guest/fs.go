@@ -324,13 +324,8 @@ func (f *Files) link(ctx context.Context, op, target, name string, hard bool) er
 	return err
 }
 
-// CreateTemp makes a new file in a directory, /tmp if dir is empty, that only
-// the user can read, and returns its path. The pattern is os.CreateTemp's.
-func (f *Files) CreateTemp(ctx context.Context, dir, pattern string) (string, error) {
-	return f.temporary(ctx, dir, pattern, false)
-}
-
-// MkdirTemp makes a new directory, as CreateTemp makes a file.
+// MkdirTemp makes a new directory with permissions 0700, as CreateTemp makes a file, and
+// returns its path.
 func (f *Files) MkdirTemp(ctx context.Context, dir, pattern string) (string, error) {
 	return f.temporary(ctx, dir, pattern, true)
 }

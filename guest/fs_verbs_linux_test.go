@@ -116,8 +116,13 @@ func TestFileVerbs(t *testing.T) {
 		ok(files.SetXattr(ctx, at("file"), "user.test", nil))
 	}
 
-	name, err := files.CreateTemp(ctx, dir, "a-*.txt")
+	temp, err := files.CreateTemp(ctx, dir, "a-*.txt")
 	ok(err)
+	name := temp.Name()
+	if _, err := temp.Write([]byte("x")); err != nil || lstat(filepath.Base(name)).Size() != 1 {
+		t.Errorf("write to %s: %v", name, err)
+	}
+	ok(temp.Close())
 	if base := filepath.Base(name); filepath.Dir(name) != dir || !strings.HasPrefix(base, "a-") || !strings.HasSuffix(base, ".txt") || lstat(base).Mode() != 0o600 {
 		t.Errorf("CreateTemp: %s", name)
 	}

@@ -339,7 +339,6 @@ func (r *relay) entries(all []*guestv1.Entry) ([]proto.Message, error) {
 			batch = nil
 		}
 	}
-	var d Done
 	for _, e := range all {
 		if err := r.keepAsked(e); err != nil {
 			return nil, err
@@ -347,7 +346,7 @@ func (r *relay) entries(all []*guestv1.Entry) ([]proto.Message, error) {
 		if err := r.note(e, uint64(len(e.GetContents()))); err != nil {
 			return nil, err
 		}
-		d.Files, d.Size, d.Path = d.Files+1, d.Size+uint64(len(e.GetContents())), string(e.GetPath())
+		r.done(Done{Files: 1, Size: uint64(len(e.GetContents())), Path: string(e.GetPath())})
 		f := r.refuse(e)
 		if f == nil {
 			batch = append(batch, e)
@@ -357,7 +356,6 @@ func (r *relay) entries(all []*guestv1.Entry) ([]proto.Message, error) {
 		flush()
 		messages = append(messages, &guestv1.UploadRequest{Message: &guestv1.UploadRequest_Failure{Failure: f.message(e.GetNumber())}})
 	}
-	r.done(d)
 	if len(all) == 0 {
 		return nil, r.limits.count(1)
 	}

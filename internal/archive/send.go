@@ -403,6 +403,7 @@ func (s *sender) add(e *guestv1.Entry) error {
 	s.batch = append(s.batch, e)
 	s.batchBytes += proto.Size(e)
 	s.note(e)
+	s.done(Done{Files: 1, Path: string(e.Path)})
 	if len(s.batch) >= batchEntries || s.batchBytes >= batchBytes || s.starved() {
 		return s.flush()
 	}
@@ -424,7 +425,6 @@ func (s *sender) flush() error {
 	}
 	entries := s.batch
 	s.batch, s.batchBytes = nil, 0
-	s.done(Done{Files: uint64(len(entries)), Path: string(entries[len(entries)-1].Path)})
 	return s.control(&guestv1.UploadRequest{Message: &guestv1.UploadRequest_Entries{Entries: &guestv1.Entries{Entries: entries}}})
 }
 

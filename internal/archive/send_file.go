@@ -172,7 +172,7 @@ func (s *sender) decide() error {
 	}()
 	offer := &guestv1.Offer{Crc: s.crc}
 	for _, it := range items {
-		if s.cfg.Options.GetChecksum() && it.entry.Mode&modeType == modeRegular && it.entry.HardLink == nil {
+		if s.cfg.Options.GetChecksum() && it.reader == nil && it.entry.Mode&modeType == modeRegular && it.entry.HardLink == nil {
 			it.entry.Sha256 = s.hashOf(it)
 		}
 		offer.Entries = append(offer.Entries, it.entry)

@@ -270,7 +270,7 @@ func TestChangesAboveDenied(t *testing.T) {
 	}
 }
 
-func second(_ string, err error) error { return err }
+func second[T any](_ T, err error) error { return err }
 
 func openToWrite(ctx context.Context, f *guest.Files, name string) error {
 	file, err := f.OpenFile(ctx, name, os.O_WRONLY|os.O_TRUNC, 0)
