@@ -11,6 +11,8 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -315,10 +317,17 @@ func newServer(cfg *Config, g *guard, version string, tc *tls.Config) *rpc.Serve
 		Known:          g.known,
 		Peer:           peerName,
 		Admit:          newAdmission(g).admit,
+		Relieved:       giveBack,
 		Hello:          rpc.HelloInfo{Software: "guest-agent/" + version},
 		Keepalive:      rpc.Keepalive{Timeout: stoppedTime},
 		Logger:         g.log,
 	})
+}
+
+// giveBack gives the memory of a burst of calls back to the guest.
+func giveBack() {
+	runtime.GC() // what was in a sync.Pool survives one collection
+	debug.FreeOSMemory()
 }
 
 // stoppedTime is how long a client may give no sign of life: Ctrl-Z in a shell stops

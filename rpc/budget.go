@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,14 +11,15 @@ import (
 // it leaves: of what nobody holds, less what its peer holds on all its connections. So
 // no peer gets more than about half, and there is always something left for the next.
 type budget struct {
-	limit int64
-	held  atomic.Int64
-	high  atomic.Int64 // the most that was held since the last trim
+	limit    int64
+	relieved func() // ServerConfig.Relieved, or nil
+	held     atomic.Int64
+	high     atomic.Int64 // the most that was held since the last relief
 
-	mu      sync.Mutex
-	peers   map[string]*peerShare
-	trims   bool // a timer runs
-	trimmed time.Time
+	mu         sync.Mutex
+	peers      map[string]*peerShare
+	relieving  bool // a timer runs
+	relievedAt time.Time
 }
 
 // peerShare is what the connections of one peer hold together.
@@ -105,8 +105,8 @@ func (s *share) add(n int64) {
 	held := b.held.Add(n)
 	if high := b.high.Load(); held > high {
 		b.high.Store(held)
-	} else if high >= trimFrom && held < high/4 && b.high.CompareAndSwap(high, held) {
-		b.trimSoon()
+	} else if b.relieved != nil && high >= reliefFrom && held < high/4 && b.high.CompareAndSwap(high, held) {
+		b.relieveSoon()
 	}
 	s.held.Add(n)
 	if s.peer != nil {
@@ -115,29 +115,26 @@ func (s *share) add(n int64) {
 }
 
 const (
-	// trimFrom is from how much on memory that is held no longer is collected without
-	// waiting for the next time: stacks and buffers of a burst of calls would stay for
-	// minutes in a process that has nothing to do then.
-	trimFrom = 8 << 20
-	trimWait = time.Second
-	trimRest = 10 * time.Second // between two trims
+	// reliefFrom is from how much on it is a relief that it is held no longer.
+	reliefFrom = 8 << 20
+	reliefWait = time.Second
+	reliefRest = 10 * time.Second // between two
 )
 
-// trimSoon collects garbage in a while, if little is held then, too.
-func (b *budget) trimSoon() {
+// relieveSoon calls relieved in a while, if little is held then, too.
+func (b *budget) relieveSoon() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.trims {
+	if b.relieving {
 		return
 	}
-	b.trims = true
-	time.AfterFunc(max(trimWait, trimRest-time.Since(b.trimmed)), func() {
+	b.relieving = true
+	time.AfterFunc(max(reliefWait, reliefRest-time.Since(b.relievedAt)), func() {
 		b.mu.Lock()
-		b.trims, b.trimmed = false, time.Now()
+		b.relieving, b.relievedAt = false, time.Now()
 		b.mu.Unlock()
-		if b.held.Load() < trimFrom/4 {
-			runtime.GC()
-			runtime.GC() // what was in a sync.Pool survives the first
+		if b.held.Load() < reliefFrom/4 {
+			b.relieved()
 		}
 	})
 }

@@ -104,6 +104,11 @@ type ServerConfig struct {
 	// codes.ResourceExhausted, and a call is refused. It should be 8 times
 	// MaxRecvMsgSize at least. 0 means that, and no less than 128 MiB.
 	Budget int64
+	// Relieved, if not nil, is called when most of 8 MiB or more that was held is no
+	// longer: a second later, at most once in 10 s, on a goroutine of its own. The
+	// memory is garbage then, which a process that has nothing else to do keeps for
+	// minutes; a program of its own may have it collected (debug.FreeOSMemory).
+	Relieved func()
 
 	// HandshakeTimeout is how long a connection may take to send its first valid
 	// bytes (and to finish TLS). 0 means 5 s.

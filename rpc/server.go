@@ -83,6 +83,7 @@ func NewServer(cfg *ServerConfig) *Server {
 	s.log = s.cfg.Logger
 	s.stats = slices.Clone(s.cfg.StatsHandlers)
 	s.budget.limit, s.strangeBudget.limit = s.cfg.Budget, min(s.cfg.Budget, MaxStrangerBudget)
+	s.budget.relieved, s.strangeBudget.relieved = s.cfg.Relieved, s.cfg.Relieved
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.drained = sync.NewCond(&s.mu)
 	if s.cfg.TLS != nil {
