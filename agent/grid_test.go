@@ -29,7 +29,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/internal/carriers"
-	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/keys"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 	"github.com/vsockrpc/vsockrpc/transport"

@@ -23,7 +23,7 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
-	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/keys"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/wait"
+	"github.com/vsockrpc/vsockrpc/keys"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 

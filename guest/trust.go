@@ -14,8 +14,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/trusted"
+	"github.com/vsockrpc/vsockrpc/keys"
 )
 
 // Trust says by which keys this side and its guests know each other. Guests are

@@ -1,25 +1,21 @@
 package access
 
-import (
-	"testing"
-
-	"github.com/vsockrpc/vsockrpc/internal/system"
-)
+import "testing"
 
 func TestResolve(t *testing.T) {
 	tests := []struct {
 		mode Mode
-		vmm  system.VMM
+		vmm  string
 		want Mode
 	}{
-		{ModeAuto, system.Firecracker, ModeHost},
-		{ModeAuto, system.CloudHypervisor, ModeHost},
-		{ModeAuto, system.UnknownVMM, ModeHostRoot},
+		{ModeAuto, VMMFirecracker, ModeHost},
+		{ModeAuto, VMMCloudHypervisor, ModeHost},
+		{ModeAuto, "", ModeHostRoot},
 		{ModeAuto, "QEMU", ModeHostRoot},
-		{ModeHostRoot, system.Firecracker, ModeHostRoot},
-		{ModeHost, system.UnknownVMM, ModeHost},
-		{ModeEmbedded, system.UnknownVMM, ModeEmbedded},
-		{"", system.Firecracker, ""},
+		{ModeHostRoot, VMMFirecracker, ModeHostRoot},
+		{ModeHost, "", ModeHost},
+		{ModeEmbedded, "", ModeEmbedded},
+		{"", VMMFirecracker, ""},
 	}
 	for _, tt := range tests {
 		got, why := tt.mode.Resolve(tt.vmm)

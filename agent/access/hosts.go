@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/reload"
+	"github.com/vsockrpc/vsockrpc/keys"
 )
 
 // HostsConfig says where an agent finds the keys of hosts that may call. All of
@@ -103,8 +103,12 @@ const (
 )
 
 // NewHosts reads the keys. The error joins what is wrong with fixed keys; the
-// Hosts are of use all the same, without those.
+// Hosts are of use all the same, without those. A nil cfg means no keys but those that
+// callers add.
 func NewHosts(cfg *HostsConfig) (*Hosts, error) {
+	if cfg == nil {
+		cfg = &HostsConfig{}
+	}
 	h := &Hosts{stateFile: cfg.StateFile, state: newHostList(cfg.StateFile, nil), log: cfg.Logger}
 	if h.log == nil {
 		h.log = slog.Default()

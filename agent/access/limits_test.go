@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/keys"
 )
 
 // TestMaxState: callers may add and revoke so many keys and no more; what is there

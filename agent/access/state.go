@@ -6,9 +6,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/reload"
 	"github.com/vsockrpc/vsockrpc/internal/trusted"
+	"github.com/vsockrpc/vsockrpc/keys"
 )
 
 // openState reads the state file for the first time.

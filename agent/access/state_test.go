@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/keys"
 )
 
 // look has h see its files as they are now: to be gone takes two looks.

@@ -16,9 +16,16 @@ const (
 	maxText      = 1024 // bytes of a user, group, address, session name or method
 )
 
-// Check returns the fault of a call that names more, or something longer, than
-// any rule or service has use for; nil if it does not.
-func (c *Call) Check() *fault.Error {
+// Check refuses a call that names more, or something longer, than any rule or service
+// has use for. The error is a gRPC status with the reason request-too-long.
+func (c *Call) Check() error {
+	if f := c.check(); f != nil {
+		return f
+	}
+	return nil
+}
+
+func (c *Call) check() *fault.Error {
 	long := func(what string, n, limit int) *fault.Error {
 		return fault.New(codes.InvalidArgument, "request-too-long", "%s of the request: %d, and %d is the most", what, n, limit).
 			On(clip(c.Method), "", nil)

@@ -39,7 +39,7 @@ func TestCheck(t *testing.T) {
 		"a session":           {SessionID: long},
 		"a name of a session": {SessionName: long},
 	} {
-		if err := c.Check(); err == nil || err.Reason() != "request-too-long" || proto.Size(err.GRPCStatus().Proto()) > 1000 {
+		if err := c.check(); err == nil || err.Reason() != "request-too-long" || proto.Size(err.GRPCStatus().Proto()) > 1000 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

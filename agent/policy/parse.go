@@ -13,7 +13,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
-	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/keys"
 )
 
 // Policy is a parsed policy. It is not changed after Parse.

@@ -94,7 +94,7 @@ func (d *daemon) run() (os.Signal, error) {
 	}
 	defer reaper.Close()
 
-	mode, why := d.settings.peer.Resolve(system.ReadVMM("/"))
+	mode, why := d.settings.peer.Resolve(string(system.ReadVMM("/")))
 	rules := access.Rules{Mode: mode, AllowCIDs: d.settings.allowCID.values, UID: uint32(os.Geteuid())}
 	cfg := &agent.Config{
 		Logger:  d.log,

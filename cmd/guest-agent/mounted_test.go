@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/wait"
+	"github.com/vsockrpc/vsockrpc/keys"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -33,7 +33,7 @@ func TestStateMountedLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Mkdir(later, 0o700), os.WriteFile(filepath.Join(later, "id_ed25519"), keys.Marshal(own), 0o600),
+	if err := errors.Join(os.Mkdir(later, 0o700), os.WriteFile(filepath.Join(later, "id_ed25519"), keys.MarshalPrivate(own), 0o600),
 		os.WriteFile(filepath.Join(later, "authorized_hosts"), []byte(keys.PublicOf(host).String()+" later\n"), 0o600)); err != nil {
 		t.Fatal(err)
 	}

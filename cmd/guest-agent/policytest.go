@@ -10,8 +10,8 @@ import (
 	"strings"
 
 	"github.com/vsockrpc/vsockrpc/agent/policy"
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/trusted"
+	"github.com/vsockrpc/vsockrpc/keys"
 )
 
 const policyUsage = `usage: guest-agent policy test FILE [--key NAME] [--peer WORD] [--role ROLE] CALL...

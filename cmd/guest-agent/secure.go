@@ -13,8 +13,8 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/reload"
+	"github.com/vsockrpc/vsockrpc/keys"
 )
 
 // defaultHosts is the file of keys if no other is named.
@@ -83,7 +83,7 @@ func (d *daemon) ownKey(path string) ed25519.PrivateKey {
 func (d *daemon) followKey(path string) func() ed25519.PrivateKey {
 	f := reload.New(reload.Config[ed25519.PrivateKey]{
 		Path:   path,
-		Parse:  keys.Parse,
+		Parse:  keys.ParsePrivate,
 		Keep:   true,
 		Secret: true,
 		Report: func(err error) {

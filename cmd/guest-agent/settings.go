@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
-	"github.com/vsockrpc/vsockrpc/internal/keys"
 	"github.com/vsockrpc/vsockrpc/internal/system"
+	"github.com/vsockrpc/vsockrpc/keys"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 

@@ -45,7 +45,7 @@ const loginShell = `Shell: "/bin/sh"}`
 // TestNoShell shows that the agent starts what a caller has asked for and nothing
 // else: no shell, no program that it looks for by itself.
 func TestNoShell(t *testing.T) {
-	source(t, []string{"agent", "cmd/guest-agent", "internal/archive", "internal/keys", "internal/reload", "transport", "rpc"}, func(where, line string) {
+	source(t, []string{"agent", "cmd/guest-agent", "internal/archive", "keys", "internal/reload", "transport", "rpc"}, func(where, line string) {
 		if starts.MatchString(line) && !strings.Contains(line, loginShell) && !strings.HasPrefix(strings.TrimSpace(line), "//") {
 			t.Errorf("%s: %s", where, line)
 		}
@@ -59,7 +59,7 @@ var raw = regexp.MustCompile(`\b(unix|syscall)\.(Open|Openat|Openat2|Socket|Sock
 // TestCloseOnExec shows that no program which the agent or host-ctl starts inherits
 // a descriptor that was not meant for it.
 func TestCloseOnExec(t *testing.T) {
-	source(t, []string{"agent", "cmd", "guest", "internal/archive", "internal/keys", "internal/reload", "transport", "rpc"}, func(where, line string) {
+	source(t, []string{"agent", "cmd", "guest", "internal/archive", "keys", "internal/reload", "transport", "rpc"}, func(where, line string) {
 		if raw.MatchString(line) && !strings.Contains(line, "CLOEXEC") && !strings.Contains(line, "PidfdOpen") {
 			t.Errorf("%s: %s", where, line)
 		}

@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/guest"
-	"github.com/vsockrpc/vsockrpc/internal/keys"
+	"github.com/vsockrpc/vsockrpc/keys"
 	"github.com/vsockrpc/vsockrpc/transport/vmmtest"
 )
 

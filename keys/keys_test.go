@@ -228,13 +228,13 @@ func FuzzGuests(f *testing.F) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(Marshal(testKey(testSeed)))
+	f.Add(MarshalPrivate(testKey(testSeed)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		key, err := Parse(data)
+		key, err := ParsePrivate(data)
 		if err != nil {
 			return
 		}
-		if back, err := Parse(Marshal(key)); err != nil || !back.Equal(key) {
+		if back, err := ParsePrivate(MarshalPrivate(key)); err != nil || !back.Equal(key) {
 			t.Fatalf("written and read: %v", err)
 		}
 	})

@@ -93,8 +93,8 @@ func ParsePublic(line string) (Public, string, error) {
 // pemType is the type of a PEM block with a private key.
 const pemType = "PRIVATE KEY"
 
-// Marshal returns the private key as PKCS #8 in PEM.
-func Marshal(key ed25519.PrivateKey) []byte {
+// MarshalPrivate returns the private key as PKCS #8 in PEM.
+func MarshalPrivate(key ed25519.PrivateKey) []byte {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		panic("keys: " + err.Error()) // of an Ed25519 key it always succeeds
@@ -102,8 +102,8 @@ func Marshal(key ed25519.PrivateKey) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})
 }
 
-// Parse parses what Marshal returns.
-func Parse(data []byte) (ed25519.PrivateKey, error) {
+// ParsePrivate parses what MarshalPrivate returns.
+func ParsePrivate(data []byte) (ed25519.PrivateKey, error) {
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != pemType {
 		return nil, errors.New("no private key in it: want PKCS #8 in PEM (BEGIN PRIVATE KEY), as host-ctl keygen makes it")
@@ -140,7 +140,7 @@ func parseFile(path string, data []byte, err error) (ed25519.PrivateKey, error) 
 	if err != nil {
 		return nil, err
 	}
-	key, err := Parse(data)
+	key, err := ParsePrivate(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -157,7 +157,7 @@ func WritePrivate(path string, key ed25519.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(Marshal(key))
+	_, err = f.Write(MarshalPrivate(key))
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
 		os.Remove(path)
@@ -181,7 +181,7 @@ func ReadOrMake(path string) (key ed25519.PrivateKey, made bool, err error) {
 	if !errors.Is(readErr, fs.ErrNotExist) {
 		return key, false, readErr
 	}
-	if err = trusted.Create(path, Marshal(key)); errors.Is(err, fs.ErrExist) {
+	if err = trusted.Create(path, MarshalPrivate(key)); errors.Is(err, fs.ErrExist) {
 		// Another process was quicker.
 		if first, err := readOwn(path); err == nil {
 			return first, false, nil
