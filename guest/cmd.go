@@ -87,6 +87,9 @@ type Cmd struct {
 	// Retention is how long the agent keeps the result and the last output after
 	// the end; 0 means its default, 5 min.
 	Retention time.Duration
+	// KeepResult has the agent keep them that long also when Wait, or another reader,
+	// has taken all of them.
+	KeepResult bool
 	// RingBytes is how much output of each stream the agent keeps until it is
 	// acknowledged; 0 means its default, 1 MiB.
 	RingBytes uint64
@@ -256,6 +259,9 @@ func (c *Cmd) Start() error {
 	if name := c.attach.GetName(); !utf8.ValidString(name) {
 		return c.g.wrap("attach", "", notUTF8("the session's name", name))
 	}
+	if c.attach != nil {
+		c.g.settle() // a session whose end Wait has returned is gone, or kept, by then
+	}
 	if c.attach.GetRole() == guestv1.Role_ROLE_OBSERVER && (c.Stdin != nil || c.io != nil && c.io.in != nil) {
 		return c.g.wrap("attach", "", observerError())
 	}
@@ -313,7 +319,7 @@ func (c *Cmd) spec() (*guestv1.SessionSpec, error) {
 		Dir: []byte(c.Dir), User: []byte(c.User), Group: []byte(c.Group), Name: c.Name,
 		ClearEnv: c.Env != nil, Stdin: c.Stdin != nil || c.io != nil && c.io.in != nil,
 		TimeoutMillis: millis(c.Timeout), RingBytes: c.RingBytes, Limits: c.Limits, LoginShell: c.LoginShell,
-		StderrToStdout: c.sameWriter(), KillRemaining: c.KillRemaining,
+		StderrToStdout: c.sameWriter(), KillRemaining: c.KillRemaining, KeepResult: c.KeepResult,
 	}
 	spec.Stdin = spec.Stdin || c.OpenStdin && c.Detach && !c.attached()
 	argv := c.argv()

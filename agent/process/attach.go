@@ -50,7 +50,8 @@ func (s *session) detach(r *reader, leave *guestv1.Leave) {
 	if action == goneGrace && s.grace > 0 {
 		s.startLeash()
 	}
-	s.consumed = s.consumed || action == goneEnd || action == goneConsumed
+	keep := s.spec.KeepResult
+	s.consumed = s.consumed || !keep && (action == goneEnd || action == goneConsumed)
 	for i := range s.room {
 		wake(s.room[i]) // what it held may be free
 	}
@@ -60,7 +61,8 @@ func (s *session) detach(r *reader, leave *guestv1.Leave) {
 		s.hangUp("its owner was gone")
 	case action == goneEnd:
 		s.hangUp("its owner left")
-	case action == goneConsumed:
+	case action == goneConsumed && !keep:
+		<-s.done // it has its exit, and is about to be in the list of those that are over
 		s.srv.forget(s)
 	}
 }

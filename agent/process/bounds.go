@@ -56,7 +56,7 @@ func checkName(name string) error {
 func slim(spec *guestv1.SessionSpec) *guestv1.SessionSpec {
 	return &guestv1.SessionSpec{
 		Name: spec.Name, Args: clipArgs(spec.Args, maxKeptArgs), Terminal: spec.Terminal,
-		KillRemaining: spec.KillRemaining,
+		KillRemaining: spec.KillRemaining, KeepResult: spec.KeepResult,
 	}
 }
 

@@ -61,8 +61,9 @@ the command, and the first one breaks off.`,
 				}
 				a.keep, a.aside = true, opts.Observer
 				k := a.guest.Attach(a.ctx, id.String(), &opts)
-				k.OnGap = func(fd int, offset, n uint64) {
-					fmt.Fprintf(c.stderr, "host-ctl: %d bytes of %s are lost, from offset %d on\n", n, streamName(fd), offset)
+				a.tellGaps(k)
+				if opts.FromOldest {
+					noteDropped(a.gaps, info)
 				}
 				if info.Terminal {
 					k.Terminal = a.terminal()
@@ -79,6 +80,16 @@ the command, and the first one breaks off.`,
 	flags.BoolVar(&noStdin, "no-stdin", false, "do not pass stdin to the command")
 	flags.DurationVar(&reconnect, "reconnect", guest.DefaultReconnect, "how long to try to have a lost connection back; 0: not at all")
 	return cmd
+}
+
+// noteDropped notes what a session has dropped before any owner could read it.
+func noteDropped(g *gaps, info *guestv1.SessionInfo) {
+	if n := info.StdoutFirst; n > info.StdoutAcknowledged {
+		g.note(1, info.StdoutAcknowledged, n-info.StdoutAcknowledged)
+	}
+	if n := info.StderrFirst; n > info.StderrAcknowledged {
+		g.note(2, info.StderrAcknowledged, n-info.StderrAcknowledged)
+	}
 }
 
 func streamName(fd int) string {

@@ -34,6 +34,8 @@ type attendance struct {
 	keep   bool           // breaking off leaves the session running
 	aside  bool           // signals are not for the command: the first breaks off
 
+	gaps *gaps // nil: none is told of
+
 	breakOnce sync.Once
 	broken    exitCode              // 0: not broken off
 	failed    atomic.Pointer[error] // of a write of the command's output
@@ -152,6 +154,7 @@ func (a *attendance) outcome(err error) error {
 	// A break-off that is under way has set its code before.
 	a.breakOnce.Do(func() {})
 	a.tty.restore()
+	a.gaps.flush()
 	if failed := a.failed.Load(); failed != nil {
 		if errors.Is(*failed, syscall.EPIPE) {
 			return exitCode(exitSignal + 13)
@@ -188,6 +191,12 @@ func (a *attendance) farewell() {
 	default:
 		fmt.Fprintf(a.cli.stderr, "host-ctl: broke off: the guest ends the command\n")
 	}
+}
+
+// tellGaps has gaps in the command's output told of.
+func (a *attendance) tellGaps(k *guest.Cmd) {
+	a.gaps = &gaps{w: &a.cli.stderr}
+	k.OnGap = a.gaps.note
 }
 
 // connect connects this process's streams to a command.

@@ -25,8 +25,13 @@ type execFlags struct {
 	ring               sizeFlag
 	dropOldest         bool
 	killRemaining      bool
+	block              bool
+	keep               time.Duration
 	limits             limitFlags
 }
+
+// maxKeep is how long an agent keeps results at most.
+const maxKeep = 24 * time.Hour
 
 func (c *cli) execCommand() *cobra.Command {
 	var f execFlags
@@ -73,7 +78,9 @@ host-ctl is gone, ends with everything that it has started.`,
 	flags.DurationVar(&f.reconnect, "reconnect", guest.DefaultReconnect, "how long to try to have a lost connection back; 0: not at all")
 	flags.DurationVar(&f.grace, "grace", 0, "how long the command outlives a lost connection (default the agent's, 5s)")
 	flags.Var(&f.ring, "ring", "how much output the guest keeps that was not read yet (default the agent's, 1M)")
-	flags.BoolVar(&f.dropOldest, "drop-oldest", false, "when that is full, drop the oldest output rather than stop the command")
+	flags.BoolVar(&f.dropOldest, "drop-oldest", false, "when that is full, drop the oldest output rather than stop the command (the default with -d)")
+	flags.BoolVar(&f.block, "block", false, "with -d: when that is full, stop the command until its output is read")
+	flags.DurationVar(&f.keep, "keep", 0, "how long to keep the result and the last output, read or not, 24h at most (default 5m, until they are read)")
 	flags.BoolVar(&f.killRemaining, "kill-remaining", false, "when the command exits, end everything that it has left running")
 	f.limits.add(flags)
 	return cmd
@@ -88,6 +95,12 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 		f.stdin = true
 		// As ssh does, from which those that call it expect it.
 		argv = []string{"sh", "-c", strings.Join(argv, " ")}
+	}
+	if f.block && f.dropOldest {
+		return usageError{errors.New("--block does not go with --drop-oldest")}
+	}
+	if f.keep > maxKeep {
+		return usageError{fmt.Errorf("--keep %v: the guest keeps results for %v at most", f.keep, maxKeep)}
 	}
 	if f.detach && f.remoteShell {
 		return usageError{errors.New("-d does not go with --rsh")}
@@ -110,7 +123,9 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 		}
 		k.Dir, k.ExtraEnv, k.Name, k.Detach = f.dir, env, f.name, f.detach
 		k.Timeout, k.OwnerGrace, k.Limits = f.timeout, f.grace, limits
-		k.RingBytes, k.DropOldest, k.KillRemaining = uint64(f.ring), f.dropOldest, f.killRemaining
+		k.RingBytes, k.DropOldest, k.KillRemaining = uint64(f.ring), f.dropOldest || f.detach && !f.block, f.killRemaining
+		k.Retention, k.KeepResult = f.keep, f.keep > 0
+		a.tellGaps(k)
 		if f.tty {
 			k.Terminal = a.terminal()
 		}

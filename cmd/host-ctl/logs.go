@@ -57,8 +57,13 @@ func (c *cli) logs(ctx context.Context, g *guest.Guest, info *guestv1.SessionInf
 	k := g.Attach(ctx, id.String(), &guest.AttachOptions{Observer: true, FromOldest: true})
 	pending := new(sync.WaitGroup)
 	parts := [2]*logPart{
-		{w: c.stdout, offset: info.StdoutFirst, until: info.StdoutEnd, tail: tail, pending: pending},
-		{w: c.stderr, offset: info.StderrFirst, until: info.StderrEnd, tail: tail, pending: pending},
+		{w: c.stdout, offset: info.StdoutFirst, until: info.StdoutEnd, tail: tail, follow: follow, pending: pending},
+		{w: c.stderr, offset: info.StderrFirst, until: info.StderrEnd, tail: tail, follow: follow, pending: pending},
+	}
+	lost := &gaps{w: &c.stderr}
+	defer lost.flush()
+	if tail < 0 {
+		noteDropped(lost, info)
 	}
 	for _, p := range parts {
 		pending.Add(1)
@@ -66,7 +71,7 @@ func (c *cli) logs(ctx context.Context, g *guest.Guest, info *guestv1.SessionInf
 	}
 	k.Stdout, k.Stderr = parts[0], parts[1]
 	k.OnGap = func(fd int, offset, n uint64) {
-		fmt.Fprintf(c.stderr, "host-ctl: %d bytes of %s are lost, from offset %d on\n", n, streamName(fd), offset)
+		lost.note(fd, offset, n)
 		parts[fd-1].skip(n)
 	}
 	if err := k.Start(); err != nil {
@@ -119,7 +124,8 @@ type logPart struct {
 	w       io.Writer
 	offset  uint64
 	until   uint64
-	tail    int // -1: all
+	tail    int  // -1: all
+	follow  bool // print what comes after until too
 	pending *sync.WaitGroup
 	held    [][]byte
 	done    bool
@@ -128,16 +134,34 @@ type logPart struct {
 // Write implements io.Writer.
 func (p *logPart) Write(b []byte) (int, error) {
 	n := len(b)
-	p.offset += uint64(n)
-	if !p.done && p.tail >= 0 {
-		// Of what is held back, what came after the mark is printed too.
+	var later []byte
+	if !p.done {
+		at := min(uint64(n), p.until-min(p.until, p.offset))
+		b, later = b[:at], b[at:]
+		if err := p.before(b); err != nil {
+			return 0, err
+		}
+	} else {
+		later = b
+	}
+	p.offset += uint64(len(later))
+	if p.follow && len(later) > 0 {
+		if _, err := p.w.Write(later); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
+}
+
+// before takes what was there at first.
+func (p *logPart) before(b []byte) error {
+	p.offset += uint64(len(b))
+	if p.tail >= 0 {
 		p.hold(b)
-		return n, p.reached()
+	} else if _, err := p.w.Write(b); err != nil {
+		return err
 	}
-	if _, err := p.w.Write(b); err != nil {
-		return 0, err
-	}
-	return n, p.reached()
+	return p.reached()
 }
 
 // hold holds b back, and lets go of the oldest.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -246,5 +247,21 @@ func TestObserverOnlyReads(t *testing.T) {
 	}
 	if err := watch.Wait(); err != nil || !strings.Contains(out.String(), "end") {
 		t.Errorf("the observer has %q, %v", out.String(), err)
+	}
+}
+
+// TestAttachAfterWait: once an owner has had the end of a session, it is gone for
+// everybody, at once.
+func TestAttachAfterWait(t *testing.T) {
+	g := dialTest(t, tempAgent(t))
+	for range 50 {
+		k := g.Command(t.Context(), "sh", "-c", "echo out")
+		if out, err := k.Output(); err != nil || string(out) != "out\n" {
+			t.Fatalf("%q, %v", out, err)
+		}
+		err := g.Attach(t.Context(), k.ID.String(), nil).Run()
+		if e, ok := errors.AsType[*guest.Error](err); !ok || e.Reason != "session-gone" {
+			t.Fatalf("attached to what is over: %v", err)
+		}
 	}
 }

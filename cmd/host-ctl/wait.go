@@ -25,16 +25,27 @@ const (
 func (c *cli) waitCommand() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:   "wait [flags] GUEST",
-		Short: "Wait until a guest's agent answers",
+		Use:   "wait [flags] GUEST [SESSION]",
+		Short: "Wait until a guest's agent answers, or a session has ended",
 		Long: `Wait until a guest's agent answers, through all that happens while a guest boots:
 no VM yet, nobody listening, connections reset. The exit code is 124 if it does not
-within --timeout. A guest whose agent answers and does not trust the caller counts.`,
-		ValidArgsFunction: c.completeGuest,
+within --timeout. A guest whose agent answers and does not trust the caller counts.
+
+With SESSION, wait until that has ended, without a limit unless --timeout is given. The
+exit code is the command's, as of exec.`,
+		ValidArgsFunction: c.completeSession,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, _, err := guestArg(args, 0, 0)
+			target, rest, err := guestArg(args, 0, 1)
 			if err != nil {
 				return err
+			}
+			if len(rest) > 0 {
+				if !cmd.Flags().Changed("timeout") {
+					timeout = 0
+				}
+				return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
+					return c.waitSession(ctx, g, rest[0], timeout)
+				})
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
@@ -47,6 +58,28 @@ within --timeout. A guest whose agent answers and does not trust the caller coun
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait; 0: no limit")
 	return cmd
+}
+
+// waitSession waits for the end of a session, and returns its exit code as an error.
+func (c *cli) waitSession(ctx context.Context, g *guest.Guest, session string, timeout time.Duration) error {
+	limited, cancel := withLimit(ctx, timeout)
+	defer cancel()
+	id, err := sessionID(limited, g, session)
+	var state *guest.ProcessState
+	if err == nil {
+		state, err = g.WaitSession(limited, id)
+	}
+	switch {
+	case err != nil && limited.Err() != nil && ctx.Err() == nil:
+		return timeoutError{fmt.Errorf("the session has not ended within %v", timeout)}
+	case err != nil:
+		return err
+	case state.TimedOut():
+		return timeoutError{errors.New("the command's time was over: the guest has ended it")}
+	case state.Exited():
+		return exitCode(state.ExitCode())
+	}
+	return exitCode(exitSignal + int(state.Signal()))
 }
 
 func (c *cli) wait(ctx context.Context, target string, timeout time.Duration) error {

@@ -281,6 +281,9 @@ type SessionSpec struct {
 	// End everything that the process has started when it exits. Otherwise what it
 	// left running goes on, and only a session that is ended ends all of it.
 	KillRemaining bool `protobuf:"varint,20,opt,name=kill_remaining,json=killRemaining,proto3" json:"kill_remaining,omitempty"`
+	// Keep the result, and the output that is still there, for the whole of
+	// retention_millis, also when an owner has acknowledged exit.
+	KeepResult    bool `protobuf:"varint,21,opt,name=keep_result,json=keepResult,proto3" json:"keep_result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +454,13 @@ func (x *SessionSpec) GetStderrToStdout() bool {
 func (x *SessionSpec) GetKillRemaining() bool {
 	if x != nil {
 		return x.KillRemaining
+	}
+	return false
+}
+
+func (x *SessionSpec) GetKeepResult() bool {
+	if x != nil {
+		return x.KeepResult
 	}
 	return false
 }
@@ -1811,7 +1821,7 @@ var File_guest_v1_session_proto protoreflect.FileDescriptor
 
 const file_guest_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x16guest/v1/session.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\x86\a\n" +
+	"\x16guest/v1/session.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\xaf\a\n" +
 	"\vSessionSpec\x12\x1a\n" +
 	"\x04args\x18\x01 \x03(\fB\x06\xa2\xbb\x18\x02\b\x0fR\x04args\x12\x18\n" +
 	"\x03env\x18\x02 \x03(\fB\x06\xa2\xbb\x18\x02\b\x10R\x03env\x12#\n" +
@@ -1836,7 +1846,9 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\vlogin_shell\x18\x12 \x01(\bB\x06\xa2\xbb\x18\x02\b\x13R\n" +
 	"loginShell\x120\n" +
 	"\x10stderr_to_stdout\x18\x13 \x01(\bB\x06\xa2\xbb\x18\x02\b#R\x0estderrToStdout\x12-\n" +
-	"\x0ekill_remaining\x18\x14 \x01(\bB\x06\xa2\xbb\x18\x02\b$R\rkillRemainingB\x15\n" +
+	"\x0ekill_remaining\x18\x14 \x01(\bB\x06\xa2\xbb\x18\x02\b$R\rkillRemaining\x12'\n" +
+	"\vkeep_result\x18\x15 \x01(\bB\x06\xa2\xbb\x18\x02\b!R\n" +
+	"keepResultB\x15\n" +
 	"\x13_owner_grace_millisB\x13\n" +
 	"\x11_retention_millisB\a\n" +
 	"\x05_arg0\"X\n" +
