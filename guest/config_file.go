@@ -91,22 +91,55 @@ func DefaultConfigFile() (string, error) {
 	return filepath.Join(dir, "host-ctl", "config.toml"), nil
 }
 
+// systemFile has guests for all users of this machine.
+var systemFile = "/etc/host-ctl/config.toml"
+
 // ReadConfigFile reads a configuration file. An empty path means DefaultConfigFile, and
-// then a file that is missing is as good as an empty one. A key that is not
+// then a file that is missing is as good as an empty one, and the guests of
+// /etc/host-ctl/config.toml are added whose names it does not have. A key that is not
 // known is an error, as is a guest whose name or target is malformed.
 func ReadConfigFile(path string) (*ConfigFile, error) {
-	given := path != ""
-	if !given {
-		var err error
-		if path, err = DefaultConfigFile(); err != nil {
-			// Without a home directory there is no file to be had.
-			return &ConfigFile{}, nil
+	if path != "" {
+		return readConfigFile(path)
+	}
+	file := &ConfigFile{}
+	path, err := DefaultConfigFile()
+	if err == nil { // else there is no home directory, and so no file
+		file, err = readConfigFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			file, err = &ConfigFile{}, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	data, err := os.ReadFile(path)
-	if !given && errors.Is(err, fs.ErrNotExist) {
-		return &ConfigFile{}, nil
+	system, err := readConfigFile(systemFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return file, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	file.add(system)
+	return file, nil
+}
+
+// add adds the guests of another file whose names f does not have, with the defaults of
+// that file.
+func (f *ConfigFile) add(other *ConfigFile) {
+	for _, name := range other.Names() {
+		if _, ok := f.Guests[name]; ok {
+			continue
+		}
+		if f.Guests == nil {
+			f.Guests = make(map[string]GuestEntry)
+		}
+		f.Guests[name], _ = other.Lookup(name)
+	}
+}
+
+func readConfigFile(path string) (*ConfigFile, error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}

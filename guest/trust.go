@@ -132,19 +132,25 @@ func (k *KnownGuests) add(name string, key keys.Public) error {
 	if slices.Contains(k.guests, g) {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(k.path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(k.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	// One write, so that another process's line stays whole.
-	_, err = f.WriteString(g.String() + "\n")
-	if err = errors.Join(err, f.Close()); err == nil {
+	err := trusted.AsOwner(k.path, func() error { return appendLine(k.path, g.String()) })
+	if err == nil {
 		k.guests = append(k.guests, g)
 	}
 	return err
+}
+
+// appendLine adds a line to a file, in one write, so that another process's line stays
+// whole.
+func appendLine(path, line string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line + "\n")
+	return errors.Join(err, f.Close())
 }
 
 // Forget takes all keys of a guest out of the file: the next one that answers
@@ -167,13 +173,18 @@ func (k *KnownGuests) Forget(name string) error {
 		}
 	}
 	k.guests = slices.DeleteFunc(k.guests, func(g keys.Guest) bool { return g.Name == name })
-	f, err := os.CreateTemp(filepath.Dir(k.path), ".known_guests-*")
+	return trusted.AsOwner(k.path, func() error { return replaceFile(k.path, kept.String()) })
+}
+
+// replaceFile gives a file other contents, in one step.
+func replaceFile(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".known_guests-*")
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(kept.String())
+	_, err = f.WriteString(text)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), k.path)
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		os.Remove(f.Name())

@@ -176,6 +176,25 @@ func TestReadConfigFile(t *testing.T) {
 	if addr, _, err := Resolve("a", nil); err != nil || addr.CID != 3 {
 		t.Errorf("Resolve: %v, %v", addr, err)
 	}
+	// Guests of all users: the user's own come first.
+	systemFile = filepath.Join(dir, "system.toml")
+	defer func() { systemFile = "/etc/host-ctl/config.toml" }()
+	os.WriteFile(systemFile, []byte("user = \"svc\"\nport = 7\n[guests.a]\ntarget = \"9\"\n[guests.b]\ntarget = \"4\"\n"), 0o644)
+	if addr, user, err := Resolve("b", nil); err != nil || addr != transport.VsockAddr(4, 7) || user != "svc" {
+		t.Errorf("Resolve: %v, %q, %v", addr, user, err)
+	}
+	if addr, _, err := Resolve("a", nil); err != nil || addr != transport.VsockAddr(3, 1000) {
+		t.Errorf("Resolve: %v, %v", addr, err)
+	}
+	os.Remove(path)
+	if f, err := ReadConfigFile(""); err != nil || len(f.Guests) != 2 {
+		t.Errorf("without a file of the user's own: %v, %v", f, err)
+	}
+	os.WriteFile(systemFile, []byte("nonsense"), 0o644)
+	if _, err := ReadConfigFile(""); err == nil || !strings.Contains(err.Error(), systemFile) {
+		t.Errorf("ReadFile: %v, want one that names %s", err, systemFile)
+	}
+	os.Remove(systemFile)
 	os.WriteFile(path, []byte("x = 1\n"), 0o644)
 	if _, err := ReadConfigFile(""); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("ReadConfigFile: %v, want one that names %s", err, path)

@@ -147,6 +147,19 @@ func parseFile(path string, data []byte, err error) (ed25519.PrivateKey, error) 
 	return key, nil
 }
 
+// WritePair makes a new file for a private key, with mode 0600, and its directory, and
+// beside it, with the suffix .pub, one with a line about its public half. They are
+// those of the owner of the directory, as package trusted has it. If the first file
+// exists the error is fs.ErrExist.
+func WritePair(path string, key ed25519.PrivateKey, line string) error {
+	return trusted.AsOwner(path, func() error {
+		if err := WritePrivate(path, key); err != nil {
+			return err
+		}
+		return os.WriteFile(path+".pub", []byte(line+"\n"), 0o644)
+	})
+}
+
 // WritePrivate makes a new file for a private key, with mode 0600, and its
 // directory. If the file exists the error is fs.ErrExist.
 func WritePrivate(path string, key ed25519.PrivateKey) error {

@@ -37,9 +37,16 @@ func (c *cli) enrollCommand() *cobra.Command {
 --key. The connection has to be trusted already: as root of the host, through the
 VMM's socket, or with another key. The guest's own key is pinned by its name.
 
+Through sudo, the key, the configuration file and the known guests are those of the
+user who called sudo, and what is made is that user's.
+
 With --print, print what to pass to a VM that is yet to boot, in place of GUEST.`,
 		ValidArgsFunction: c.completeGuest,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if u := sudoUser(); u != nil && os.Getenv("XDG_CONFIG_HOME") == "" {
+				// root is asked for to be trusted by the guest, not to have a key of its own.
+				os.Setenv("XDG_CONFIG_HOME", filepath.Join(u.HomeDir, ".config"))
+			}
 			if e.print != "" {
 				if len(args) > 0 {
 					return usageError{errors.New("--print goes without GUEST")}

@@ -94,16 +94,27 @@ func makeKey(path, comment string) (string, error) {
 	if err := h.Check(); err != nil {
 		return "", usageError{fmt.Errorf("--comment: %w", err)}
 	}
-	if err := keys.WritePrivate(path, key); err != nil {
-		return "", err
+	return h.String(), keys.WritePair(path, key, h.String())
+}
+
+// sudoUser returns the user who runs this process as root through sudo, or nil.
+func sudoUser() *user.User {
+	if os.Geteuid() != 0 || os.Getenv("SUDO_UID") == "0" {
+		return nil
 	}
-	return h.String(), os.WriteFile(path+".pub", []byte(h.String()+"\n"), 0o644)
+	u, err := user.LookupId(os.Getenv("SUDO_UID"))
+	if err != nil {
+		return nil
+	}
+	return u
 }
 
 // defaultComment is USER@HOST, of the characters that a name may have.
 func defaultComment() string {
 	name := "user"
-	if u, err := user.Current(); err == nil {
+	if u := sudoUser(); u != nil {
+		name = u.Username
+	} else if u, err := user.Current(); err == nil {
 		name = filepath.Base(strings.ReplaceAll(u.Username, `\`, "/"))
 	}
 	if host, err := os.Hostname(); err == nil {
