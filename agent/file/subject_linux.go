@@ -37,7 +37,7 @@ func (s *Server) as(ctx context.Context, a account.Account, f func(tree) error) 
 	if err != nil {
 		return err
 	}
-	t := tree{root: s.root, home: a.Home, service: s.rootFile}
+	t := tree{root: s.root, home: a.Home, service: s.rootFile, other: !subject.Own(a)}
 	if s.root != nil {
 		t.home = "/"
 	}

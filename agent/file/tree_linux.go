@@ -19,6 +19,8 @@ type tree struct {
 	root *os.Root // nil: all
 	base string   // the directory that root is, for a call that is confined to it; its paths begin with it
 	home string   // what relative paths begin at
+	// other is set if the thread acts as another user than the agent's.
+	other bool
 
 	service *os.File // the directory of the service's root, if it has one
 	denied  []string // what the call must not reach, as its paths name it
@@ -39,6 +41,11 @@ func (t tree) path(p []byte) (string, error) {
 	path := string(p)
 	if path[0] != '/' {
 		path = strings.TrimRight(t.home, "/") + "/" + path
+	}
+	if t.other && t.root == nil {
+		if err := noMagic(path); err != nil {
+			return "", err
+		}
 	}
 	return path, nil
 }
@@ -71,6 +78,8 @@ func (t tree) open(path string, flags int, mode fs.FileMode) (f *os.File, err er
 	if t.root != nil {
 		// os.Root takes no other bits.
 		f, err = t.root.OpenFile(in(path), flags, mode.Perm())
+	} else if t.other {
+		f, err = openAsOther(path, flags, mode)
 	} else {
 		f, err = os.OpenFile(path, flags, mode)
 	}

@@ -40,8 +40,8 @@
 //     whoever is asked over D-Bus. So sockets are not connected by Do.
 //   - inotify instances and watches, pipes and locks are charged to the agent's
 //     user, not to the subject's. Who makes those keeps an account.
-//   - /proc/self is the agent's, whoever the subject is. What a file there allows
-//     is decided by its mode.
+//   - /proc/self is the agent's, whoever the subject is, and its links to open files
+//     lead past all directories. Who opens paths for a subject leaves them out.
 //
 // # Processes
 //
