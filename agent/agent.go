@@ -24,6 +24,7 @@ import (
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
 	"github.com/vsockrpc/vsockrpc/agent/audit"
+	"github.com/vsockrpc/vsockrpc/agent/clock"
 	"github.com/vsockrpc/vsockrpc/agent/file"
 	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
@@ -91,6 +92,10 @@ type Config struct {
 	// with the size of each message, as gRPC's stats handlers are. They must not
 	// block.
 	StatsHandlers []stats.Handler
+	// Machine says that the agent is that of a whole machine, as guest-agent is, and not
+	// part of a program: callers who may do everything set the clock of the machine.
+	// Default: such calls fail with the word embedded-agent.
+	Machine bool
 	// Process configures the process service. Its AgentID is set by New, its
 	// Logger if it has none.
 	Process *process.Config
@@ -179,15 +184,26 @@ func New(cfg *Config) (*Agent, error) {
 	a.AddCapability(&guestv1.Capability{Name: "socket-owner", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "keys", Enabled: true})
 	a.AddCapability(&guestv1.Capability{Name: "policy", Enabled: true})
+	a.AddCapability(clockCapability(cfg.Machine))
 	guestv1.RegisterAgentServiceServer(a, &infoService{agent: a})
 	guestv1.RegisterProcessServiceServer(a, a.process)
 	guestv1.RegisterFileServiceServer(a, a.file)
 	guestv1.RegisterForwardServiceServer(a, forward.NewServer(&forward.Config{Logger: a.log}))
+	guestv1.RegisterClockServiceServer(a, clock.NewServer(&clock.Config{Machine: cfg.Machine, Logger: a.log}))
 	guestv1.RegisterAccessServiceServer(a, &accessService{guard: a.guard})
 	guestv1.RegisterControlServiceServer(a, &controlService{agent: a})
 	healthv1.RegisterHealthServer(a, a.health)
 	reflection.Register(a)
 	return a, nil
+}
+
+// clockCapability says whether the clock can be set.
+func clockCapability(machine bool) *guestv1.Capability {
+	c := &guestv1.Capability{Name: "set-clock", Enabled: machine}
+	if !machine {
+		c.Reason = "the agent is part of another program"
+	}
+	return c
 }
 
 // ID returns the random id of this run of the agent.

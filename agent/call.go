@@ -54,6 +54,7 @@ type call struct {
 	verdict policy.Decision
 	timer   *time.Timer            // stops the call when its time is over; nil: no bound
 	over    bool                   // the timer is not needed any more
+	detail  string                 // what else its records say
 	signal  *guestv1.SignalRequest // if it is one
 	begun   bool                   // its beginning was recorded
 }

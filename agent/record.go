@@ -5,6 +5,7 @@ package agent
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -95,6 +96,7 @@ func (c *call) record() audit.Record {
 	if c.what.Network != "" || c.what.Address != "" {
 		r.Address = c.what.Network + ":" + c.what.Address
 	}
+	r.Detail = c.detail
 	if c.signal != nil {
 		n := c.signal.GetSignal()
 		r.PID, r.Signal = c.signal.GetPid(), &n
@@ -105,8 +107,13 @@ func (c *call) record() audit.Record {
 // note keeps what records say beside what the policy looks at.
 // mu is held.
 func (c *call) note(req any) {
-	if s, ok := req.(*guestv1.SignalRequest); ok {
-		c.signal = s
+	switch r := req.(type) {
+	case *guestv1.SignalRequest:
+		c.signal = r
+	case *guestv1.SetClockRequest:
+		c.detail = fmt.Sprintf("set to %s", time.Unix(0, r.GetWallUnixNanos()).UTC().Format(time.RFC3339Nano))
+	case *guestv1.AdjustClockRequest:
+		c.detail = fmt.Sprintf("adjust by %v", time.Duration(r.GetAdjustNanos()))
 	}
 }
 

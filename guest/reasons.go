@@ -53,6 +53,10 @@ const (
 	ReasonAgentStopping  = "agent-stopping"
 	ReasonAgentRestarted = "agent-restarted"
 
+	// The guest's clock.
+	ReasonBadTime       = "bad-time"
+	ReasonEmbeddedAgent = "embedded-agent"
+
 	// Processes and sessions.
 	ReasonNotFound            = "not-found"
 	ReasonNotExecutable       = "not-executable"

@@ -25,7 +25,7 @@ func (r Record) line() ([]byte, error) {
 	for _, b := range bounds {
 		c := r
 		c.Args, c.Env, c.Paths = clip(r.Args, b.words, b.word), clip(r.Env, b.words, b.word), clip(r.Paths, b.words, b.word)
-		for _, s := range []*string{&c.User, &c.Address, &c.Method, &c.Name, &c.Session, &c.SessionName, &c.Key, &c.Rule, &c.Policy, &c.Call, &c.Reason} {
+		for _, s := range []*string{&c.User, &c.Address, &c.Method, &c.Name, &c.Session, &c.SessionName, &c.Key, &c.Rule, &c.Policy, &c.Call, &c.Reason, &c.Detail} {
 			*s = clipWord(*s, b.word)
 		}
 		line, err := json.Marshal(c)
@@ -36,7 +36,7 @@ func (r Record) line() ([]byte, error) {
 			return append(line, '\n'), nil
 		}
 	}
-	panic("audit: the smallest record is too long") // it has 27 words and 11 texts of 67 bytes
+	panic("audit: the smallest record is too long") // it has 27 words and 12 texts of 67 bytes
 }
 
 // cut returns the first words of a list, and one that says so if there are more.

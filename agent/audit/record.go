@@ -36,6 +36,8 @@ type Record struct {
 	// PID and Signal are those of a signal.
 	PID    uint32  `json:"pid,omitempty"`
 	Signal *uint32 `json:"signal,omitempty"`
+	// Detail is what else there is to say of a call, such as "step by 1.5s".
+	Detail string `json:"detail,omitempty"`
 	// LeftOut is how many records the event stands for.
 	LeftOut uint64 `json:"left_out,omitempty"`
 

@@ -99,6 +99,7 @@ func (d *daemon) run() (os.Signal, error) {
 	cfg := &agent.Config{
 		Logger:  d.log,
 		Access:  rules,
+		Machine: true,
 		Process: &process.Config{Cgroup: true, Protect: true},
 		File:    &file.Config{Root: d.settings.filesRoot},
 	}

@@ -33,7 +33,7 @@ var habits = map[string][]string{
 	"list": {"guests", "vms", "get"}, "info": {"describe", "inspect", "show", "status"},
 	"rm": {"remove", "delete", "del"}, "kill": {"stop", "signal"}, "logs": {"log", "output"},
 	"port-forward": {"forward", "tunnel", "expose"}, "doctor": {"check", "diagnose", "debug"},
-	"wait": {"ping"}, "can-i": {"auth"}, "stat": {"file"}, "watch": {"inotify"},
+	"wait": {"ping"}, "clock": {"date", "time", "ntp"}, "can-i": {"auth"}, "stat": {"file"}, "watch": {"inotify"},
 }
 
 // addVerbs adds the verbs of a group.

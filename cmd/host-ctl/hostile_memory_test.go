@@ -36,6 +36,7 @@ var flooded = map[string][]string{
 	"rm":           {"rm GUEST SESSION", "rm -r GUEST /a"},
 	"info":         {"info GUEST", "info -o json GUEST"},
 	"wait":         {"wait --timeout 5s GUEST"},
+	"clock":        {"clock GUEST", "clock -o json --sync GUEST", "clock --watch GUEST"},
 	"list":         {"list", "list -o json"},
 	"doctor":       {"doctor GUEST", "doctor -o json GUEST"},
 	"port-forward": {"port-forward GUEST :80", "port-forward --reverse GUEST 8080:80"},

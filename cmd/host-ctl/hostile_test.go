@@ -30,12 +30,13 @@ var hostileVerbs = []string{
 	"df GUEST", "df -o json GUEST", "du GUEST /", "du -o json GUEST /", "watch GUEST /", "watch -o json GUEST /",
 	"cat GUEST /a", "mkdir GUEST /a", "mv GUEST /a /b", "rm GUEST /a",
 	"cp GUEST:/a DIR/to", "cp DIR/source GUEST:/a", "cp -a GUEST:/a DIR/archive", "cp GUEST:/a -",
+	"clock GUEST", "clock -o json --set GUEST", "clock --sync GUEST",
 	"can-i GUEST exec true", "enroll --list GUEST",
 	"port-forward GUEST :80", "proxy GUEST 22", "wait --timeout 300ms GUEST", "enroll GUEST",
 }
 
 // numbers are the verbs that print sizes and times.
-const numbers = " exec sessions ps info doctor ls stat df du watch wait "
+const numbers = " exec sessions ps info doctor ls stat df du watch wait clock "
 
 // raw says of which verbs the output is the guest's own, byte for byte.
 func raw(verb string) bool {

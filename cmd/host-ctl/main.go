@@ -99,7 +99,7 @@ GUEST is one of
 	addVerbs(root, groupFiles, c.cpCommand(), c.lsCommand(), c.catCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(),
 		c.dfCommand(), c.duCommand(), c.watchCommand())
 	addVerbs(root, groupConnect, c.portForwardCommand(), c.proxyCommand(), c.vsockDeviceCommand())
-	addVerbs(root, groupGuests, c.listCommand(), c.infoCommand(), c.waitCommand(), c.doctorCommand())
+	addVerbs(root, groupGuests, c.listCommand(), c.infoCommand(), c.waitCommand(), c.clockCommand(), c.doctorCommand())
 	addVerbs(root, groupTrust, c.keygenCommand(), c.enrollCommand(), c.canICommand())
 	root.AddCommand(c.versionCommand())
 	setHelp(root)

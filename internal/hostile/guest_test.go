@@ -77,6 +77,18 @@ func operations(dir string) map[string]func(context.Context, *guest.Guest) error
 			_, err := g.Policy(ctx)
 			return err
 		},
+		"clock": func(ctx context.Context, g *guest.Guest) error {
+			_, err := g.Clock(ctx)
+			return err
+		},
+		"set clock": func(ctx context.Context, g *guest.Guest) error {
+			_, err := g.SetClock(ctx, time.Unix(1, 0), nil)
+			return err
+		},
+		"sync clock": func(ctx context.Context, g *guest.Guest) error {
+			_, _, err := g.SyncClock(ctx, nil)
+			return err
+		},
 		"explain": func(ctx context.Context, g *guest.Guest) error {
 			_, err := g.Explain(ctx, &guestv1.ExplainRequest{})
 			return err
