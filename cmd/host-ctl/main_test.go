@@ -41,8 +41,13 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+	testscript.Run(t, scriptParams("testdata/script"))
+}
+
+// scriptParams returns how to run the scripts in a directory.
+func scriptParams(dir string) testscript.Params {
+	return testscript.Params{
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir)
@@ -62,7 +67,7 @@ func TestScripts(t *testing.T) {
 			"exitcode": scriptExitCode,
 			"bytes":    scriptBytes,
 		},
-	})
+	}
 }
 
 // scriptAgent starts an agent on a Unix socket: agent PATH [untrusting|control],
