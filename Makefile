@@ -102,8 +102,8 @@ soak-short: ## the same for half a minute
 MUTATED := ./rpc ./agent/process ./agent/policy ./agent/access ./agent/file ./internal/archive ./guest ./transport
 
 .PHONY: mutate
-mutate: ## change lines of PKG (such as ./rpc) and see whether its tests notice; N=40 of them, SEED=1
-	$(GO) -C internal/mutate run . -n $(or $(N),40) -seed $(or $(SEED),1) $(or $(PKG),$(MUTATED))
+mutate: ## change lines of PKG (such as ./rpc) and see whether its tests (or TESTS, those that match RUN) notice; N=40 of them, SEED=1
+	$(GO) -C internal/mutate run . -n $(or $(N),40) -seed $(or $(SEED),1) -tests "$(TESTS)" -run "$(RUN)" $(or $(PKG),$(MUTATED))
 
 .PHONY: bench
 bench: ## dialing, exec, forwarding and copies beside raw sockets, ssh, rsync and local processes

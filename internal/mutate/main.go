@@ -31,6 +31,7 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", 1, "which mutants are drawn")
 	flag.DurationVar(&o.timeout, "timeout", 3*time.Minute, "time for the tests of one mutant; one that takes longer is noticed")
 	flag.StringVar(&o.tests, "tests", "", "packages whose tests run, separated by commas (default the package's own)")
+	flag.StringVar(&o.match, "run", "", "only the tests that match this, as for go test; for packages whose tests of other things are slow")
 	flag.StringVar(&o.equivalent, "equivalent", "equivalent.txt", "file of mutants that change nothing, one a line as they are printed")
 	flag.BoolVar(&o.list, "list", false, "list the mutants and run nothing")
 	flag.Usage = func() {
@@ -54,11 +55,11 @@ func main() {
 
 // options are the flags.
 type options struct {
-	root, tests, equivalent string
-	n                       int
-	seed                    uint64
-	timeout                 time.Duration
-	list                    bool
+	root, tests, match, equivalent string
+	n                              int
+	seed                           uint64
+	timeout                        time.Duration
+	list                           bool
 }
 
 // mutate tries a sample of a package's mutants and prints those that survive, and
@@ -85,7 +86,7 @@ func (o *options) mutate(ctx context.Context, pkg string) error {
 		}
 		return nil
 	}
-	r := runner{root: o.root, tests: tests, timeout: o.timeout}
+	r := runner{root: o.root, tests: tests, match: o.match, timeout: o.timeout}
 	if out, err := r.baseline(ctx); err != nil {
 		return fmt.Errorf("the tests fail without a change: %w\n%s", err, out)
 	}

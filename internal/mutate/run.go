@@ -26,6 +26,7 @@ const (
 type runner struct {
 	root    string
 	tests   []string
+	match   string
 	timeout time.Duration
 }
 
@@ -72,6 +73,9 @@ func (r *runner) test(ctx context.Context, overlay string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout+time.Minute)
 	defer cancel()
 	args := []string{"test", "-count=1", "-failfast", "-vet=off", "-timeout", r.timeout.String()}
+	if r.match != "" {
+		args = append(args, "-run", r.match)
+	}
 	if overlay != "" {
 		args = append(args, "-overlay", overlay)
 	}
