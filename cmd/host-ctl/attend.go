@@ -267,14 +267,17 @@ func (a *attendance) forward(signals <-chan os.Signal, stop <-chan struct{}) {
 	} else if rows, columns, _ := a.cli.windowSize(); a.tty != nil && (rows != a.cmd.Terminal.Rows || columns != a.cmd.Terminal.Columns) {
 		a.resize() // it has changed while the command was started
 	}
-	for n := 0; ; {
+	for asked := (wishes{}); ; {
 		select {
 		case <-stop:
 			return
 		case <-resized:
 			a.resize()
 		case sig := <-signals:
-			if n++; n > 1 || a.aside || sig == syscall.SIGHUP {
+			if !asked.add(sig) {
+				continue
+			}
+			if asked.n > 1 || a.aside || sig == syscall.SIGHUP {
 				a.breakOff(exitCode(exitSignal + signalNumber(sig)))
 				return
 			}

@@ -99,7 +99,9 @@ func (c *cli) enrolledKey(e *enrollment) (keys.Host, error) {
 		if name == "" {
 			name = defaultComment()
 		}
-	} else if data, err := os.ReadFile(text); err == nil {
+	} else if data, err := os.ReadFile(text); err != nil && looksLikePath(text) {
+		return keys.Host{}, usageError{fmt.Errorf("--key: %w", err)}
+	} else if err == nil {
 		if name == "" {
 			name = fileKeyName(e.key)
 		}
@@ -118,6 +120,12 @@ func (c *cli) enrolledKey(e *enrollment) (keys.Host, error) {
 		return keys.Host{}, usageError{err}
 	}
 	return h, nil
+}
+
+// looksLikePath reports whether --key names a file, and is not a key's text: base64
+// may have slashes, but a key begins with its type.
+func looksLikePath(text string) bool {
+	return !strings.HasPrefix(text, "AAAA") && !strings.HasPrefix(text, "ssh-")
 }
 
 // fileKeyName returns the name of the key in a file that whoever enrols it has named:

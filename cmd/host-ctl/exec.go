@@ -44,7 +44,7 @@ it could not be executed, 127 if it was not found, 125 if host-ctl itself failed
 
 Flags stop at GUEST. If the connection is lost, the command goes on, and host-ctl
 attaches to it again: no output is lost or repeated. Ctrl-C and SIGTERM go to the
-command and all it started; a second one breaks off, and the guest ends the
+command and its process group; a second one breaks off, and the guest ends the
 command. With -t, "~." after a newline breaks off.
 
 What the command leaves running when it exits goes on, as after ssh, unless
@@ -170,6 +170,8 @@ func execArgs(args []string, atDash int) (string, []string, error) {
 // commandHint says what was probably meant by a command that was not found.
 func commandHint(target string, argv []string) string {
 	switch {
+	case len(argv) > 1 && argv[0] == "--":
+		return fmt.Sprintf("one -- is enough: host-ctl exec %s -- %s", target, strings.Join(argv[1:], " "))
 	case len(argv) > 1 && strings.HasPrefix(argv[0], "-"):
 		return fmt.Sprintf("flags go before the guest: host-ctl exec %s %s %s", argv[0], target, strings.Join(argv[1:], " "))
 	case len(argv) == 1 && strings.ContainsAny(argv[0], " \t"):

@@ -27,9 +27,13 @@ func run(args []string) int {
 	c := &cli{args: args, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	root := c.rootCommand()
 	root.SetArgs(signalArgs(args))
-	root.SetOut(c.stdout)
+	out := &firstError{w: c.stdout}
+	root.SetOut(out) // cobra's: help and versions
 	root.SetErr(c.stderr)
 	cmd, err := root.ExecuteContextC(context.Background())
+	if err == nil {
+		err = out.err
+	}
 	return c.report(cmd, err)
 }
 

@@ -178,3 +178,18 @@ func size(n uint64) string {
 	}
 	return fmt.Sprintf("%.0f%c", f, units[i])
 }
+
+// firstError is a writer that remembers the first error of one, for those who write
+// without looking.
+type firstError struct {
+	w   io.Writer
+	err error
+}
+
+func (f *firstError) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if f.err == nil {
+		f.err = err
+	}
+	return n, err
+}

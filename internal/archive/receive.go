@@ -161,7 +161,7 @@ func (r *receiver) openDestination() error {
 		return newFailure("open", dest, codes.FailedPrecondition, ReasonNotDirectory, "it is no directory")
 	case err == nil && !begun && !info.Mode().IsRegular():
 		f := newFailure("open", dest, codes.FailedPrecondition, ReasonSpecial, "it is a %s", kindOf(LinuxMode(info.Mode())))
-		f.Remedy = "write to it with a command in the guest"
+		f.Remedy = "a copy replaces files only: write to it with a command"
 		return f
 	case err == nil || errors.Is(err, fs.ErrNotExist) && !contents && !mustBeDir:
 		// The single source gets this name.
