@@ -29,6 +29,7 @@ import (
 	"github.com/vsockrpc/vsockrpc/agent/forward"
 	"github.com/vsockrpc/vsockrpc/agent/policy"
 	"github.com/vsockrpc/vsockrpc/agent/process"
+	"github.com/vsockrpc/vsockrpc/internal/system"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 	"github.com/vsockrpc/vsockrpc/rpc"
 )
@@ -117,6 +118,7 @@ type Agent struct {
 	file    *file.Server
 	guard   *guard
 	ownKey  func() ed25519.PrivateKey
+	facts   system.Known
 
 	mu           sync.Mutex
 	capabilities []*guestv1.Capability
@@ -139,6 +141,7 @@ func New(cfg *Config) (*Agent, error) {
 		rules:   cfg.Access,
 		health:  health.NewServer(),
 	}
+	a.facts.Read("/") // while there are descriptors
 	if a.version == "" {
 		a.version = BuildVersion()
 	}

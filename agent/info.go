@@ -39,7 +39,7 @@ func (s *infoService) Info(ctx context.Context, _ *guestv1.InfoRequest) (*guestv
 	a.guard.describe(who, resp.Access)
 	resp.Access.AgentKey = a.Fingerprint()
 
-	facts := system.Read("/")
+	facts := a.facts.Read("/")
 	resp.BootId = facts.BootID
 	resp.AgentId = a.id
 	resp.Hostname = facts.Hostname

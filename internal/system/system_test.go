@@ -4,6 +4,7 @@ package system
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,5 +116,36 @@ func TestUptime(t *testing.T) {
 	b := Uptime()
 	if a <= 0 || b < a || a > 100*365*24*time.Hour {
 		t.Errorf("uptime %v, then %v", a, b)
+	}
+}
+
+// TestKnown: what could be read once is known when it cannot be read any more, as by an
+// agent without descriptors; what has changed is seen.
+func TestKnown(t *testing.T) {
+	root := t.TempDir()
+	bootID, machineID := filepath.Join(root, "proc/sys/kernel/random/boot_id"), filepath.Join(root, "etc/machine-id")
+	const first, second = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
+	put := func(path, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text+"\n"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var k Known
+	if f := k.Read(root); f.BootID != "" || f.MachineID != "" {
+		t.Errorf("%+v of an empty root", f)
+	}
+	put(bootID, "boot")
+	put(machineID, first)
+	k.Read(root)
+	if err := errors.Join(os.Remove(bootID), os.Remove(machineID)); err != nil {
+		t.Fatal(err)
+	}
+	if f := k.Read(root); f.BootID != "boot" || f.MachineID != first {
+		t.Errorf("%+v, want what was read before", f)
+	}
+	put(machineID, second)
+	if f := k.Read(root); f.BootID != "boot" || f.MachineID != second {
+		t.Errorf("%+v, want the new machine id", f)
 	}
 }
