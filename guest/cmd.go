@@ -97,7 +97,7 @@ type Cmd struct {
 	// process wait.
 	DropOldest bool
 	// Limits bound what the session may use; nil for no limits.
-	Limits *guestv1.ResourceLimits
+	Limits *Limits
 	// OnGap, if not nil, is called where n bytes from offset on of stdout (1) or
 	// stderr (2) are missing, between the writes before and after them. Only
 	// DropOldest and observers make gaps; the ProcessState counts them.
@@ -160,7 +160,8 @@ func (g *Guest) Command(ctx context.Context, name string, arg ...string) *Cmd {
 
 // Attach returns a Cmd whose Start attaches to a session that exists, named by
 // its id or its name. Of its fields only Stdin, Stdout, Stderr, OnGap, Cancel
-// and WaitDelay count. When ctx is done it is left as it is: Cancel is nil.
+// and WaitDelay count. When ctx is done, Cancel is called, which leaves the session as
+// Process.Detach does: it goes on, and Wait returns an error that is ctx's too.
 func (g *Guest) Attach(ctx context.Context, session string, opts *AttachOptions) *Cmd {
 	if opts == nil {
 		opts = &AttachOptions{}
@@ -175,7 +176,9 @@ func (g *Guest) Attach(ctx context.Context, session string, opts *AttachOptions)
 	} else {
 		open.Name = session
 	}
-	return &Cmd{Path: session, g: g, ctx: ctx, attach: open}
+	c := &Cmd{Path: session, g: g, ctx: ctx, attach: open}
+	c.Cancel = func() error { return c.Process.Detach() }
+	return c
 }
 
 // String returns the command for people, as exec.Cmd's does.
@@ -318,7 +321,7 @@ func (c *Cmd) spec() (*guestv1.SessionSpec, error) {
 	spec := &guestv1.SessionSpec{
 		Dir: []byte(c.Dir), User: []byte(c.User), Group: []byte(c.Group), Name: c.Name,
 		ClearEnv: c.Env != nil, Stdin: c.Stdin != nil || c.io != nil && c.io.in != nil,
-		TimeoutMillis: millis(c.Timeout), RingBytes: c.RingBytes, Limits: c.Limits, LoginShell: c.LoginShell,
+		TimeoutMillis: millis(c.Timeout), RingBytes: c.RingBytes, Limits: c.Limits.message(), LoginShell: c.LoginShell,
 		StderrToStdout: c.sameWriter(), KillRemaining: c.KillRemaining, KeepResult: c.KeepResult,
 	}
 	spec.Stdin = spec.Stdin || c.OpenStdin && c.Detach && !c.attached()

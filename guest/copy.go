@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -277,8 +276,7 @@ func (c *copying) done(d archive.Done) {
 // for another reason than a lost connection.
 func (c *copying) run(ctx context.Context, method string, try func(ctx context.Context, resume bool, after *guestv1.Position) (*guestv1.Finished, error)) (*CopyResult, error) {
 	g := c.files.g
-	delay := firstRetry
-	lost := time.Now()
+	again := reconnector{limit: g.reconnect}
 	// It goes on with the guests that it began with.
 	ctx = g.withinRun(ctx)
 	if c.to != nil && c.to.g != g {
@@ -302,22 +300,21 @@ func (c *copying) run(ctx context.Context, method string, try func(ctx context.C
 			return c.result(finished)
 		}
 		if moved {
-			delay, lost = firstRetry, time.Now()
+			again.connected()
 		}
 		wrapped := c.wrap(method, err)
-		if !c.mayRetry(ctx, wrapped) || time.Since(lost)+delay > g.reconnect {
+		delay, ok := again.next()
+		if !ok || !c.mayRetry(ctx, wrapped) {
 			return c.partial(), wrapped
 		}
 		g.log.Info("connection lost: going on with the copy", "in", delay, "error", err)
 		c.total.Resumed++
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return c.partial(), g.wrap("copy", method, ctx.Err())
-		case <-g.closed:
+		if !pause(ctx, g.closed, delay) {
+			if err := ctx.Err(); err != nil {
+				return c.partial(), g.wrap("copy", method, err)
+			}
 			return c.partial(), g.newError("copy", codes.Canceled, ReasonClosed, "the guest was closed")
 		}
-		delay = min(2*delay, lastRetry)
 	}
 }
 

@@ -19,8 +19,21 @@ type reconnector struct {
 	delay  time.Duration
 }
 
-// connected notes that the connection is there again, or was in use.
+// connected notes that the connection is there again, or was of use: the limit and the
+// delay begin anew.
 func (r *reconnector) connected() { r.lostAt, r.delay = time.Time{}, 0 }
+
+// reached notes that the connection was there and of no use: the limit alone begins
+// anew, so that one which is lost each time at once is not tried ever faster.
+func (r *reconnector) reached() { r.lostAt = time.Time{} }
+
+// left returns how much of the limit is left.
+func (r *reconnector) left() time.Duration {
+	if r.lostAt.IsZero() {
+		return r.limit
+	}
+	return r.limit - time.Since(r.lostAt)
+}
 
 // next returns how long to wait before the next attempt, and whether there is to be
 // one.
@@ -36,9 +49,11 @@ func (r *reconnector) next() (time.Duration, bool) {
 // none once ctx is done or closed is closed.
 func (r *reconnector) wait(ctx context.Context, closed <-chan struct{}) bool {
 	delay, ok := r.next()
-	if !ok {
-		return false
-	}
+	return ok && pause(ctx, closed, delay)
+}
+
+// pause waits, and reports whether neither ctx is done nor closed is closed.
+func pause(ctx context.Context, closed <-chan struct{}, delay time.Duration) bool {
 	t := time.NewTimer(delay)
 	defer t.Stop()
 	select {

@@ -129,37 +129,31 @@ func (s *session) run() {
 	defer s.g.untrack(s)
 	defer close(s.settled)
 	defer s.stop(nil)
-	delay := firstRetry
-	var lostAt time.Time
+	again := reconnector{limit: s.g.reconnect}
 	for try := 1; ; try++ {
-		limit := s.g.reconnect
-		if !lostAt.IsZero() {
-			limit -= time.Since(lostAt)
-		}
-		attached, err := s.attach(limit)
+		attached, err := s.attach(again.left())
 		if s.ended() {
 			return
 		}
 		if try == 1 && s.renewed(err) {
 			continue
 		}
-		if attached || lostAt.IsZero() {
-			lostAt = time.Now()
+		switch {
+		case s.takeProgress():
+			again.connected()
+		case attached:
+			again.reached()
 		}
-		if s.takeProgress() {
-			delay = firstRetry
-		}
-		if !s.mayRetry(err) || time.Since(lostAt)+delay > s.g.reconnect {
+		delay, ok := again.next()
+		if !ok || !s.mayRetry(err) {
 			s.finish(nil, s.final(err))
 			return
 		}
 		s.log().Info("connection lost: attaching again", "in", delay, "error", err)
-		select {
-		case <-time.After(delay):
-		case <-s.ctx.Done():
-		case <-s.g.closed:
+		if !pause(s.ctx, s.g.closed, delay) {
+			s.finish(nil, s.final(err))
+			return
 		}
-		delay = min(2*delay, lastRetry)
 	}
 }
 

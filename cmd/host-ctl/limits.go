@@ -2,14 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"math"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
-	"google.golang.org/protobuf/proto"
 
-	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
+	"github.com/vsockrpc/vsockrpc/guest"
 )
 
 // limitFlags are the flags that bound what a command may use.
@@ -37,20 +37,20 @@ func (f *limitFlags) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.capDrop, "cap-drop", nil, "take a capability away, such as CAP_NET_RAW")
 }
 
-// resourceLimits returns what the flags say; nil if nothing.
-func (f *limitFlags) resourceLimits() (*guestv1.ResourceLimits, error) {
-	l := &guestv1.ResourceLimits{NoNewPrivileges: f.noNewPriv, DropCapabilities: f.capDrop}
+// resourceLimits returns what the flags say.
+func (f *limitFlags) resourceLimits() (*guest.Limits, error) {
+	l := &guest.Limits{NoNewPrivileges: f.noNewPriv, DropCapabilities: f.capDrop}
 	if f.memory > 0 {
-		l.MemoryBytes = proto.Uint64(uint64(f.memory))
+		l.Memory = uint64(f.memory)
 	}
 	if f.processes > 0 {
-		l.Processes = proto.Uint64(f.processes)
+		l.Processes = f.processes
 	}
 	switch {
 	case f.cpus < 0 || math.IsNaN(f.cpus) || f.cpus > 1e6:
 		return nil, usageError{fmt.Errorf("--cpus %v is out of range", f.cpus)}
 	case f.cpus > 0:
-		l.CpuMillis = proto.Uint64(uint64(math.Ceil(f.cpus * 1000)))
+		l.CPUs = f.cpus
 	}
 	for _, s := range f.ulimits {
 		r, err := parseUlimit(s)
@@ -63,42 +63,39 @@ func (f *limitFlags) resourceLimits() (*guestv1.ResourceLimits, error) {
 		if f.nice < -20 || f.nice > 19 {
 			return nil, usageError{fmt.Errorf("--nice %d: want -20 to 19", f.nice)}
 		}
-		l.Nice = proto.Int32(f.nice)
+		l.Nice = new(int(f.nice))
 	}
 	if f.umask != "" {
 		mask, err := strconv.ParseUint(f.umask, 8, 32)
 		if err != nil || mask > 0o777 {
 			return nil, usageError{fmt.Errorf("--umask %q: want an octal number up to 777", f.umask)}
 		}
-		l.Umask = proto.Uint32(uint32(mask))
-	}
-	if proto.Equal(l, &guestv1.ResourceLimits{}) {
-		return nil, nil
+		l.Umask = new(fs.FileMode(mask))
 	}
 	return l, nil
 }
 
-func parseUlimit(s string) (*guestv1.Rlimit, error) {
+func parseUlimit(s string) (r guest.Rlimit, err error) {
 	name, values, ok := strings.Cut(s, "=")
 	soft, hard, two := strings.Cut(values, ":")
 	if !ok || name == "" || soft == "" {
-		return nil, fmt.Errorf("want NAME=SOFT[:HARD]")
+		return r, fmt.Errorf("want NAME=SOFT[:HARD]")
 	}
 	if !two {
 		hard = soft
 	}
-	r := &guestv1.Rlimit{Name: name}
+	r.Name = name
 	for _, v := range []struct {
 		text string
 		to   *uint64
 	}{{soft, &r.Soft}, {hard, &r.Hard}} {
 		if v.text == "unlimited" || v.text == "-1" {
-			*v.to = math.MaxUint64
+			*v.to = guest.Unlimited
 			continue
 		}
 		n, err := strconv.ParseUint(v.text, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("%q is no number", v.text)
+			return r, fmt.Errorf("%q is no number", v.text)
 		}
 		*v.to = n
 	}
