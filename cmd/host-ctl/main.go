@@ -97,7 +97,7 @@ GUEST is one of
 	flags.StringVar(&c.configPath, "config", "", "configuration file (default host-ctl/config.toml below $XDG_CONFIG_HOME)")
 	flags.DurationVar(&c.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the guest's agent; 0: no limit")
 	c.keyFlags.add(flags)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	addVerbs(root, groupRun, c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
 		c.psCommand(), c.killCommand(), c.rmCommand())
 	addVerbs(root, groupFiles, c.cpCommand(), c.lsCommand(), c.catCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(),
