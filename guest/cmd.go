@@ -58,6 +58,9 @@ type Cmd struct {
 	Name string
 	// ExtraEnv is added to Env or the base environment, each "NAME=value".
 	ExtraEnv []string
+	// Locale is LANG and LC_* of this side's user, each "NAME=value": the base
+	// environment gets those that name a locale of the guest.
+	Locale []string
 	// User and Group to run as, each a name or a number; empty for the agent's
 	// own user, and the user's group. Command sets the configuration file's.
 	User, Group string
@@ -337,7 +340,10 @@ func (c *Cmd) spec() (*guestv1.SessionSpec, error) {
 	for _, e := range append(append([]string(nil), c.Env...), c.ExtraEnv...) {
 		spec.Env = append(spec.Env, []byte(e))
 	}
-	for _, group := range [][][]byte{spec.Args, spec.Env, {spec.Dir, spec.User, spec.Group}} {
+	for _, e := range c.Locale {
+		spec.Locale = append(spec.Locale, []byte(e))
+	}
+	for _, group := range [][][]byte{spec.Args, spec.Env, spec.Locale, {spec.Dir, spec.User, spec.Group}} {
 		for _, b := range group {
 			if bytes.IndexByte(b, 0) >= 0 {
 				return nil, c.g.wrap("exec", "", &Error{Code: codes.InvalidArgument, Reason: "nul-byte", Errno: linuxEINVAL,

@@ -48,6 +48,10 @@ func unknownAccount(err error) error {
 // maxArgs bounds the number of arguments and of environment entries each.
 const maxArgs = 1 << 16
 
+// maxLocale bounds the variables of a client's locale: LANG and LC_*, of which glibc
+// knows 13.
+const maxLocale = 32
+
 // prepare checks a spec and looks up the accounts that it names. It looks at no
 // file that a user could own.
 func (s *Server) prepare(id sessionID, spec *guestv1.SessionSpec) (*command, error) {
@@ -93,6 +97,9 @@ func (s *Server) checkBytes(spec *guestv1.SessionSpec) error {
 	if len(spec.Args) == 0 && !spec.LoginShell {
 		return newFault(codes.InvalidArgument, reasonBadSpec, "no program to run")
 	}
+	if len(spec.Locale) > maxLocale {
+		return tooLong("more than %d variables of the locale", maxLocale)
+	}
 	if len(spec.Args) > maxArgs || len(spec.Env) > maxArgs {
 		return tooLong("more than %d arguments or environment entries", maxArgs)
 	}
@@ -109,6 +116,7 @@ func (s *Server) checkBytes(spec *guestv1.SessionSpec) error {
 		check("an argument", spec.Args...),
 		check("argument 0", spec.Arg0),
 		check("the environment", spec.Env...),
+		check("the locale", spec.Locale...),
 		check("the directory", spec.Dir),
 		check("the user's name", spec.User),
 		check("the group's name", spec.Group),
@@ -160,6 +168,7 @@ func (s *Server) environment(id sessionID, spec *guestv1.SessionSpec, acc accoun
 			entries = append(entries, "TERM="+term)
 		}
 		entries = append(entries, s.cfg.Env...)
+		entries = append(entries, takeLocale(localeDir, spec.Locale)...)
 	}
 	for _, e := range spec.Env {
 		entries = append(entries, string(e))

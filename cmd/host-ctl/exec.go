@@ -127,7 +127,7 @@ func (c *cli) exec(cmd *cobra.Command, f *execFlags, args []string) error {
 		k.Retention, k.KeepResult = f.keep, f.keep > 0
 		a.tellGaps(k)
 		if f.tty {
-			k.Terminal = a.terminal()
+			k.Terminal, k.Locale = a.terminal(), localeOf(os.Environ())
 		}
 		if k.OpenStdin = f.stdin; f.detach {
 			return k, nil
@@ -232,6 +232,19 @@ func (f *execFlags) environment() ([]string, error) {
 		}
 	}
 	return env, nil
+}
+
+// localeOf returns what of an environment says which language and character set its
+// user reads.
+func localeOf(env []string) []string {
+	var locale []string
+	for _, e := range env {
+		const most = 32 // as agents take
+		if name, value, _ := strings.Cut(e, "="); value != "" && (name == "LANG" || strings.HasPrefix(name, "LC_")) && len(locale) < most {
+			locale = append(locale, e)
+		}
+	}
+	return locale
 }
 
 // assignment completes a lone NAME from this environment; it is empty if that

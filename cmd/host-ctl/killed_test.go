@@ -135,3 +135,37 @@ func TestAgentRestarted(t *testing.T) {
 		}
 	}
 }
+
+// TestStoppedClient: a host-ctl that is stopped for longer than a peer usually may be
+// silent keeps its command and its connection.
+func TestStoppedClient(t *testing.T) {
+	if os.Getenv("VSOCKRPC_STRESS") == "" {
+		t.Skip("takes 40 s: VSOCKRPC_STRESS=1 runs it")
+	}
+	for _, wire := range []string{"native", "grpc"} {
+		t.Run(wire, func(t *testing.T) {
+			t.Parallel()
+			cmd := hostCtlCommand(t.Context(), "--wire", wire, "exec", "--reconnect", "0", tempAgent(t), "sh", "-c", "echo up; sleep 50; echo end")
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(out)
+			if !lines.Scan() || lines.Text() != "up" {
+				t.Fatal("the command has not begun")
+			}
+			cmd.Process.Signal(syscall.SIGSTOP)
+			time.Sleep(40 * time.Second)
+			cmd.Process.Signal(syscall.SIGCONT)
+			if !lines.Scan() || lines.Text() != "end" {
+				t.Error("the command was ended")
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ after a newline breaks off.`,
 			}
 			return c.attended(cmd, target, reconnect, func(a *attendance) (*guest.Cmd, error) {
 				k := a.guest.Command(a.ctx, "")
+				k.Locale = localeOf(os.Environ())
 				if k.LoginShell = true; user != "" {
 					k.User, k.Group, _ = strings.Cut(user, ":")
 				}

@@ -283,7 +283,10 @@ type SessionSpec struct {
 	KillRemaining bool `protobuf:"varint,20,opt,name=kill_remaining,json=killRemaining,proto3" json:"kill_remaining,omitempty"`
 	// Keep the result, and the output that is still there, for the whole of
 	// retention_millis, also when an owner has acknowledged exit.
-	KeepResult    bool `protobuf:"varint,21,opt,name=keep_result,json=keepResult,proto3" json:"keep_result,omitempty"`
+	KeepResult bool `protobuf:"varint,21,opt,name=keep_result,json=keepResult,proto3" json:"keep_result,omitempty"`
+	// The client's variables LANG and LC_*, each "NAME=value". The base environment
+	// gets those that name a locale of the guest; the others are left out.
+	Locale        [][]byte `protobuf:"bytes,22,rep,name=locale,proto3" json:"locale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -463,6 +466,13 @@ func (x *SessionSpec) GetKeepResult() bool {
 		return x.KeepResult
 	}
 	return false
+}
+
+func (x *SessionSpec) GetLocale() [][]byte {
+	if x != nil {
+		return x.Locale
+	}
+	return nil
 }
 
 type Terminal struct {
@@ -1821,7 +1831,7 @@ var File_guest_v1_session_proto protoreflect.FileDescriptor
 
 const file_guest_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x16guest/v1/session.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\xaf\a\n" +
+	"\x16guest/v1/session.proto\x12\bguest.v1\x1a\x16guest/v1/options.proto\"\xcf\a\n" +
 	"\vSessionSpec\x12\x1a\n" +
 	"\x04args\x18\x01 \x03(\fB\x06\xa2\xbb\x18\x02\b\x0fR\x04args\x12\x18\n" +
 	"\x03env\x18\x02 \x03(\fB\x06\xa2\xbb\x18\x02\b\x10R\x03env\x12#\n" +
@@ -1848,7 +1858,8 @@ const file_guest_v1_session_proto_rawDesc = "" +
 	"\x10stderr_to_stdout\x18\x13 \x01(\bB\x06\xa2\xbb\x18\x02\b#R\x0estderrToStdout\x12-\n" +
 	"\x0ekill_remaining\x18\x14 \x01(\bB\x06\xa2\xbb\x18\x02\b$R\rkillRemaining\x12'\n" +
 	"\vkeep_result\x18\x15 \x01(\bB\x06\xa2\xbb\x18\x02\b!R\n" +
-	"keepResultB\x15\n" +
+	"keepResult\x12\x1e\n" +
+	"\x06locale\x18\x16 \x03(\fB\x06\xa2\xbb\x18\x02\b#R\x06localeB\x15\n" +
 	"\x13_owner_grace_millisB\x13\n" +
 	"\x11_retention_millisB\a\n" +
 	"\x05_arg0\"X\n" +
