@@ -44,6 +44,7 @@ func TestGuest(t *testing.T) {
 				test func(*testing.T, *machine)
 			}{
 				{"HostCtl", func(t *testing.T, m *machine) { hostCtl(t, m, guests.HostCtl) }},
+				{"Clock", clock},
 				{"Copy", copyFiles},
 				{"Output", output},
 				{"Peer", peer},
