@@ -15,7 +15,7 @@ import (
 )
 
 // maxGlobbed bounds the names that one pattern stands for.
-const maxGlobbed = 1_000_000
+const maxGlobbed = 100_000
 
 // Glob returns the names of files that match a pattern, whose elements are those of
 // path.Match, in the order of their bytes; none is no error. As in a shell, an element

@@ -18,6 +18,9 @@ const (
 
 // completePath completes GUEST PATH...
 func (c *cli) completePath(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if _, _, remote := splitOperand(toComplete); remote {
+		return c.completeOperand(cmd, args, toComplete)
+	}
 	if len(args) == 0 {
 		return c.completeGuest(cmd, args, toComplete)
 	}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"os/signal"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,15 +20,16 @@ import (
 
 func (c *cli) cpCommand() *cobra.Command {
 	var opts guest.CopyOptions
-	var user, fsync, format string
-	var quiet, recursive bool
+	var flags cpFlags
 	cmd := &cobra.Command{
 		Use:   "cp [flags] SRC... DST",
 		Short: "Copy files and directories to or from a guest, or between guests",
 		Long: `Copy files and directories to or from a guest, or from one guest to another. A
-file of a guest is GUEST:PATH, where PATH begins with /, . or ~; a local name with
-such a colon needs ./ before it. A directory is copied with all in it, and DIR/.
-means what is in it. Permissions and times of modification are kept.
+file of a guest is GUEST:PATH, where a PATH that does not begin with / is below the
+home of the user, and may be a pattern if it is quoted; a local name with a colon
+needs ./ before it. A directory is copied with all in it, and DIR/. means what is in
+it. New files have the permissions of the source; those that are replaced keep theirs,
+with their owner, unless -p or -a is given. Times of modification are kept.
 
 SRC - is a tar archive on stdin, which is unpacked into the directory DST; DST - is
 one on stdout, of the sources.
@@ -36,6 +40,8 @@ host-ctl was killed, --resume goes on where that copy was.`,
 		Example: `  host-ctl cp build.tar 3:/srv/
   host-ctl cp -a web:/etc/. ./etc-of-web
   host-ctl cp -a web:/srv/data 4:/srv/
+  host-ctl cp 'web:/var/log/*.log' logs/
+  host-ctl cp --delete --exclude='*.o' build/. web:build
   host-ctl cp web:/var/log - | gzip > log.tar.gz
   git archive HEAD | host-ctl cp - web:/srv/app`,
 		ValidArgsFunction: c.completeOperand,
@@ -43,46 +49,27 @@ host-ctl was killed, --resume goes on where that copy was.`,
 			if len(args) < 2 {
 				return usageError{errors.New("want SRC... and DST")}
 			}
-			if err := checkFormat(format); err != nil {
+			if err := flags.check(&opts); err != nil {
 				return err
 			}
-			switch fsync {
-			case "batch":
-			case "each":
-				opts.Sync = guest.SyncEach
-			case "none":
-				opts.Sync = guest.SyncNone
-			default:
-				return usageError{fmt.Errorf("--fsync=%s: want batch, each or none", fsync)}
-			}
-			return c.copy(cmd, args, user, quiet, &opts)
+			return c.copy(cmd, args, &flags, &opts)
 		},
 	}
-	outputFlag(cmd, &format)
-	f := cmd.Flags()
-	f.Lookup("output").Usage = "how failures are told: table (text) or json, one object a line"
-	f.BoolVarP(&opts.Archive, "archive", "a", false, "keep owners, extended attributes and hard links too")
-	f.BoolVarP(&opts.Follow, "follow-link", "L", false, "copy what symbolic links lead to")
-	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
-	f.BoolVarP(&recursive, "recursive", "r", false, "accepted and ignored: directories are always copied")
-	f.BoolVar(&opts.Resume, "resume", false, "go on from what an earlier copy left, and skip files that are there")
-	f.BoolVar(&opts.Checksum, "checksum", false, "with --resume: compare the SHA-256 of files, not size and time alone")
-	f.BoolVar(&opts.KeepSetuid, "setuid", false, "keep set-user-id and set-group-id bits")
-	f.BoolVar(&opts.OutsideLinks, "outside-links", false, "from a guest or an archive: make symbolic links that lead out of DST")
-	f.StringVar(&fsync, "fsync", "batch", "make files durable: batch, each or none")
-	f.StringVarP(&user, "user", "u", "", "user to act as in the guests, NAME|UID[:GROUP]")
-	cmd.RegisterFlagCompletionFunc("fsync", cobra.FixedCompletions([]string{"batch", "each", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	flags.add(cmd, &opts)
 	return cmd
 }
 
 // copy copies what the operands say.
-func (c *cli) copy(cmd *cobra.Command, args []string, user string, quiet bool, opts *guest.CopyOptions) error {
+func (c *cli) copy(cmd *cobra.Command, args []string, flags *cpFlags, opts *guest.CopyOptions) error {
+	user := flags.user
 	o, err := parseOperands(args)
 	if err != nil {
 		return err
 	}
 	switch {
-	case o.toTar && (opts.Resume || opts.Checksum):
+	case (o.toTar || o.fromTar) && (opts.Delete || flags.parents):
+		return usageError{errors.New("--delete and --parents do not go with an archive")}
+	case o.toTar && (opts.Resume || opts.Checksum || opts.NoReplace):
 		return usageError{errors.New("an archive on stdout cannot be resumed")}
 	case o.toTar && isTerminal(c.stdout):
 		return usageError{errors.New("stdout is a terminal: an archive does not go there")}
@@ -109,22 +96,45 @@ func (c *cli) copy(cmd *cobra.Command, args []string, user string, quiet bool, o
 			defer other.Close()
 		}
 		files := filesAs(g, user)
-		p := c.newProgress(quiet)
+		sources, err := sourcesOf(ctx, o, files)
+		if err != nil {
+			return err
+		}
+		p := c.newProgress(flags.quiet || flags.list)
 		opts.Progress = p.update
-		var err error
-		switch {
-		case o.toTar:
-			_, err = files.PackTar(ctx, o.sources, c.stdout, opts)
-		case o.fromTar:
-			_, err = files.UnpackTar(ctx, c.stdin, o.dst, opts)
-		case o.from != "" && o.to != "":
-			_, err = files.CopyToGuest(ctx, o.sources, filesAs(other, user), o.dst, opts)
-		case o.to != "":
-			_, err = files.CopyTo(ctx, o.sources, o.dst, opts)
-		default:
-			_, err = files.CopyFrom(ctx, o.sources, o.dst, opts)
+		if flags.list {
+			opts.Each = func(below string) {
+				fmt.Fprintln(c.stderr, visibleLine(cmp.Or(below, path.Base(sources[0]))))
+			}
+		}
+		var result *guest.CopyResult
+		do := func(sources []string, dst string) (*guest.CopyResult, error) {
+			switch {
+			case o.toTar:
+				return files.PackTar(ctx, sources, c.stdout, opts)
+			case o.fromTar:
+				return files.UnpackTar(ctx, c.stdin, dst, opts)
+			case o.from != "" && o.to != "":
+				return files.CopyToGuest(ctx, sources, filesAs(other, user), dst, opts)
+			case o.to != "":
+				return files.CopyTo(ctx, sources, dst, opts)
+			}
+			return files.CopyFrom(ctx, sources, dst, opts)
+		}
+		if flags.parents {
+			result, err = withParents(sources, o.dst, func(dir string) error {
+				if o.to != "" {
+					return filesAs(other, user).MkdirAll(ctx, dir, 0o777)
+				}
+				return os.MkdirAll(dir, 0o777)
+			}, do)
+		} else {
+			result, err = do(sources, o.dst)
 		}
 		p.end()
+		if result != nil && result.SetuidDropped > 0 && !o.toTar {
+			fmt.Fprintf(c.stderr, "host-ctl: %d files or directories are without their set-user-id or set-group-id bits: --setuid keeps them\n", result.SetuidDropped)
+		}
 		if _, ok := errors.AsType[interrupted](context.Cause(ctx)); ok && err != nil && !o.toTar {
 			fmt.Fprintln(c.stderr, "host-ctl: interrupted: the same command with --resume goes on from here")
 		}

@@ -41,7 +41,7 @@ func parseOperands(args []string) (*operands, error) {
 	case o.dst == "":
 		return nil, usageError{errors.New("an empty name")}
 	case o.from == "" && o.to == "":
-		return nil, usageError{errors.New("neither side is a guest: want GUEST:PATH with a PATH that begins with /, . or ~")}
+		return nil, usageError{errors.New("neither side is a guest: want GUEST:PATH")}
 	}
 	return o, nil
 }
@@ -62,9 +62,28 @@ func splitOperand(s string) (target, path string, remote bool) {
 		}
 	}
 	if at <= 0 || last && at == strings.IndexByte(s, ':') {
-		return "", s, false
+		return splitHome(s)
 	}
 	return s[:at], guestPath(s[at+1:]), true
+}
+
+// splitHome splits GUEST:PATH with a path below the user's home: an empty one, or, of a
+// guest that is no address and has no slash, any.
+func splitHome(s string) (target, path string, remote bool) {
+	target, path, remote = strings.Cut(s, ":")
+	for _, scheme := range []string{"unix", "vsock-mux", "vsock", "serial"} {
+		if target == scheme {
+			target, remote = strings.CutSuffix(s, ":")
+			path = ""
+		}
+	}
+	if !remote || target == "" || path != "" && strings.Contains(target, "/") {
+		return "", s, false
+	}
+	if path == "" {
+		path = "."
+	}
+	return target, path, true
 }
 
 // guestPath returns a path of the command line as the guest takes it: one that

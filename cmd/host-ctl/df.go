@@ -30,20 +30,24 @@ func (c *cli) dfCommand() *cobra.Command {
 		Short:             "Show how full file systems of a guest are",
 		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, paths, err := guestArg(args, 0, -1)
+			target, paths, err := fileArgs(args, 0, -1)
 			if err != nil {
 				return err
 			}
 			if err := checkFormat(l.format); err != nil {
 				return err
 			}
-			if len(paths) == 0 {
-				paths = []string{"/"}
-			}
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
 				p := l.printer(c.stdout, "FILESYSTEM", "TYPE", ">SIZE", ">USED", ">AVAIL", ">USE%", "MOUNTED", "PATH")
+				all := len(paths) == 0
+				if all {
+					paths = mountPoints(ctx, g.Files())
+				}
 				err := each(paths, func(path string) error {
 					m, err := g.Files().DiskFree(ctx, guestPath(path))
+					if all && path != "/" && (err != nil || m.TotalBytes == 0) {
+						return nil // such as /proc, or not for this user
+					}
 					if err != nil {
 						return err
 					}
@@ -64,6 +68,8 @@ func (c *cli) dfCommand() *cobra.Command {
 		},
 	}
 	outputFlag(cmd, &l.format)
+	cmd.Flags().Bool("help", false, "help for df") // -h is another
+	ignored(cmd.Flags(), "human-readable", "h")
 	cmd.Flags().BoolVar(&l.noHeaders, "no-headers", false, "no heading line")
 	return cmd
 }

@@ -27,7 +27,7 @@ func (c *cli) duCommand() *cobra.Command {
 		Short:             "Sum up what files and directories of a guest take on disk",
 		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, paths, err := guestArg(args, 1, -1)
+			target, paths, err := fileArgs(args, 1, -1)
 			if err != nil {
 				return err
 			}
@@ -52,6 +52,9 @@ func (c *cli) duCommand() *cobra.Command {
 		},
 	}
 	outputFlag(cmd, &l.format)
+	cmd.Flags().Bool("help", false, "help for du") // -h is another
+	ignored(cmd.Flags(), "human-readable", "h")
+	ignored(cmd.Flags(), "summarize", "s")
 	cmd.Flags().BoolVar(&l.noHeaders, "no-headers", false, "no heading line")
 	cmd.Flags().StringVarP(&user, "user", "u", "", "user of the guest to act as, NAME|UID[:GROUP]")
 	return cmd

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,14 +57,14 @@ func owner(name string, id uint32) string {
 
 func (c *cli) lsCommand() *cobra.Command {
 	var l listing
-	var long, all, recursive bool
+	var long, all, recursive, human, byTime, directory bool
 	var user string
 	cmd := &cobra.Command{
 		Use:               "ls [flags] GUEST [PATH...]",
 		Short:             "List files of a guest",
 		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, paths, err := guestArg(args, 0, -1)
+			target, paths, err := fileArgs(args, 0, -1)
 			if err != nil {
 				return err
 			}
@@ -81,10 +80,14 @@ func (c *cli) lsCommand() *cobra.Command {
 			}
 			l.quiet = l.format != "json" && !long
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
+				files := filesAs(g, user)
+				paths, err := expand(ctx, files, paths)
+				if err != nil {
+					return err
+				}
 				p := l.printer(c.stdout, "MODE", ">LINKS", "USER", "GROUP", ">SIZE", "MODIFIED", "NAME")
-				err := each(paths, func(path string) error {
-					return listFiles(ctx, filesAs(g, user), guestPath(path), all, opts, p)
-				})
+				how := &listingFiles{files: files, all: all, human: human, byTime: byTime, directory: directory, several: len(paths) > 1, opts: opts, p: p}
+				err = each(paths, func(path string) error { return how.list(ctx, guestPath(path)) })
 				return errors.Join(err, p.close())
 			})
 		},
@@ -92,35 +95,13 @@ func (c *cli) lsCommand() *cobra.Command {
 	outputFlag(cmd, &l.format)
 	cmd.Flags().BoolVar(&l.noHeaders, "no-headers", false, "no heading line")
 	cmd.Flags().BoolVarP(&long, "long", "l", false, "permissions, owners, sizes and times too")
+	cmd.Flags().Bool("help", false, "help for ls") // -h is another
+	cmd.Flags().BoolVarP(&human, "human-readable", "h", false, "with -l: sizes such as 1.5M")
+	cmd.Flags().BoolVarP(&byTime, "time", "t", false, "the newest first")
+	ignored(cmd.Flags(), "one", "1") // there is always one name a line
+	cmd.Flags().BoolVarP(&directory, "directory", "d", false, "directories themselves, not what is in them")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "names that begin with a dot too")
 	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "directories below too")
 	cmd.Flags().StringVarP(&user, "user", "u", "", "user of the guest to act as, NAME|UID[:GROUP]")
 	return cmd
-}
-
-func listFiles(ctx context.Context, files *guest.Files, path string, all bool, opts *guest.ListOptions, p *printer) error {
-	var failed failures
-	for info, err := range files.List(ctx, path, opts) {
-		if err != nil {
-			failed.add(err)
-			continue
-		}
-		name := info.Path()
-		if name == "" {
-			name = path
-		} else if !all && (strings.HasPrefix(name, ".") || strings.Contains(name, "/.")) {
-			continue
-		}
-		v := newListedFile(name, info)
-		shown := name
-		if v.Target != "" {
-			shown += " -> " + v.Target
-		}
-		err := p.row(name, v, info.Mode().String(), strconv.FormatUint(v.Links, 10), owner(v.User, v.UID), owner(v.Group, v.GID),
-			strconv.FormatInt(v.Size, 10), info.ModTime().Format("2006-01-02 15:04"), shown)
-		if err != nil {
-			return err
-		}
-	}
-	return failed.err()
 }

@@ -100,7 +100,7 @@ GUEST is one of
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	addVerbs(root, groupRun, c.execCommand(), c.shellCommand(), c.attachCommand(), c.sessionsCommand(), c.logsCommand(),
 		c.psCommand(), c.killCommand(), c.rmCommand())
-	addVerbs(root, groupFiles, c.cpCommand(), c.lsCommand(), c.catCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(),
+	addVerbs(root, groupFiles, c.cpCommand(), c.lsCommand(), c.catCommand(), c.writeCommand(), c.editCommand(), c.mkdirCommand(), c.mvCommand(), c.statCommand(),
 		c.dfCommand(), c.duCommand(), c.watchCommand())
 	addVerbs(root, groupConnect, c.portForwardCommand(), c.proxyCommand(), c.vsockDeviceCommand())
 	addVerbs(root, groupGuests, c.listCommand(), c.infoCommand(), c.waitCommand(), c.clockCommand(), c.doctorCommand())

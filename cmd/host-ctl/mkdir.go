@@ -19,7 +19,7 @@ func (c *cli) mkdirCommand() *cobra.Command {
 		Short:             "Make directories in a guest",
 		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, paths, err := guestArg(args, 1, -1)
+			target, paths, err := fileArgs(args, 1, -1)
 			if err != nil {
 				return err
 			}

@@ -18,7 +18,7 @@ func (c *cli) mvCommand() *cobra.Command {
 		Short:             "Rename files of a guest, or move them to a directory of the same file system",
 		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, paths, err := guestArg(args, 2, -1)
+			target, paths, err := fileArgs(args, 2, -1)
 			if err != nil {
 				return err
 			}

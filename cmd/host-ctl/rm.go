@@ -23,13 +23,18 @@ Or have a guest forget sessions that have ended, with their output and result.
 With --force, sessions that run are ended first, and it is no error if there is none.`,
 		ValidArgsFunction: c.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, rest, err := guestArg(args, 1, -1)
+			target, rest, err := fileArgs(args, 1, -1)
 			if err != nil {
 				return err
 			}
 			return c.withGuest(cmd, target, func(ctx context.Context, g *guest.Guest) error {
+				named := len(args) == len(rest) && args[0] != rest[0] // GUEST:PATH
+				rest, err := expand(ctx, filesAs(g, user), rest)
+				if err != nil {
+					return err
+				}
 				return each(rest, func(arg string) error {
-					if isFilePath(arg) {
+					if named || isFilePath(arg) {
 						return removeFile(ctx, g, user, arg, recursive, force)
 					}
 					return removeSession(ctx, g, arg, force)

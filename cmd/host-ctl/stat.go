@@ -18,7 +18,7 @@ func (c *cli) statCommand() *cobra.Command {
 		Short:             "Describe files of a guest",
 		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, paths, err := guestArg(args, 1, -1)
+			target, paths, err := fileArgs(args, 1, -1)
 			if err != nil {
 				return err
 			}
@@ -45,7 +45,7 @@ func (c *cli) statCommand() *cobra.Command {
 						name += " -> " + visibleLine(v.Target)
 					}
 					_, err = fmt.Fprintf(c.stdout, "Path:      %s\nType:      %s\nSize:      %d\nMode:      %s (%s)\nOwner:     %s (%d)\nGroup:     %s (%d)\nLinks:     %d\nInode:     %d\nModified:  %s\n",
-						name, v.Type, v.Size, v.Mode, info.Mode(), visibleLine(owner(v.User, v.UID)), v.UID, visibleLine(owner(v.Group, v.GID)), v.GID,
+						name, v.Type, v.Size, v.Mode, modeString(info.Mode()), visibleLine(owner(v.User, v.UID)), v.UID, visibleLine(owner(v.Group, v.GID)), v.GID,
 						v.Links, v.Inode, info.ModTime().Format(time.RFC3339Nano))
 					return quietPipe(err)
 				})

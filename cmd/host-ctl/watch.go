@@ -30,7 +30,7 @@ line says "watching" when nothing is missed from then on, and "overflow" when
 events were lost.`,
 		ValidArgsFunction: c.completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			target, paths, err := guestArg(args, 1, 1)
+			target, paths, err := fileArgs(args, 1, 1)
 			if err != nil {
 				return err
 			}
