@@ -165,13 +165,22 @@ func TestLargestRequests(t *testing.T) {
 			cc := f.withKey(t, greedyKey)
 			defer cc.Close()
 			requests := Requests(Empty, 1)
-			before := settledHeap()
-			for _, method := range slices.Sorted(maps.Keys(requests)) {
-				for _, l := range leaves(requests[method].ProtoReflect().Descriptor(), nil) {
-					largest(t, cc, method, l)
+			each := func(try func(method string, l leaf)) {
+				for _, method := range slices.Sorted(maps.Keys(requests)) {
+					for _, l := range leaves(requests[method].ProtoReflect().Descriptor(), nil) {
+						try(method, l)
+					}
 				}
 			}
-			if after := settledHeap(); after > before+1<<20 {
+			// What any first call makes is there before.
+			each(func(method string, l leaf) {
+				req := newMessage(descriptor(method).Input())
+				l.enlarge(req.ProtoReflect(), 64, 0)
+				_ = ask(t.Context(), cc, method, req)
+			})
+			before := settledHeap()
+			each(func(method string, l leaf) { largest(t, cc, method, l) })
+			if after := settledHeap(); after > before+512<<10 {
 				t.Errorf("%d KiB are kept", (after-before)>>10)
 			}
 		})
@@ -180,7 +189,7 @@ func TestLargestRequests(t *testing.T) {
 
 // largest sends a request with a field of different sizes.
 func largest(t *testing.T, cc grpc.ClientConnInterface, method string, l leaf) {
-	const small, large = 32 << 10, 128 << 10
+	const small, large = 16 << 10, 64 << 10
 	// What is kept of a text may be kept once for each.
 	times, number := 12, uint64(0)
 	if l.path[len(l.path)-1].IsList() {
