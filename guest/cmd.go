@@ -249,7 +249,7 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 // the process runs, or has run, and Process is set; then Wait must be called to
 // release resources, unless Guest.Close is.
 //
-// A connection that is lost meanwhile is had back as after Start: nothing runs
+// A connection that is lost meanwhile is re-established as after Start: nothing runs
 // twice.
 func (c *Cmd) Start() error {
 	if c.started {

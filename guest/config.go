@@ -13,7 +13,7 @@ import (
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
-// DefaultReconnect is how long a lost connection is tried to be had back.
+// DefaultReconnect bounds the attempts to reconnect after a connection was lost.
 const DefaultReconnect = 60 * time.Second
 
 // Wire is the protocol spoken with the agent. Both have the same services on

@@ -431,7 +431,7 @@ func (g *Guest) newCopyStream(ctx context.Context, method string) (copyStream, e
 // on after a lost connection.
 //
 // Whatever happens, a file of the guest has its old contents or the new ones. A
-// lost connection is had back, for as long as Config.Reconnect says, and the copy
+// lost connection is re-established, for as long as Config.Reconnect says, and the copy
 // goes on where it was. The result counts what was done, also with an error. A
 // [*CopyError] means that all was copied but for some files.
 func (f *Files) CopyTo(ctx context.Context, sources []string, destination string, opts *CopyOptions) (*CopyResult, error) {

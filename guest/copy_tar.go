@@ -61,7 +61,7 @@ func (f *Files) UnpackTar(ctx context.Context, r io.Reader, destination string, 
 // tarBuffer is how much of an archive is read or written at once.
 const tarBuffer = 256 << 10
 
-// tarCut makes the loss of a connection one that is not had back.
+// tarCut makes the loss of a connection final.
 func (c *copying) tarCut(ctx context.Context, method string, err error) error {
 	e, ok := errors.AsType[*Error](c.files.g.wrap("copy", method, err))
 	if !ok || e.Code != codes.Unavailable || ctx.Err() != nil {
@@ -85,7 +85,7 @@ func (c *copying) tarCut(ctx context.Context, method string, err error) error {
 // it. Symbolic links are in it as the guest has them; whoever unpacks it has to
 // see to where they lead.
 //
-// A lost connection is had back as in CopyTo. A file that shrinks or fails while
+// A lost connection is re-established as in CopyTo. A file that shrinks or fails while
 // it is read is a failure, and has zeros in the archive instead of the rest.
 // Resume is of no use here, and an error. When ctx ends, PackTar returns, and a
 // Write of w may still be under way.

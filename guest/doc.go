@@ -19,7 +19,7 @@
 // snapshotted and restored or the machine slept, the command goes on, and this
 // package attaches again at the byte it had reached. Output is complete and not
 // repeated, input is neither lost nor repeated, and nothing ever runs twice.
-// What cannot be had back, such as a session of an agent that was restarted, is
+// What cannot be restored, such as a session of an agent that was restarted, is
 // an [*Error] that says so.
 //
 // # Trust

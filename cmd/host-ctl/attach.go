@@ -78,7 +78,7 @@ the command, and the first one breaks off.`,
 	flags.Uint64Var(&from, "from", 0, "offset of the first byte of stdout that is wanted")
 	flags.Uint64Var(&fromStderr, "from-stderr", 0, "offset of the first byte of stderr that is wanted")
 	flags.BoolVar(&noStdin, "no-stdin", false, "do not pass stdin to the command")
-	flags.DurationVar(&reconnect, "reconnect", guest.DefaultReconnect, "how long to try to have a lost connection back; 0: not at all")
+	flags.DurationVar(&reconnect, "reconnect", guest.DefaultReconnect, "keep reconnecting this long after a connection was lost (0 disables)")
 	return cmd
 }
 

@@ -75,7 +75,7 @@ host-ctl is gone, ends with everything that it has started.`,
 	flags.StringArrayVar(&f.envFiles, "env-file", nil, "set the variables of a file, one NAME=VALUE a line")
 	flags.StringVar(&f.name, "name", "", "name of the session, beside its id")
 	flags.DurationVar(&f.timeout, "timeout", 0, "have the guest end the command after so long")
-	flags.DurationVar(&f.reconnect, "reconnect", guest.DefaultReconnect, "how long to try to have a lost connection back; 0: not at all")
+	flags.DurationVar(&f.reconnect, "reconnect", guest.DefaultReconnect, "keep reconnecting this long after a connection was lost (0 disables)")
 	flags.DurationVar(&f.grace, "grace", 0, "how long the command outlives a lost connection (default the agent's, 5s)")
 	flags.Var(&f.ring, "ring", "how much output the guest keeps that was not read yet (default the agent's, 1M)")
 	flags.BoolVar(&f.dropOldest, "drop-oldest", false, "when that is full, drop the oldest output rather than stop the command (the default with -d)")

@@ -38,6 +38,6 @@ after a newline breaks off.`,
 		},
 	}
 	cmd.Flags().StringVarP(&user, "user", "u", "", "user to be, by name or number, with :GROUP if not the user's own")
-	cmd.Flags().DurationVar(&reconnect, "reconnect", guest.DefaultReconnect, "how long to try to have a lost connection back; 0: not at all")
+	cmd.Flags().DurationVar(&reconnect, "reconnect", guest.DefaultReconnect, "keep reconnecting this long after a connection was lost (0 disables)")
 	return cmd
 }

@@ -69,6 +69,15 @@ func newFailure(op, path string, code codes.Code, reason, format string, args ..
 	return &Failure{Op: op, Path: path, Code: code, Reason: reason, Text: op + " " + path + ": " + fmt.Sprintf(format, args...)}
 }
 
+// changedFailure says that the file at path, on the sender's side, was written to
+// meanwhile.
+func changedFailure(path string) *Failure {
+	f := newFailure("read", path, codes.Aborted, ReasonChanged,
+		"it changed while it was read: its size or time is another than at the start, and the copy may be part old, part new")
+	f.Remedy = "copy it again once nobody writes to it, or copy a snapshot of it"
+	return f
+}
+
 // protocolFailure says that the other side broke the protocol.
 func protocolFailure(format string, args ...any) *Failure {
 	return &Failure{Code: codes.DataLoss, Reason: ReasonProtocol, Text: "the other side broke the protocol: " + fmt.Sprintf(format, args...),

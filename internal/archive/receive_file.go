@@ -244,7 +244,7 @@ func (r *receiver) end(m *guestv1.FileEnd) error {
 		c.in.release()
 	}
 	if err == nil && m.GetChanged() {
-		f := newFailure("read", r.named(c.entry), codes.Aborted, ReasonChanged, "it changed while it was read")
+		f := changedFailure(r.named(c.entry))
 		r.done(Done{Failure: f, Remote: true})
 	}
 	if err != nil {

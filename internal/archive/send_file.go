@@ -6,8 +6,6 @@ import (
 	"io"
 	"os"
 
-	"google.golang.org/grpc/codes"
-
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -72,7 +70,7 @@ func (s *sender) stream(it *item, f *os.File, want *guestv1.Wanted) error {
 	end := fileEnd(offset, hash.sum())
 	if info, err := f.Stat(); err == nil && !e.SizeUnknown {
 		if end.Changed = uint64(info.Size()) != e.Size || !info.ModTime().Equal(modified(e)); end.Changed {
-			s.done(Done{Failure: newFailure("read", it.path, codes.Aborted, ReasonChanged, "it changed while it was read")})
+			s.done(Done{Failure: changedFailure(it.path)})
 		}
 	}
 	s.cfg.Memory.forget()

@@ -512,7 +512,7 @@ func (c *tarCall) end(m *guestv1.FileEnd) error {
 	}
 	c.files++
 	if m.GetChanged() {
-		c.in.done(Done{Failure: newFailure("read", t.name, codes.Aborted, ReasonChanged, "it changed while it was read"), Remote: true})
+		c.in.done(Done{Failure: changedFailure(t.name), Remote: true})
 	}
 	return nil
 }
