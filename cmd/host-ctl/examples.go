@@ -46,7 +46,9 @@ var examples = map[string]string{
   host-ctl enroll --key bob.pub --role ops web
   host-ctl enroll --list web
   host-ctl enroll --print cloud-init`,
-	"can-i":   `  host-ctl can-i web exec systemctl restart nginx`,
+	"can-i": `  host-ctl can-i web exec systemctl restart nginx`,
+	"clock": `  host-ctl clock web
+  host-ctl clock --set web`,
 	"version": `  host-ctl version`,
 }
 
