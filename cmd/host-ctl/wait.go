@@ -70,7 +70,8 @@ func (c *cli) waitSession(ctx context.Context, g *guest.Guest, session string, t
 		state, err = g.WaitSession(limited, id)
 	}
 	switch {
-	case err != nil && limited.Err() != nil && ctx.Err() == nil:
+	case err != nil && ctx.Err() == nil && (limited.Err() != nil || timeout > 0 && guest.FromError(err).Code == codes.DeadlineExceeded):
+		// The guest may have noticed first.
 		return timeoutError{fmt.Errorf("the session has not ended within %v", timeout)}
 	case err != nil:
 		return err
