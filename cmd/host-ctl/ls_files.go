@@ -6,7 +6,10 @@ import (
 	"slices"
 	"strconv"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/vsockrpc/vsockrpc/guest"
+	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
 // listingFiles is how ls lists files.
@@ -19,8 +22,12 @@ type listingFiles struct {
 	listed                        int // paths
 }
 
-// maxSorted bounds the files that are held to sort them.
-const maxSorted = 50_000
+// maxSorted bounds the bytes of files that are held to sort them, sortedFile is what one
+// has beside its texts.
+const (
+	maxSorted  = 8 << 20
+	sortedFile = 512
+)
 
 // list lists one path.
 func (l *listingFiles) list(ctx context.Context, path string) error {
@@ -33,6 +40,7 @@ func (l *listingFiles) list(ctx context.Context, path string) error {
 	}
 	var failed failures
 	var held []guest.FileInfo
+	bytes := 0 // of held
 	headed := !l.several || l.p.format == "json"
 	for info, err := range l.files.List(ctx, path, l.opts) {
 		if err != nil {
@@ -49,9 +57,11 @@ func (l *listingFiles) list(ctx context.Context, path string) error {
 			}
 		}
 		if l.byTime {
-			if held = append(held, info); len(held) > maxSorted {
-				return fmt.Errorf("%s has more than %d files, which are too many to sort", path, maxSorted)
+			m, _ := info.Sys().(*guestv1.FileInfo)
+			if bytes += sortedFile + proto.Size(m); bytes > maxSorted {
+				return fmt.Errorf("%s has too many files to sort: %d and more", path, len(held))
 			}
+			held = append(held, info)
 			continue
 		}
 		if err := l.row(path, info); err != nil {
