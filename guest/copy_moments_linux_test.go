@@ -94,7 +94,7 @@ func TestCopyOfWhatChanges(t *testing.T) {
 				}})
 				if tt.reason != "" {
 					wantFailure(t, err, tt.reason)
-					if tt.name == "grows" && (!strings.Contains(err.Error(), "/big: it changed while it was read: its size or time") || guest.Remedy(err) == "") {
+					if tt.name == "grows" && (!strings.Contains(err.Error(), "big: it changed while it was read: its size or time") || guest.Remedy(err) == "") {
 						t.Errorf("%v, remedy %q", err, guest.Remedy(err))
 					}
 				} else if err != nil {

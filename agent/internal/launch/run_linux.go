@@ -78,8 +78,8 @@ const lastSignal = 64
 func resetSignals() {
 	var action [8]uint64 // more than a struct sigaction
 	for sig := uintptr(1); sig <= lastSignal; sig++ {
-		if sig == realTimeSignals || sig == realTimeSignals+1 {
-			continue // threads are told with them to change their ids
+		if sig == setIDsSignal {
+			continue
 		}
 		// It fails for KILL and STOP.
 		_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, lastSignal/8, 0, 0)
@@ -94,7 +94,7 @@ func CleanSignals() bool {
 	if unix.PthreadSigmask(unix.SIG_SETMASK, nil, &blocked) != nil || blocked != (unix.Sigset_t{}) {
 		return false
 	}
-	for sig := uintptr(1); sig < realTimeSignals; sig++ {
+	for sig := uintptr(1); sig < setIDsSignal; sig++ {
 		var action [8]uintptr // the first is the handler
 		_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&action)), lastSignal/8, 0, 0)
 		if errno == 0 && action[0] == ignored {
@@ -105,8 +105,11 @@ func CleanSignals() bool {
 }
 
 const (
-	ignored         = 1  // SIG_IGN
-	realTimeSignals = 32 // the first; Go has handlers for all of them
+	ignored = 1 // SIG_IGN
+	// setIDsSignal is how threads are told to change their ids. Go has handlers for it
+	// and for the real-time signals after it. The one before it is the C library's, whose
+	// posix_spawn leaves it ignored in what it starts, such as all that make does.
+	setIDsSignal = 33
 )
 
 func errnoOf(err error) syscall.Errno {
