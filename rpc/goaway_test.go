@@ -157,7 +157,8 @@ func TestLastWords(t *testing.T) {
 				p.greeted()
 				p.open(1, "/test.Echo/Both", "", 0)
 				p.want(wire.FrameData)
-				p.frame(wire.Header{Type: wire.FrameHello})
+				// A pipe holds nothing, and a client reads while it writes.
+				go p.nc.Write(wire.AppendHeader(nil, wire.Header{Type: wire.FrameHello}))
 				if _, b := p.want(wire.FrameGoAway); wire.Code(b[7]) != wire.CodeProtocol {
 					t.Errorf("GOAWAY %q", b)
 				}
