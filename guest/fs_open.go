@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -359,7 +360,7 @@ func (f *Files) ReadFile(ctx context.Context, name string, limit int64) ([]byte,
 	w := &limitWriter{w: &b, left: limit}
 	if err := f.CopyRange(ctx, w, name, 0, 0); err != nil {
 		if w.left < 0 {
-			err = f.g.newError("read", codes.ResourceExhausted, archive.ReasonTooManyBytes, "the file has more than the limit")
+			err = f.g.newError("read", codes.ResourceExhausted, archive.ReasonTooManyBytes, fmt.Sprintf("%s has more than %d bytes", name, limit))
 		}
 		return nil, err
 	}

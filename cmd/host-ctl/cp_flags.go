@@ -37,7 +37,7 @@ func (o *cpFlags) add(cmd *cobra.Command, opts *guest.CopyOptions) {
 	f.BoolVar(&opts.InPlace, "in-place", false, "write into files that are there: they keep their inode and links")
 	f.StringVar(&o.bandwidth, "bwlimit", "", "bytes a second at most, such as 500K or 10M")
 	f.BoolVar(&opts.Resume, "resume", false, "go on from what an earlier copy left, and skip files that are there")
-	f.BoolVar(&opts.Checksum, "checksum", false, "with --resume: compare the SHA-256 of files, not size and time alone")
+	f.BoolVar(&opts.Checksum, "checksum", false, "check by SHA-256, not by CRCs; with --resume also what is there, not by size and time alone")
 	f.BoolVar(&opts.KeepSetuid, "setuid", false, "keep set-user-id and set-group-id bits")
 	f.BoolVar(&opts.OutsideLinks, "outside-links", false, "from a guest or an archive: make symbolic links that lead out of DST")
 	f.StringVar(&o.fsync, "fsync", "batch", "make files durable: batch, each or none")
