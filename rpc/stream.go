@@ -377,13 +377,12 @@ func (s *stream) awaitRef() {
 	for !s.ref.Done {
 		if s.err != nil && s.err != errHandlerDone || c.err != nil {
 			c.mu.Unlock()
-			if c.w.Withdraw(&s.ref) {
-				s.ref = sock.Payload{}
-				return
+			withdrawn := c.w.Withdraw(&s.ref)
+			if !withdrawn {
+				c.w.Kick()
 			}
-			c.w.Kick()
-			c.mu.Lock()
-			if s.ref.Done {
+			c.mu.Lock() // which stop looks at the payload under
+			if withdrawn || s.ref.Done {
 				break
 			}
 		}
