@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vsockrpc/vsockrpc/internal/spelling"
 	"github.com/vsockrpc/vsockrpc/transport"
 )
 
@@ -47,7 +48,7 @@ func Resolve(target string, file *ConfigFile) (transport.Addr, string, error) {
 func didYouMean(name string, names []string) string {
 	var near []string
 	for _, n := range names {
-		if distance(strings.ToLower(name), strings.ToLower(n)) <= min(2, (len(n)+1)/2) {
+		if spelling.Distance(strings.ToLower(name), strings.ToLower(n)) <= min(2, (len(n)+1)/2) {
 			near = append(near, n)
 		}
 	}
@@ -55,25 +56,4 @@ func didYouMean(name string, names []string) string {
 		return ""
 	}
 	return "did you mean " + strings.Join(near, " or ") + "? Else "
-}
-
-// distance is how many bytes must be inserted, deleted or replaced to make a b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vsockrpc/vsockrpc/internal/archive"
+	"github.com/vsockrpc/vsockrpc/internal/mountinfo"
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
@@ -69,26 +70,10 @@ func mountOf(device uint64, m *guestv1.DiskFreeResponse) {
 		if !ok || len(fields) < 5 || len(rest) < 2 || fields[2] != id {
 			continue
 		}
-		if point := unescapeMount(fields[4]); len(m.MountPoint) == 0 || len(point) < len(m.MountPoint) {
-			m.MountPoint, m.TypeName, m.Source = []byte(point), []byte(rest[0]), []byte(unescapeMount(rest[1]))
+		if point := mountinfo.Unescape(fields[4]); len(m.MountPoint) == 0 || len(point) < len(m.MountPoint) {
+			m.MountPoint, m.TypeName, m.Source = []byte(point), []byte(rest[0]), []byte(mountinfo.Unescape(rest[1]))
 		}
 	}
-}
-
-// unescapeMount resolves \040 and the like, which mountinfo has for blanks.
-func unescapeMount(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // Linux's bounds (limits.h).

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vsockrpc/vsockrpc/agent/access"
+	"github.com/vsockrpc/vsockrpc/internal/spelling"
 	"github.com/vsockrpc/vsockrpc/internal/system"
 	"github.com/vsockrpc/vsockrpc/keys"
 	"github.com/vsockrpc/vsockrpc/transport"
@@ -231,26 +232,7 @@ func isAboutCallers(name string) bool {
 // missing, or too many.
 func near(a, b string) bool {
 	const most = 2
-	if max(len(a), len(b))-min(len(a), len(b)) > most {
-		return false
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := before
-			if a[i] != b[j] {
-				change++
-			}
-			before = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)] <= most
+	return max(len(a), len(b))-min(len(a), len(b)) <= most && spelling.Distance(a, b) <= most
 }
 
 // orTrue lets a bare word on the kernel's command line switch a flag on.

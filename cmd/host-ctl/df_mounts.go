@@ -4,10 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"strconv"
 	"strings"
 
 	"github.com/vsockrpc/vsockrpc/guest"
+	"github.com/vsockrpc/vsockrpc/internal/mountinfo"
 )
 
 // Bounds of a guest's table of mounts.
@@ -33,26 +33,10 @@ func mountPoints(ctx context.Context, files *guest.Files) []string {
 			continue
 		}
 		seen[fields[2]] = true
-		points = append(points, unescapeMount(fields[4]))
+		points = append(points, mountinfo.Unescape(fields[4]))
 	}
 	if len(points) == 0 {
 		return []string{"/"}
 	}
 	return points
-}
-
-// unescapeMount resolves \040 and the like, which mountinfo has for blanks.
-func unescapeMount(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
