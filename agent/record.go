@@ -24,7 +24,7 @@ import (
 // recorded. The records of calls that change something are never left out.
 const (
 	maxRefusalRecords = 20  // calls that were not begun, of a caller or all strangers
-	maxReadRecords    = 100 // calls that change nothing, of who may not do everything
+	maxReadRecords    = 100 // calls that change nothing, of callers who may not do everything
 )
 
 // audited reports whether the call is recorded at all.

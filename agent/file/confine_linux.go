@@ -19,7 +19,7 @@ import (
 )
 
 // Confinement is what a call can reach: everything, until Confine or Deny is called.
-// It is for who decides about calls by their paths: what is decided on a path is no
+// It is for code that decides about calls by their paths: what is decided on a path is no
 // longer true when the path is used, if somebody exchanges a directory for a link in
 // between. What is beneath an open directory stays beneath it.
 type Confinement struct {

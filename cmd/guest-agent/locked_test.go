@@ -18,7 +18,7 @@ import (
 	guestv1 "github.com/vsockrpc/vsockrpc/proto/guest/v1"
 )
 
-// TestLocked: a setting of who may call that cannot be read is not as one that is
+// TestLocked: a setting about callers that cannot be read is not as one that is
 // absent, from wherever it comes.
 func TestLocked(t *testing.T) {
 	for _, tt := range []struct {

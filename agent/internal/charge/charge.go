@@ -52,7 +52,7 @@ type Pool struct {
 	held map[string]int64 // by Account.ID, not 0
 }
 
-// reserved is the part of a pool that is kept for who may do everything.
+// reserved is the part of a pool that is kept for callers who may do everything.
 const reserved = 16
 
 // NewPool returns a pool of so much, of which a sixteenth is the reserve.
